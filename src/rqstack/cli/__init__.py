@@ -1,0 +1,1 @@
+"""The `rqstack` command."""

@@ -1,0 +1,76 @@
+"""The one place that opens Redis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from redis import Redis, exceptions
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from rqstack.errors import BrokerUnavailable
+from rqstack.settings import get_settings
+
+if TYPE_CHECKING:
+    from rqstack.settings import Settings
+
+CONNECT_TIMEOUT = 5.0
+
+
+def connect(settings: Settings | None = None, *, retries: int = 3, **options: Any) -> Redis:
+    """Open a client for the Redis of the settings. Nothing is sent before its first command.
+
+    Args:
+        settings: Default: `get_settings()`.
+        retries: Times a command is sent again after a lost connection, with exponential backoff. 0 for none.
+        options: Passed to `redis.Redis`, and win over what is set here.
+    """
+    settings = settings or get_settings()
+    given: dict[str, Any] = {
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "socket_keepalive": True,
+        "health_check_interval": 30,
+        "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries),
+        "retry_on_error": [exceptions.ConnectionError, exceptions.TimeoutError],
+    }
+    url = urlsplit(settings.redis_url)
+    if settings.redis_username and not url.username:
+        given["username"] = settings.redis_username
+    if settings.redis_password and not url.password:
+        given["password"] = settings.redis_password.get_secret_value()
+    return Redis.from_url(settings.redis_url, **(given | options))
+
+
+def safe_url(url: str) -> str:
+    """The URL as it may be shown: without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def explain(error: Exception, url: str) -> BrokerUnavailable:
+    """What a failed Redis call means, in a sentence for a person.
+
+    Args:
+        error: A `redis.exceptions.RedisError`.
+        url: The Redis URL that was used.
+    """
+    where = f"Redis at {safe_url(url)}"
+    if isinstance(error, exceptions.NoPermissionError):
+        return BrokerUnavailable(f"{where} does not allow this to the user in use: {error}.")
+    if isinstance(error, exceptions.AuthenticationError) or "WRONGPASS" in str(error) or "NOAUTH" in str(error):
+        return BrokerUnavailable(
+            f"{where} refused the user name or password. Check REDIS_URL, REDIS_USERNAME and REDIS_PASSWORD."
+        )
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return BrokerUnavailable(
+            f"{where} has no memory left, so it takes no new jobs. Raise maxmemory or drain queues."
+        )
+    if "MISCONF" in str(error):
+        return BrokerUnavailable(
+            f"{where} cannot write to its disk, so it takes no new jobs. Free disk space; it goes on by itself."
+        )
+    return BrokerUnavailable(f"{where} cannot be reached: {error}. Is it running? Check REDIS_URL.")

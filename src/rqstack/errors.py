@@ -1,0 +1,38 @@
+"""Errors that are meant for a person: one sentence of what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class RqstackError(Exception):
+    """Base of every error that a command prints as one line, without a traceback.
+
+    Args:
+        message: What was wrong, where, and what to do, in one or two sentences.
+    """
+
+    exit_code = 1
+    """The exit code of a command that ends with this error."""
+
+
+class SettingsError(RqstackError):
+    """A setting is missing or has a value that is not allowed; the message names it, the value and the remedy."""
+
+
+class BrokerUnavailable(RqstackError):
+    """Redis cannot be reached, or refuses the user or the password."""
+
+
+class UnknownTask(RqstackError):
+    """No task of that name is registered; the message lists near names."""
+
+
+class UnknownQueue(RqstackError):
+    """No queue of that name is known; the message lists those that are."""
+
+
+class TaskImportError(RqstackError):
+    """A module of a task project cannot be imported; the message names the module and its error."""
+
+
+class InvalidJob(RqstackError):
+    """A job cannot be enqueued as given: arguments that do not pickle, an option out of range."""

@@ -1,0 +1,1 @@
+"""The schedule: one-off, delayed and repeated jobs."""

@@ -1,0 +1,242 @@
+"""Every setting, once: typed, with its default and one line of why.
+
+A value comes from the first of: the process environment, `var/stack.env` (what the running stack wrote about itself:
+its ports and mode), `.env`, the default below. A secret may also come from a file named by `<NAME>_FILE`.
+`.env.example` is written from this module by `rqstack stack env-example`; a test keeps the two the same.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from rqstack.errors import SettingsError
+
+PREFIX = "RQSTACK_"
+_T = TypeVar("_T", bound="_Base")
+
+
+def home() -> Path:
+    """The folder that holds `.env`, `var/` and `tasks/`.
+
+    Returns:
+        `$RQSTACK_HOME` if set; else the current folder if it has a `.env`; else the folder of the virtual
+        environment's parent if that has one or is a checkout (so `.venv/bin/rqstack` works from anywhere);
+        else the current folder.
+    """
+    if value := os.environ.get("RQSTACK_HOME"):
+        return Path(value).resolve()
+    here = Path.cwd()
+    above = Path(sys.prefix).parent
+    if not (here / ".env").is_file() and ((above / ".env").is_file() or (above / ".env.example").is_file()):
+        return above
+    return here
+
+
+def _redis_url(value: str) -> str:
+    if not value.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("a URL that starts with redis://, rediss:// or unix://")
+    return value
+
+
+def _names(value: Any) -> Any:
+    """'a, b' to ('a', 'b'); what is not text is left to pydantic."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+Names = Annotated[tuple[str, ...], NoDecode]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Reads each SecretStr field from the file that `<NAME>_FILE` names."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        if field.annotation not in (SecretStr, SecretStr | None):
+            return None, field_name, False
+        name = env_name(field_name, field)
+        path = os.environ.get(f"{name}_FILE")
+        if not path:
+            return None, field_name, False
+        try:
+            return Path(path).read_text().strip(), name, False
+        except OSError as error:
+            raise SettingsError(
+                f"{name}_FILE: cannot read {path}: {error.strerror}. Set it to a readable file."
+            ) from error
+
+    def __call__(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, field in self.settings_cls.model_fields.items():
+            value, key, _ = self.get_field_value(field, name)
+            if value is not None:
+                found[key] = value
+        return found
+
+
+class _Base(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", populate_by_name=True, env_ignore_empty=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _SecretFiles(settings_cls), dotenv_settings
+
+
+class Settings(_Base):
+    """What a process of rqstack needs to know: producers, workers, scheduler and commands alike."""
+
+    # -- Redis
+    redis_url: RedisUrl = Field("redis://127.0.0.1:6379/0", validation_alias="REDIS_URL", description="Where Redis is.")
+    redis_username: str | None = Field(
+        None, validation_alias="REDIS_USERNAME", description="The ACL user, where REDIS_URL names none."
+    )
+    redis_password: SecretStr | None = Field(
+        None, validation_alias="REDIS_PASSWORD", description="Its password, where REDIS_URL has none."
+    )
+
+    # -- Jobs
+    secret_key: SecretStr | None = Field(
+        None, description="Signs job payloads. Several, comma-separated: the first signs, all verify."
+    )
+    serializer: Literal["pickle", "json"] = Field("pickle", description="How arguments and results are stored.")
+    tasks_path: Path = Field(Path("tasks"), description="The folder of task projects, from the project's root.")
+    allow_unregistered: bool = Field(
+        False, description="1 lets workers run any importable function, for plain RQ producers."
+    )
+    job_timeout: int = Field(180, ge=1, description="Seconds a job may run, where its task does not say.")
+    result_ttl: int = Field(500, ge=-1, description="Seconds a result is kept; -1 for ever.")
+    failure_ttl: int = Field(31_536_000, ge=-1, description="Seconds a failed job is kept; -1 for ever.")
+
+    # -- Workers
+    queues: Names = Field(
+        ("short-running", "default"), description="Queues of the worker service, in order of priority."
+    )
+    long_queues: Names = Field(("long-running",), description="Queues of the long-worker service.")
+    processes: int = Field(1, ge=1, le=512, description="Jobs that one worker runs at once, each in its own process.")
+    grace: int = Field(30, ge=1, description="Seconds a worker's jobs get to end when it is told to stop.")
+    heartbeat: float = Field(5, gt=0, le=60, description="Seconds between a worker's heartbeats.")
+    dead_after: float = Field(
+        15, gt=0, description="Seconds without a heartbeat after which a worker's jobs run again."
+    )
+    max_jobs: int | None = Field(None, ge=1, description="Jobs after which a horse is replaced; empty for never.")
+    max_rss: int | None = Field(None, ge=1, description="MiB of memory above which a horse is replaced after its job.")
+    max_crashes: int = Field(3, ge=1, description="Times a job may kill its horse before it is failed.")
+
+    # -- Logs
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+    log_format: Literal["text", "json"] = Field("text", description="text for people, json for log collectors.")
+
+    @field_validator("queues", "long_queues", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return _names(value)
+
+    @field_validator("queues", "long_queues")
+    @classmethod
+    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("at least one queue name")
+        return value
+
+    def secret_keys(self) -> tuple[bytes, ...]:
+        """The signing keys, the one that signs first; empty if there is none."""
+        if self.secret_key is None:
+            return ()
+        return tuple(key.strip().encode() for key in self.secret_key.get_secret_value().split(",") if key.strip())
+
+
+class StackSettings(_Base):
+    """What `make start` and the compose files need besides: images, ports, limits and the secrets of each role."""
+
+    # -- Secrets: `make start` writes random ones into .env
+    redis_admin_password: SecretStr | None = Field(
+        None, validation_alias="REDIS_ADMIN_PASSWORD", description="Redis user `admin`: the commands a person types."
+    )
+    redis_producer_password: SecretStr | None = Field(
+        None, validation_alias="REDIS_PRODUCER_PASSWORD", description="Redis user `producer`: enqueues, reads results."
+    )
+    redis_worker_password: SecretStr | None = Field(
+        None, validation_alias="REDIS_WORKER_PASSWORD", description="Redis user `worker`: workers and the scheduler."
+    )
+    redis_exporter_password: SecretStr | None = Field(
+        None, validation_alias="REDIS_EXPORTER_PASSWORD", description="Redis user `exporter`: metrics; reads only."
+    )
+    postgres_password: SecretStr | None = Field(
+        None, validation_alias="POSTGRES_PASSWORD", description="PostgreSQL user `rqstack`."
+    )
+    dashboard_password: SecretStr | None = Field(
+        None, validation_alias="DASHBOARD_PASSWORD", description="Login of the jobs web page."
+    )
+    grafana_password: SecretStr | None = Field(
+        None, validation_alias="GRAFANA_PASSWORD", description="Login of Grafana's user `admin`."
+    )
+    dashboard_username: str = Field(
+        "admin", validation_alias="DASHBOARD_USERNAME", description="User name of the jobs web page."
+    )
+
+    # -- Ports, all on 127.0.0.1
+    redis_port: Port = Field(6379, validation_alias="REDIS_PORT", description="Redis.")
+    postgres_port: Port = Field(5432, validation_alias="POSTGRES_PORT", description="PostgreSQL.")
+    rq_exporter_port: Port = Field(9726, validation_alias="RQ_EXPORTER_PORT", description="rq-exporter.")
+    prometheus_port: Port = Field(9090, validation_alias="PROMETHEUS_PORT", description="Prometheus.")
+    alertmanager_port: Port = Field(9093, validation_alias="ALERTMANAGER_PORT", description="Alertmanager.")
+    grafana_port: Port = Field(3000, validation_alias="GRAFANA_PORT", description="Grafana.")
+    dashboard_port: Port = Field(9181, validation_alias="DASHBOARD_PORT", description="The jobs web page.")
+
+
+def env_name(name: str, field: FieldInfo) -> str:
+    """The environment variable of a field."""
+    alias = field.validation_alias
+    return alias if isinstance(alias, str) else f"{PREFIX}{name.upper()}"
+
+
+def load(cls: type[_T], **given: Any) -> _T:
+    """Read settings of a class, from the environment and the files of `home()`.
+
+    Args:
+        cls: `Settings` or `StackSettings`.
+        given: Values that win over every other source, by field name.
+
+    Raises:
+        SettingsError: A value is not allowed, or a `*_FILE` cannot be read. One line a setting.
+    """
+    root = home()
+    try:
+        return cls(_env_file=(root / ".env", root / "var" / "stack.env"), **given)  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(cls, problem) for problem in error.errors())) from None
+
+
+def _explain(cls: type[_Base], problem: Any) -> str:
+    """One line: the setting, the value, what is allowed."""
+    key = str(problem["loc"][0])
+    fields = {env_name(name, field): field for name, field in cls.model_fields.items()}
+    name = key if key in fields else env_name(key, cls.model_fields[key])
+    value = "(hidden)" if "SecretStr" in str(fields[name].annotation) else repr(problem["input"])
+    allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{name}: {value} is not allowed: should be {allowed}. Set it in the environment or in {home() / '.env'}."
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once.
+
+    Raises:
+        SettingsError: as `load`.
+    """
+    return load(Settings)

@@ -1,0 +1,1 @@
+"""The worker: a supervisor process and its horses, in RQ's own keys."""
