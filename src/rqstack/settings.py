@@ -8,36 +8,21 @@ its ports and mode), `.env`, the default below. A secret may also come from a fi
 from __future__ import annotations
 
 import os
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from rqstack.errors import SettingsError
+from rqstack.home import home
+
+__all__ = ["Settings", "StackSettings", "env_name", "get_settings", "home", "load"]
 
 PREFIX = "RQSTACK_"
 _T = TypeVar("_T", bound="_Base")
-
-
-def home() -> Path:
-    """The folder that holds `.env`, `var/` and `tasks/`.
-
-    Returns:
-        `$RQSTACK_HOME` if set; else the current folder if it has a `.env`; else the folder of the virtual
-        environment's parent if that has one or is a checkout (so `.venv/bin/rqstack` works from anywhere);
-        else the current folder.
-    """
-    if value := os.environ.get("RQSTACK_HOME"):
-        return Path(value).resolve()
-    here = Path.cwd()
-    above = Path(sys.prefix).parent
-    if not (here / ".env").is_file() and ((above / ".env").is_file() or (above / ".env.example").is_file()):
-        return above
-    return here
 
 
 def _redis_url(value: str) -> str:
@@ -82,6 +67,38 @@ class _SecretFiles(PydanticBaseSettingsSource):
         return found
 
 
+_site_defaults: dict[str, Any] = {}
+
+
+class _SiteDefaults(PydanticBaseSettingsSource):
+    """What a framework's own settings say, used where the environment and the files say nothing."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return _site_defaults.get(env_name(field_name, field)), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found = ((name, self.get_field_value(field, name)[0]) for name, field in self.settings_cls.model_fields.items())
+        return {name: value for name, value in found if value is not None}
+
+
+def set_site_defaults(values: dict[str, Any]) -> None:
+    """Take settings from a framework (Django's settings module, say): they win over the defaults only.
+
+    Args:
+        values: By environment name, with or without the prefix `RQSTACK_`.
+
+    Raises:
+        SettingsError: A name is not a setting.
+    """
+    known = {env_name(name, field) for name, field in Settings.model_fields.items()}
+    named = {key if key in known else f"{PREFIX}{key}": value for key, value in values.items()}
+    if unknown := sorted(set(named) - known):
+        raise SettingsError(f"{unknown[0]} is not a setting of rqstack. The settings are: {', '.join(sorted(known))}.")
+    _site_defaults.clear()
+    _site_defaults.update(named)
+    get_settings.cache_clear()
+
+
 class _Base(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", populate_by_name=True, env_ignore_empty=True)
 
@@ -94,7 +111,7 @@ class _Base(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, _SecretFiles(settings_cls), dotenv_settings
+        return init_settings, env_settings, _SecretFiles(settings_cls), dotenv_settings, _SiteDefaults(settings_cls)
 
 
 class Settings(_Base):
@@ -137,11 +154,32 @@ class Settings(_Base):
     max_rss: int | None = Field(None, ge=1, description="MiB of memory above which a horse is replaced after its job.")
     max_crashes: int = Field(3, ge=1, description="Times a job may kill its horse before it is failed.")
 
+    # -- Another message store than RQ's queues
+    queue_backend: str | None = Field(
+        None,
+        validation_alias=AliasChoices("RQSTACK_QUEUE_BACKEND", "QUEUE_BACKEND"),
+        description="Dotted path of a queue class that carries task calls in place of RQ; empty for RQ.",
+    )
+    queue_connection: str = Field(
+        "",
+        validation_alias=AliasChoices("RQSTACK_QUEUE_CONNECTION", "QUEUE_CONNECTION"),
+        description="What that class connects to: host:port:db for Redis, a URL for a database; empty for its default.",
+    )
+    database_url: SecretStr = Field(
+        SecretStr("sqlite:///var/rqstack.db"), description="The database; a relative SQLite path is below the home."
+    )
+    preload: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Modules, or functions as module:function, that a worker loads before it forks."
+    )
+    django_settings_module: str | None = Field(
+        None, validation_alias="DJANGO_SETTINGS_MODULE", description="Django's settings; set, workers load the site."
+    )
+
     # -- Logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="text for people, json for log collectors.")
 
-    @field_validator("queues", "long_queues", mode="before")
+    @field_validator("queues", "long_queues", "preload", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return _names(value)
@@ -202,6 +240,8 @@ class StackSettings(_Base):
 def env_name(name: str, field: FieldInfo) -> str:
     """The environment variable of a field."""
     alias = field.validation_alias
+    if isinstance(alias, AliasChoices):
+        alias = alias.choices[0]
     return alias if isinstance(alias, str) else f"{PREFIX}{name.upper()}"
 
 

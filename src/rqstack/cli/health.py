@@ -1,0 +1,249 @@
+"""`rqstack health`: are Redis, the workers and the scheduler alive? Exit code 0 or 1; for container health checks.
+
+It runs every few seconds in every container, so it must cost next to no CPU: no click, pydantic, redis-py or RQ, only
+a socket and hiredis. It reads the same settings as everything else (`rqstack.settings`), and answers within
+`TIMEOUT` seconds whatever hangs.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+
+from rqstack.cli.resp import Client, RespError
+from rqstack.home import home
+
+TIMEOUT = 2.0
+"""Seconds within which there is an answer."""
+
+USAGE = """\
+Usage: rqstack health [OPTIONS]
+
+  Tell whether Redis answers, and whether workers and scheduler are alive. Exit code 0 if so, else 1.
+
+Options:
+  --worker         A worker of this host has a fresh heartbeat.
+  -q, --queue Q    A live worker listens to this queue; may be repeated. With --worker: one of this host.
+  --scheduler      A scheduler of this host has a fresh heartbeat.
+  --max-age S      Seconds after which a heartbeat is old. Default: RQSTACK_DEAD_AFTER.
+  -h, --help       Show this message and exit.
+"""
+
+WORKER_FIELDS = ("hostname", "last_heartbeat", "queues", "death")
+
+
+class Unhealthy(Exception):
+    """What is not well, in one sentence."""
+
+
+class Usage(Exception):
+    """A wrong option."""
+
+
+class Options:
+    """The options of a call.
+
+    Args:
+        arguments: As typed, without the command's name.
+
+    Raises:
+        Usage: An option is not known, lacks its value, or is not a number.
+    """
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.worker = self.scheduler = self.help = False
+        self.queues: list[str] = []
+        self.max_age: float | None = None
+        rest = [part for argument in arguments for part in _split(argument)]
+        while rest:
+            name = rest.pop(0)
+            if name in ("-h", "--help"):
+                self.help = True
+            elif name == "--worker":
+                self.worker = True
+            elif name == "--scheduler":
+                self.scheduler = True
+            elif name in ("-q", "--queue", "--max-age"):
+                if not rest:
+                    raise Usage(f"Option {name} needs a value.")
+                value = rest.pop(0)
+                if name == "--max-age":
+                    self.max_age = _seconds(name, value)
+                else:
+                    self.queues.append(value)
+            else:
+                raise Usage(f"No such option: {name}")
+
+
+def _split(argument: str) -> list[str]:
+    """'--queue=q' to its two parts."""
+    return argument.split("=", 1) if argument.startswith("--") and "=" in argument else [argument]
+
+
+def _seconds(name: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0
+    if not number > 0:
+        raise Usage(f"{name}: {value!r} is not a number of seconds above 0.")
+    return number
+
+
+def read_settings(names: Iterable[str]) -> dict[str, str]:
+    """The values of settings, by environment name, from the places where `rqstack.settings` looks, in its order.
+
+    Args:
+        names: Environment names. For one that ends in PASSWORD, `<NAME>_FILE` is read too.
+
+    Raises:
+        Unhealthy: A `*_FILE` cannot be read.
+    """
+    wanted = list(names)
+    found = {key.upper(): value for key, value in os.environ.items() if value}
+    for name in wanted:
+        path = found.get(f"{name}_FILE") if name.endswith("PASSWORD") else None
+        if path and name not in found:
+            try:
+                with open(path, encoding="utf-8") as file:  # noqa: PTH123 (pathlib would cost more than the rest)
+                    found[name] = file.read().strip()
+            except OSError as error:
+                raise Unhealthy(f"{name}_FILE: cannot read {path}: {error.strerror}.") from error
+    if not all(name in found for name in wanted):
+        root = home()
+        for file_name in (root / "var" / "stack.env", root / ".env"):
+            if file_name.is_file():
+                from dotenv import dotenv_values
+
+                for key, text in dotenv_values(file_name, encoding="utf-8").items():
+                    if text:
+                        found.setdefault(key.upper(), text)
+    return {name: found[name] for name in wanted if name in found}
+
+
+def check(options: Options) -> str:
+    """Ask Redis.
+
+    Args:
+        options: What to ask.
+
+    Returns:
+        One line of what was found well.
+
+    Raises:
+        Unhealthy: What is not.
+    """
+    settings = read_settings(("REDIS_URL", "REDIS_USERNAME", "REDIS_PASSWORD", "RQSTACK_DEAD_AFTER"))
+    url = settings.get("REDIS_URL", "redis://127.0.0.1:6379/0")
+    try:
+        max_age = options.max_age or float(settings.get("RQSTACK_DEAD_AFTER", "15"))
+    except ValueError:
+        raise Unhealthy(f"RQSTACK_DEAD_AFTER: {settings['RQSTACK_DEAD_AFTER']!r} is not a number.") from None
+    client = None
+    try:
+        client = Client(url, settings.get("REDIS_USERNAME"), settings.get("REDIS_PASSWORD"), TIMEOUT)
+        if options.worker or options.queues or options.scheduler:
+            return "ok: " + ", ".join(_findings(client, options, max_age))
+        client.call(["PING"])
+        return "ok: Redis answers"
+    except RespError as error:
+        raise Unhealthy(f"Redis refuses: {error}.") from error
+    except (OSError, ValueError) as error:
+        raise Unhealthy(f"Redis cannot be reached: {error}.") from error
+    finally:
+        if client is not None:
+            client.close()
+
+
+def _findings(client: Client, options: Options, max_age: float) -> list[str]:
+    found = []
+    if options.worker or options.queues:
+        workers = _alive(client, "rq:workers", max_age)
+        host = socket.gethostname()
+        if options.worker:
+            workers = [worker for worker in workers if worker["hostname"] == host]
+            if not workers:
+                raise Unhealthy(f"no worker of this host ({host}) has sent a heartbeat within {max_age:g} s")
+        for queue in options.queues:
+            if not any(queue in worker["queues"].split(",") for worker in workers):
+                raise Unhealthy(f"no live worker{' of this host' * options.worker} listens to the queue {queue!r}")
+        found.append(f"{len(workers)} live worker{'s' * (len(workers) != 1)}{' of this host' * options.worker}")
+    if options.scheduler:
+        host = socket.gethostname()
+        mine = [each for each in _alive(client, "rqstack:schedulers", max_age) if each["hostname"] == host]
+        if not mine:
+            raise Unhealthy(f"no scheduler of this host ({host}) has sent a heartbeat within {max_age:g} s")
+        found.append("a live scheduler")
+    return found
+
+
+def _alive(client: Client, index: str, max_age: float) -> list[dict[str, str]]:
+    """The records that a set names, which have a fresh heartbeat and no time of death."""
+    keys = [key.decode() for key in client.call(["SMEMBERS", index])[0]]
+    if not keys:
+        return []
+    rows = client.call(*(["HMGET", key, *WORKER_FIELDS] for key in keys))
+    records = [dict(zip(WORKER_FIELDS, ((v or b"").decode() for v in row), strict=True)) for row in rows]
+    now = time.time()
+    return [r for r in records if not r["death"] and now - heartbeat_time(r["last_heartbeat"]) <= max_age]
+
+
+def heartbeat_time(text: str) -> float:
+    """Seconds since the epoch of a heartbeat as RQ writes it (ISO 8601, UTC) or as a number; 0 if there is none."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return 0.0
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()  # noqa: UP017
+
+
+def main(arguments: list[str], emit: Callable[[str], object] = print) -> int:
+    """Run the command.
+
+    Args:
+        arguments: As typed, without the command's name.
+        emit: Takes the line for stdout.
+
+    Returns:
+        0 if all is well, 1 if not, 2 for a wrong option.
+    """
+    try:
+        options = Options(arguments)
+    except Usage as error:
+        print(f"{USAGE.splitlines()[0]}\n\nError: {error}", file=sys.stderr)
+        return 2
+    if options.help:
+        emit(USAGE.rstrip())
+        return 0
+    answer: list[str] = []
+    problem: list[str] = []
+
+    def ask() -> None:
+        try:
+            answer.append(check(options))
+        except Unhealthy as error:
+            problem.append(str(error).rstrip("."))
+        except Exception as error:  # a health check that cannot tell says so; it never ends without an answer
+            problem.append(f"the check itself failed: {type(error).__name__}: {error}")
+
+    # In a thread, because nothing else bounds the look-up of a host name, which can hang for half a minute.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    if answer:
+        emit(answer[0])
+        return 0
+    reason = problem[0] if problem else f"no answer from Redis within {TIMEOUT:g} s"
+    print(f"Error: {reason}.", file=sys.stderr, flush=True)
+    if thread.is_alive():
+        os._exit(1)
+    return 1
