@@ -10,6 +10,7 @@ import sys
 
 # name -> (module with the command, attribute, its line in `rqstack --help`)
 COMMANDS = {
+    "dashboard": ("rqstack.cli.dashboard", "dashboard", "Serve the web page of jobs."),
     "health": ("rqstack.cli.health_command", "health", "Tell whether Redis, workers and queues are alive."),
     "worker": ("rqstack.cli.worker", "worker", "Run workers."),
 }

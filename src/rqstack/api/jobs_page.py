@@ -1,0 +1,210 @@
+"""The web page of jobs: rq-dashboard 0.9.0 behind a login, served by waitress.
+
+rq-dashboard has no login by default, requeues every failed job of a queue on a plain GET, and unpickles results without
+asking where they come from. Around it:
+
+- Nothing but the login page and `/health` is served without a session. The session's cookie is HttpOnly and
+  SameSite=Strict, so that no other site's link, image or form acts with it.
+- What changes anything needs a POST from this very page: a GET (a prefetch, a crawler) gets 405, a POST of another
+  origin 403.
+- Results are read with the stack's serializer: signed payloads are checked before a byte is unpickled.
+- It signs in to Redis as an ACL user, with one client for all threads (rq-dashboard opens one a request).
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from rqstack.errors import SettingsError
+from rqstack.settings import Settings, StackSettings, load
+
+if TYPE_CHECKING:
+    from flask import Flask
+    from redis import Redis
+    from werkzeug.wrappers import Response
+
+OPEN = {"login", "health"}
+"""Endpoints that need no login."""
+
+SESSION_HOURS = 12
+READING = ("GET", "HEAD", "OPTIONS")
+THREADS = 8
+
+_LOGIN = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Jobs: log in</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; background: #f4f5f7; display: grid; place-items: center; height: 90vh }
+form { background: #fff; padding: 2rem; border-radius: 8px; box-shadow: 0 1px 4px #0003; width: 18rem }
+label, input, button { display: block; width: 100%; box-sizing: border-box; margin-bottom: .5rem; font: inherit }
+input, button { padding: .5rem } h1 { font-size: 1.25rem; margin-top: 0 } p { color: #b00020 }
+</style></head><body>
+<form method="post"><h1>Jobs</h1>{% if wrong %}<p role="alert">User name or password is wrong.</p>{% endif %}
+<label for="username">User name</label><input id="username" name="username" autocomplete="username" autofocus required>
+<label for="password">Password</label>
+<input id="password" name="password" type="password" autocomplete="current-password" required>
+<button type="submit">Log in</button></form></body></html>"""
+
+
+def create_app(settings: Settings | None = None, stack: StackSettings | None = None) -> Flask:
+    """The WSGI application. Needs no Redis to start.
+
+    Args:
+        settings: Where Redis is, and the serializer. Default: read from the environment.
+        stack: The login (DASHBOARD_USERNAME, DASHBOARD_PASSWORD). Default: read from the environment.
+
+    Raises:
+        SettingsError: There is no DASHBOARD_PASSWORD.
+    """
+    from flask import Flask
+    from rq_dashboard import default_settings
+    from rq_dashboard.web import blueprint
+
+    from rqstack.connections import connect, explain
+
+    settings = settings or load(Settings)
+    stack = stack or load(StackSettings)
+    password = stack.dashboard_password.get_secret_value() if stack.dashboard_password else ""
+    if not password:
+        raise SettingsError("DASHBOARD_PASSWORD: no value. The jobs page has no login without one. Set it in .env.")
+
+    app = Flask("rqstack.jobs_page")
+    app.config.from_object(default_settings)
+    app.config.update(
+        SECRET_KEY=secrets.token_bytes(32),  # of this process: sessions end when the page is started again
+        SESSION_COOKIE_NAME="rqstack_jobs",
+        SESSION_COOKIE_SAMESITE="Strict",
+        SESSION_COOKIE_HTTPONLY=True,
+        PERMANENT_SESSION_LIFETIME=SESSION_HOURS * 3600,
+        MAX_CONTENT_LENGTH=64 * 1024,
+        RQ_DASHBOARD_REDIS_URL=[settings.redis_url],
+        RQ_DASHBOARD_DISABLE_DELETE=False,
+        DEPRECATED_OPTIONS=[],
+    )
+    app.json.default = repr  # type: ignore[attr-defined]  # a result may be any object
+    client = connect(settings, socket_timeout=30)
+    _adapt_rq_dashboard(app, client, settings)
+    _require_login(app, stack.dashboard_username, password)
+    app.register_blueprint(blueprint)
+
+    from redis.exceptions import RedisError
+
+    @app.errorhandler(RedisError)
+    def redis_failed(error: RedisError) -> tuple[str, int]:
+        return str(explain(error, settings.redis_url)), 503
+
+    return app
+
+
+def _adapt_rq_dashboard(app: Flask, client: Redis, settings: Settings) -> None:
+    """Give rq-dashboard the stack's Redis client and serializer.
+
+    It has no option for either: it builds clients itself, from a URL whose user name its parser drops, and calls RQ
+    without naming a serializer, so that RQ's default is what must be replaced.
+    """
+    from rq.serializers import DefaultSerializer
+    from rq_dashboard import web
+
+    from rqstack.security import get_serializer
+
+    serializer = get_serializer(settings)
+
+    def loads(data: bytes) -> Any:
+        try:
+            return serializer.loads(data)
+        except Exception as error:  # a class of a task project, which is not installed here; or a forged payload
+            return f"(cannot be shown: {type(error).__name__}: {error})"
+
+    def current_job(job: Any) -> Any:
+        # rq-dashboard's own adds the call with its arguments, which nothing on the page shows.
+        if job is None:
+            return "idle"
+        return {
+            "job_id": job.id,
+            "description": job.description,
+            "created_at": web.serialize_date(job.created_at),
+            "call_string": job.description,
+        }
+
+    DefaultSerializer.loads = staticmethod(loads)
+    DefaultSerializer.dumps = staticmethod(serializer.dumps)
+    web.serialize_current_job = current_job
+    web.from_url = lambda *args, **kwargs: (None, client)
+    app.redis_conn = client  # type: ignore[attr-defined]
+
+
+def _require_login(app: Flask, username: str, password: str) -> None:
+    """Let nobody but who has logged in see or change anything."""
+    from flask import abort, redirect, render_template_string, request, session, url_for
+
+    @app.before_request
+    def guard() -> Response | None:
+        origin = request.headers.get("Origin")
+        if request.method not in READING and (
+            request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin"
+            or (origin is not None and urlsplit(origin).netloc != request.host)
+        ):
+            abort(403, "This request comes from another site.")
+        if request.endpoint in OPEN:
+            return None
+        if session.get("user") != username:
+            if request.method == "GET" and (request.path == "/" or "/view" in request.path):
+                return redirect(url_for("login"))
+            abort(401, "Log in first, at /login.")
+        rule = request.url_rule
+        if request.method in READING and rule is not None and rule.methods and "POST" in rule.methods:
+            abort(405, "This changes jobs: it takes a POST.")
+        return None
+
+    @app.after_request
+    def headers(response: Any) -> Any:
+        response.headers["X-Frame-Options"] = "DENY"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "same-origin"
+        return response
+
+    @app.route("/login", methods=["GET", "POST"])
+    def login() -> Any:
+        if request.method == "POST":
+            right_name = hmac.compare_digest(request.form.get("username", "").encode(), username.encode())
+            right_password = hmac.compare_digest(request.form.get("password", "").encode(), password.encode())
+            if right_name and right_password:
+                session.clear()
+                session.permanent = True
+                session["user"] = username
+                return redirect(url_for("rq_dashboard.queues_overview"))
+            return render_template_string(_LOGIN, wrong=True), 401
+        return render_template_string(_LOGIN, wrong=False)
+
+    @app.route("/health")
+    def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+
+def serve(host: str = "127.0.0.1", port: int | None = None) -> None:
+    """Serve the page until SIGTERM or SIGINT.
+
+    Args:
+        host: Address to listen on.
+        port: Default: DASHBOARD_PORT.
+
+    Raises:
+        SettingsError: There is no password, a setting is wrong, or the port is taken.
+    """
+    import waitress
+
+    port = port or load(StackSettings).dashboard_port
+    app = create_app()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        server = waitress.create_server(app, host=host, port=port, threads=THREADS, ident=None)
+    except OSError as error:
+        raise SettingsError(
+            f"DASHBOARD_PORT: cannot listen on {host}:{port}: {error.strerror}. Choose another."
+        ) from error
+    logging.getLogger(__name__).info("Serving the jobs page on http://%s:%d/", host, port)
+    server.run()

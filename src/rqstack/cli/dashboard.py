@@ -1,0 +1,25 @@
+"""`rqstack dashboard`: the web page of jobs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import click
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port. Default: DASHBOARD_PORT.")
+def dashboard(host: str, port: int | None) -> None:
+    """Serve the web page of jobs (rq-dashboard) behind a login, until SIGTERM or Ctrl-C."""
+    from rqstack.api.jobs_page import serve
+    from rqstack.errors import RqstackError
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        serve(host, port)
+    except ModuleNotFoundError as error:
+        raise RqstackError(
+            f"The jobs page needs {error.name}, which is not installed. Run: pip install 'rqstack[dashboard]'."
+        ) from error

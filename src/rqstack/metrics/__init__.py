@@ -1,0 +1,1 @@
+"""What is measured: rq-exporter and what is added to it."""

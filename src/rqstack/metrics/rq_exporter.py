@@ -1,0 +1,149 @@
+"""rq-exporter 3.1.0 as the stack runs it: `python -m rqstack.metrics.rq_exporter`.
+
+The metrics are rq-exporter's own. Three things differ from its command:
+
+- It signs in to Redis as an ACL user (rq-exporter's options know a password, but no user name), with the settings of
+  every other process: REDIS_URL, REDIS_USERNAME, REDIS_PASSWORD or REDIS_PASSWORD_FILE.
+- It outlives Redis. rq-exporter exits when Redis is down at its start and answers 500 when it goes away later, so that
+  nobody can tell whether it or Redis is broken. Here a page is always served, with `redis_up` 0 and no RQ metrics.
+- It only reads. RQ's `Worker.all()` removes dead workers from RQ's index, which the role `exporter` may not do.
+
+rq-exporter's environment variables win: RQ_REDIS_URL, RQ_REDIS_HOST, _PORT, _DB, _PASS, _PASS_FILE, RQ_SENTINEL_*,
+RQ_EXPORTER_HOST, RQ_EXPORTER_PORT, RQ_EXPORTER_LOG_*, RQ_WORKER_CLASS, RQ_QUEUE_CLASS. RQ_EXPORTER_HOST is 127.0.0.1
+where it is not set.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from prometheus_client import start_wsgi_server
+from prometheus_client.core import REGISTRY, GaugeMetricFamily
+from redis import Redis, exceptions
+from rq import Worker
+from rq.utils import import_attribute
+from rq_exporter import config
+from rq_exporter.collector import RQCollector
+from rq_exporter.utils import get_redis_connection
+
+from rqstack.connections import connect
+from rqstack.errors import RqstackError
+from rqstack.settings import Settings, StackSettings, load
+
+REDIS_TIMEOUT = 5.0
+"""Seconds a Redis command may take: a scrape must end before Prometheus gives up on it."""
+
+logger = logging.getLogger(__name__)
+
+
+class ReadingWorker(Worker):
+    """RQ's Worker, but one that is looked up without removing it from RQ's index when its hash has expired."""
+
+    @classmethod
+    def find_by_key(cls, worker_key: str, connection: Redis, *args: Any, **kwargs: Any) -> Any:
+        if not connection.exists(worker_key):
+            return None
+        return super().find_by_key(worker_key, connection, *args, **kwargs)
+
+
+class Collector(RQCollector):  # type: ignore[misc]
+    """rq-exporter's metrics and `redis_up`; only `redis_up` while Redis cannot be reached."""
+
+    def describe(self) -> list[Any]:
+        """Nothing: otherwise the registry would ask Redis when the collector is registered."""
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        """All metrics of one scrape.
+
+        Raises:
+            redis.exceptions.RedisError: Redis answers, and refuses. The page is then an error 500, `up` is 0, and the
+                log has the reason.
+        """
+        up = GaugeMetricFamily("redis_up", "Whether Redis answered when RQ's data was read: 1 or 0")
+        found: list[Any] = []
+        try:
+            found = list(super().collect())
+            up.add_metric([], 1)
+        except exceptions.AuthenticationError:
+            raise
+        except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
+            logger.warning("Redis cannot be reached: %s", error)
+            up.add_metric([], 0)
+        yield up
+        yield from found
+
+
+def redis_connection() -> Redis:
+    """The Redis to read: that of rq-exporter's own variables if one of them names it, else that of the settings.
+
+    Raises:
+        SettingsError: A setting is wrong, or a password file cannot be read.
+        OSError: The file of RQ_REDIS_PASS_FILE cannot be read.
+    """
+    own = ("RQ_REDIS_URL", "RQ_REDIS_HOST", "RQ_SENTINEL_HOST")
+    if any(os.environ.get(name) for name in own):  # rq-exporter's variables, which are no settings of rqstack
+        client: Redis = get_redis_connection(
+            url=config.REDIS_URL or None,
+            host=config.REDIS_HOST,
+            port=config.REDIS_PORT,
+            db=config.REDIS_DB,
+            sentinel=config.REDIS_SENTINEL_HOST or None,
+            sentinel_port=config.REDIS_SENTINEL_PORT,
+            sentinel_master=config.REDIS_SENTINEL_MASTER,
+            password=config.REDIS_PASS or None,
+            password_file=config.REDIS_PASS_FILE or None,
+        )
+        return client
+    return connect(load(Settings), retries=0, socket_timeout=REDIS_TIMEOUT)
+
+
+def serve() -> int:
+    """Serve the metrics until SIGTERM or SIGINT.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        RqstackError: A setting is wrong, a file cannot be read, or the port is taken.
+    """
+    logging.basicConfig(format=config.LOG_FORMAT, datefmt=config.LOG_DATEFMT, level=config.LOG_LEVEL)
+    host = os.environ.get("RQ_EXPORTER_HOST") or "127.0.0.1"
+    port = load(StackSettings).rq_exporter_port
+    custom = os.environ.get("RQ_WORKER_CLASS")
+    stop = threading.Event()
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    try:
+        worker_class = import_attribute(custom) if custom else ReadingWorker
+        queue_class = import_attribute(config.RQ_QUEUE_CLASS)
+        REGISTRY.register(Collector(redis_connection(), worker_class, queue_class))
+        server, _ = start_wsgi_server(port, host)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RqstackError(f"rq-exporter cannot start: {error}. Check RQ_WORKER_CLASS and RQ_QUEUE_CLASS.") from error
+    except OSError as error:
+        where = error.filename or f"{host}:{port}"
+        raise RqstackError(f"rq-exporter cannot start: {where}: {error.strerror}. Is the port taken?") from error
+    logger.info("Serving metrics on http://%s:%d/metrics", host, port)
+    stop.wait()
+    server.shutdown()
+    server.server_close()
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(serve())
+    except RqstackError as problem:
+        sys.exit(f"Error: {problem}")
