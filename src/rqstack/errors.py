@@ -36,3 +36,11 @@ class TaskImportError(RqstackError):
 
 class InvalidJob(RqstackError):
     """A job cannot be enqueued as given: arguments that do not pickle, an option out of range."""
+
+
+class BackendError(RqstackError):
+    """A message backend cannot be loaded, or its store cannot be reached."""
+
+
+class DaemonError(RqstackError):
+    """The background worker could not be started or stopped, or is not running."""
