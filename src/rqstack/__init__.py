@@ -7,17 +7,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rqstack.connections import connect
+    from rqstack.discovery import autodiscover
+    from rqstack.retries import Exponential, retry_with_backoff
     from rqstack.settings import Settings, get_settings
     from rqstack.tasks import Task, queue_command, task
 
-__all__ = ["Settings", "Task", "connect", "get_settings", "queue_command", "task"]
+__all__ = [
+    "Exponential",
+    "Settings",
+    "Task",
+    "autodiscover",
+    "connect",
+    "get_settings",
+    "queue_command",
+    "retry_with_backoff",
+    "task",
+]
 
 _HOMES = {
+    "Exponential": "rqstack.retries",
     "Settings": "rqstack.settings",
     "Task": "rqstack.tasks",
+    "autodiscover": "rqstack.discovery",
     "connect": "rqstack.connections",
     "get_settings": "rqstack.settings",
     "queue_command": "rqstack.tasks",
+    "retry_with_backoff": "rqstack.retries",
     "task": "rqstack.tasks",
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class RqstackError(Exception):
     """Base of every error that a command prints as one line, without a traceback.
@@ -44,3 +46,21 @@ class BackendError(RqstackError):
 
 class DaemonError(RqstackError):
     """The background worker could not be started or stopped, or is not running."""
+
+
+class PayloadRejected(RqstackError):
+    """A payload's signature is missing or wrong; nothing of it was read.
+
+    Args:
+        reason: `unsigned` or `bad_signature`, the label that metrics count it by.
+    """
+
+    _SENTENCES: ClassVar[dict[str, str]] = {
+        "unsigned": "the payload has no signature, so it was not read. Set the producer's RQSTACK_SECRET_KEY.",
+        "bad_signature": "the payload's signature is of another key or other data, so it was not read. "
+        "Producers and workers need the same RQSTACK_SECRET_KEY.",
+    }
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(self._SENTENCES.get(reason, reason))
+        self.reason = reason

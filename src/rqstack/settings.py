@@ -132,6 +132,8 @@ class Settings(_Base):
     )
     serializer: Literal["pickle", "json"] = Field("pickle", description="How arguments and results are stored.")
     tasks_path: Path = Field(Path("tasks"), description="The folder of task projects, from the project's root.")
+    projects: Names = Field((), description="Projects of that folder to use; empty for all.")
+    modules: Names = Field((), description="Further modules with tasks, by dotted name.")
     allow_unregistered: bool = Field(
         False, description="1 lets workers run any importable function, for plain RQ producers."
     )
@@ -179,7 +181,7 @@ class Settings(_Base):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="text for people, json for log collectors.")
 
-    @field_validator("queues", "long_queues", "preload", mode="before")
+    @field_validator("queues", "long_queues", "preload", "projects", "modules", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return _names(value)

@@ -1,1 +1,74 @@
-"""What may run and what may be read: signed payloads and the task allow-list."""
+"""What keeps a worker from running what no producer of ours wrote: signed payloads."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rqstack.errors import PayloadRejected
+from rqstack.settings import get_settings
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from rqstack.settings import Settings
+
+__all__ = ["REJECTED", "PayloadRejected", "Serializer", "count_rejected", "dumps", "get_serializer", "loads"]
+
+REJECTED = "rqstack:metrics:payloads_rejected"
+"""A hash in Redis: reason -> how many payloads were refused for it."""
+
+
+class Serializer(Protocol):
+    """What queues, workers and results use to store Python values."""
+
+    def dumps(self, obj: Any, /) -> bytes:
+        """The value as bytes."""
+
+    def loads(self, data: bytes, /) -> Any:
+        """The value of bytes."""
+
+
+def get_serializer(settings: Settings | None = None) -> Serializer:
+    """The serializer of the settings; the same object for the same settings.
+
+    Args:
+        settings: Default: `get_settings()`.
+
+    Returns:
+        Signed pickle where a key is set; RQ's plain pickle where none is; RQ's JSON for `RQSTACK_SERIALIZER=json`,
+        which holds no code and so has no signature.
+    """
+    settings = settings or get_settings()
+    return _make(settings.serializer, settings.secret_keys(), settings.allow_unregistered)
+
+
+@lru_cache(maxsize=16)
+def _make(kind: str, keys: tuple[bytes, ...], allow_unsigned: bool) -> Serializer:
+    if kind == "json":
+        from rq.serializers import JSONSerializer
+
+        return JSONSerializer
+    from rqstack.security.signing import PlainPickle, SignedPickle
+
+    return SignedPickle(keys, allow_unsigned=allow_unsigned) if keys else PlainPickle()
+
+
+def dumps(obj: Any, /) -> bytes:
+    """As `get_serializer().dumps`: this module is itself a serializer, `rq worker -S rqstack.security`."""
+    return get_serializer().dumps(obj)
+
+
+def loads(data: bytes, /) -> Any:
+    """As `get_serializer().loads`."""
+    return get_serializer().loads(data)
+
+
+def count_rejected(connection: Redis, error: PayloadRejected) -> None:
+    """Count a refused payload, for the metrics.
+
+    Args:
+        connection: A client, or a pipeline.
+        error: Why it was refused.
+    """
+    connection.hincrby(REJECTED, error.reason, 1)

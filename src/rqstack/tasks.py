@@ -1,0 +1,341 @@
+"""`@task` and `@queue_command`: functions that can be called here, and enqueued to run in a worker."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+from rqstack import producer, retries
+from rqstack.declaration import TaskOptions, Unique, make_options
+from rqstack.errors import InvalidJob
+from rqstack.registry import registry
+from rqstack.retries import Backoff
+
+if TYPE_CHECKING:
+    from rq.job import Job
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Exceptions = Iterable[type[BaseException]] | type[BaseException]
+
+_running: ContextVar[str | None] = ContextVar("rqstack_running", default=None)
+"""The task whose body runs here, so that a command that calls itself enqueues."""
+
+
+class Task(Generic[P, R]):
+    """A function that is registered as a task. Calling it runs it here and now; `delay` and the rest enqueue a job.
+
+    Args:
+        func: The function; coroutine functions too.
+        options: Its options.
+
+    Attributes:
+        name: RQ's dotted path of the function, and the job's function name.
+        body: What a worker calls.
+    """
+
+    def __init__(self, func: Callable[P, R], options: TaskOptions) -> None:
+        self.func = func
+        self.options = options
+        self.name = _name(func)
+        self.body: Callable[P, R] = self._make_body()
+        self.__name__ = func.__name__
+        self.__qualname__ = func.__qualname__
+        self.__module__ = func.__module__
+        self.__doc__ = func.__doc__
+        self.__wrapped__ = func
+        self._signature: inspect.Signature | None = None
+        registry.register(self)
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """The parameters of the function."""
+        if self._signature is None:
+            self._signature = inspect.signature(self.func)
+        return self._signature
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now."""
+        if self.body is not self.func and self._is_this_job():
+            return self.body(*args, **kwargs)
+        return self.func(*args, **kwargs)
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Enqueue a job with these arguments.
+
+        Returns:
+            The job. Its `id` is how to find it again.
+
+        Raises:
+            InvalidJob: The arguments do not fit the function, or cannot be stored.
+            BrokerUnavailable: Redis did not take it.
+        """
+        return producer.enqueue(self, args, kwargs, {})
+
+    def enqueue(self, args: Iterable[Any] = (), kwargs: dict[str, Any] | None = None, **options: Any) -> Job:
+        """Enqueue a job with options of its own, which win over those of the task.
+
+        Args:
+            args: Positional arguments of the function.
+            kwargs: Keyword arguments of the function.
+            options: `queue`, `at` (a datetime with a time zone), `in_` (seconds or timedelta), `job_id`, `depends_on`,
+                `on_success`, `on_failure`, `on_stopped`, `repeat`, `webhooks`, `connection`, `pipeline`, and those of
+                `@task` that concern one job: `retries`, `backoff`, `timeout`, `result_ttl`, `failure_ttl`, `ttl`,
+                `unique`, `at_front`, `description`, `meta`.
+
+        Raises:
+            InvalidJob: as `delay`; or an option is unknown or out of its range.
+            BrokerUnavailable: Redis did not take it.
+        """
+        return producer.enqueue(self, tuple(args), dict(kwargs or {}), options)
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> producer.Call:
+        """The arguments of one job, for `enqueue_many`."""
+        return producer.Call(args, kwargs)
+
+    def enqueue_many(self, calls: Iterable[producer.Call | tuple[Any, ...]], **options: Any) -> list[Job]:
+        """Enqueue many jobs in one round trip.
+
+        Args:
+            calls: For each job `f.call(…)`, or a tuple of positional arguments.
+            options: As `enqueue`, for all of them; not `job_id`.
+
+        Returns:
+            The jobs, in the order given.
+
+        Raises:
+            InvalidJob: as `enqueue`; then none is enqueued.
+            BrokerUnavailable: Redis did not take them.
+        """
+        return producer.enqueue_many(self, calls, options)
+
+    def schedule(
+        self, *args: Any, at: datetime | None = None, in_: timedelta | float | None = None, **kwargs: Any
+    ) -> Job:
+        """Enqueue a job later. (A function with a parameter `at` or `in_`: `enqueue(args, kwargs, at=…)`.)
+
+        Args:
+            args: Positional arguments of the function.
+            at: When, with a time zone.
+            in_: How much later, in seconds or as a timedelta.
+            kwargs: Keyword arguments of the function.
+
+        Raises:
+            InvalidJob: as `enqueue`; or neither or both of `at` and `in_` are given.
+        """
+        if (at is None) == (in_ is None):
+            raise InvalidJob(f"{self.name}: schedule() needs either at= or in_=.")
+        return producer.enqueue(self, args, kwargs, {"at": at, "in_": in_})
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Task[P, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> BoundTask[..., R]: ...
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else BoundTask(self, instance)
+
+    def __reduce__(self) -> str:
+        # By reference, as a function pickles.
+        return self.__qualname__
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    def _is_this_job(self) -> bool:
+        """Whether RQ's own path calls this object now, to run the job that it was enqueued as."""
+        if _running.get() == self.name:
+            return False
+        from rq import get_current_job
+
+        job = get_current_job()
+        return job is not None and (job.func_name == self.name or job.instance is self)
+
+    def _make_body(self) -> Callable[P, R]:
+        """The function itself where no option needs more, so that a worker's call costs nothing."""
+        if not self.options.retry_on:
+            return self.func
+        return retries.retrying_only(self.func, self.options.retry_on)
+
+
+class QueueCommand(Task[P, R]):
+    """A task whose call enqueues it; `call_now` runs it here and now. In a worker the job's own call runs it."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Enqueue a job with these arguments, and return it at once.
+
+        Raises:
+            InvalidJob: as `delay`.
+        """
+        if self._is_this_job():
+            return self.body(*args, **kwargs)
+        return producer.enqueue(self, args, kwargs, {})
+
+    def call_now(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now."""
+        return self.func(*args, **kwargs)
+
+    def _make_body(self) -> Callable[P, R]:
+        inner: Callable[..., Any] = super()._make_body()
+        name = self.name
+        body: Callable[..., Any]
+        if inspect.iscoroutinefunction(self.func):
+
+            async def body(*args: Any, **kwargs: Any) -> Any:
+                token = _running.set(name)
+                try:
+                    return await inner(*args, **kwargs)
+                finally:
+                    _running.reset(token)
+        else:
+
+            def body(*args: Any, **kwargs: Any) -> Any:
+                token = _running.set(name)
+                try:
+                    return inner(*args, **kwargs)
+                finally:
+                    _running.reset(token)
+
+        return cast(Callable[P, R], body)
+
+
+class BoundTask(Generic[P, R]):
+    """A task taken from an object, as a bound method is: the object is its first argument, and is pickled with it."""
+
+    def __init__(self, task: Task[..., R], instance: object) -> None:
+        self.task = task
+        self.instance = instance
+
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
+        return self.task(self.instance, *args, **kwargs)
+
+    def delay(self, *args: Any, **kwargs: Any) -> Job:
+        """As `Task.delay`."""
+        return self.task.delay(self.instance, *args, **kwargs)
+
+    def enqueue(self, args: Iterable[Any] = (), kwargs: dict[str, Any] | None = None, **options: Any) -> Job:
+        """As `Task.enqueue`."""
+        return self.task.enqueue((self.instance, *args), kwargs, **options)
+
+    def schedule(
+        self, *args: Any, at: datetime | None = None, in_: timedelta | float | None = None, **kwargs: Any
+    ) -> Job:
+        """As `Task.schedule`."""
+        return self.task.schedule(self.instance, *args, at=at, in_=in_, **kwargs)
+
+
+class _Decorator(Protocol):
+    """What `task(...)` returns."""
+
+    def __call__(self, func: Callable[P, R], /) -> Task[P, R]: ...
+
+
+class _CommandDecorator(Protocol):
+    """What `queue_command(...)` returns."""
+
+    def __call__(self, func: Callable[P, R], /) -> QueueCommand[P, R]: ...
+
+
+@overload
+def task(func: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(
+    *,
+    queue: str = ...,
+    retries: int = ...,
+    backoff: Backoff = ...,
+    retry_on: Exceptions | None = ...,
+    timeout: int | None = ...,
+    result_ttl: int | None = ...,
+    failure_ttl: int | None = ...,
+    ttl: int | None = ...,
+    unique: Unique = ...,
+    rate_limit: str | None = ...,
+    cron: str | None = ...,
+    timezone: str = ...,
+    misfire_grace: int | None = ...,
+    at_front: bool = ...,
+    description: str | None = ...,
+    meta: dict[str, Any] | None = ...,
+) -> _Decorator: ...
+def task(func: Any = None, /, **options: Any) -> Any:
+    """Declare a task, bare or with options.
+
+    Args:
+        func: The function. A static method too, above or below `@staticmethod`.
+        options: See `TaskOptions`.
+
+    Raises:
+        ValueError: An option is wrong, the function cannot be found again by its name, or two tasks have one name.
+    """
+    return _declare(Task, func, options)
+
+
+@overload
+def queue_command(func: Callable[P, R], /) -> QueueCommand[P, R]: ...
+@overload
+def queue_command(
+    *,
+    queue: str = ...,
+    retries: int = ...,
+    backoff: Backoff = ...,
+    retry_on: Exceptions | None = ...,
+    timeout: int | None = ...,
+    result_ttl: int | None = ...,
+    failure_ttl: int | None = ...,
+    ttl: int | None = ...,
+    unique: Unique = ...,
+    rate_limit: str | None = ...,
+    at_front: bool = ...,
+    description: str | None = ...,
+    meta: dict[str, Any] | None = ...,
+) -> _CommandDecorator: ...
+def queue_command(func: Any = None, /, **options: Any) -> Any:
+    """Declare a command: a task whose call enqueues it (seed 001).
+
+    Args:
+        func: The function.
+        options: See `TaskOptions`.
+
+    Raises:
+        ValueError: as `task`.
+    """
+    return _declare(QueueCommand, func, options)
+
+
+def _declare(kind: type[Task[..., Any]], func: Any, given: dict[str, Any]) -> Any:
+    if func is None:
+        return lambda function: _declare_one(kind, function, given)
+    if given:
+        raise TypeError(f"@{kind.__name__}: write the options alone: @task(...) above the function.")
+    return _declare_one(kind, func, {})
+
+
+def _declare_one(kind: type[Task[..., Any]], func: Any, given: dict[str, Any]) -> Any:
+    static = isinstance(func, staticmethod)
+    if static:
+        func = func.__func__
+    named = f"{getattr(func, '__module__', '?')}.{getattr(func, '__qualname__', func)}"
+    if not (inspect.isfunction(func) or inspect.isbuiltin(func)):
+        raise ValueError(
+            f"{named}: a task is a function, a static method or a method; this is a {type(func).__name__}."
+        )
+    try:
+        made = kind(func, make_options(**given))
+    except ValueError as error:
+        raise ValueError(f"{named}: {error}") from None
+    return staticmethod(made) if static else made
+
+
+def _name(func: Callable[..., Any]) -> str:
+    module, qualname = func.__module__, func.__qualname__
+    if "<" in qualname:
+        raise ValueError("a worker cannot import it: declare the task at the top of a module or in a class.")
+    if module == "__main__":
+        # `python -m package.module` runs under another name than the one workers import it by.
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        module = spec.name.removesuffix(".__main__") if spec is not None else module
+    return f"{module}.{qualname}"
