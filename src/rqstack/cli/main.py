@@ -12,6 +12,7 @@ import sys
 COMMANDS = {
     "dashboard": ("rqstack.cli.dashboard", "dashboard", "Serve the web page of jobs."),
     "health": ("rqstack.cli.health_command", "health", "Tell whether Redis, workers and queues are alive."),
+    "stack": ("rqstack.cli.stack", "stack", "Start and stop the whole stack on this machine."),
     "worker": ("rqstack.cli.worker", "worker", "Run workers."),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import inspect
 import os
 import re
@@ -24,6 +25,7 @@ HEADER = """\
 # The settings of rqstack. `make start` copies this file to .env, with random secrets, if there is no .env.
 # A line that is commented out shows its default.
 """
+NOTE = "# Written by the running stack, removed when it stops.\n"
 NEVER_MADE = {"REDIS_PASSWORD"}  # it belongs to a role, and the processes get that of theirs
 _GROUP = re.compile(r"^    # -- (?P<title>.+)$|^    (?P<field>[a-z_]+): ")
 
@@ -158,16 +160,30 @@ def write_stack_env(mode: str, values: Mapping[str, str | int], root: Path | Non
         "REDIS_PASSWORD": password.get_secret_value() if password else "",
         **values,
     }
-    text = "# Written by the running stack, removed when it stops.\n"
-    text += "".join(f"{name}={value}\n" for name, value in lines.items())
     (root / "var").mkdir(exist_ok=True)
-    write(root / "var" / "stack.env", text, 0o600)
+    remove_stack_env(root)
+    update_stack_env(lines, root)
 
 
 def read_stack_env(root: Path | None = None) -> dict[str, str]:
     """What the running stack wrote about itself; empty if none runs."""
     path = (root or home()) / "var" / "stack.env"
     return {name: value or "" for name, value in dotenv_values(path).items()} if path.is_file() else {}
+
+
+def update_stack_env(values: Mapping[str, str | int], root: Path | None = None) -> None:
+    """Add lines to `var/stack.env`; processes of the stack may do so at the same time.
+
+    Args:
+        values: The lines, which replace those of the same name.
+        root: Default: `home()`.
+    """
+    root = root or home()
+    path = root / "var" / "stack.env"
+    with (root / "var" / ".stack.env.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lines = read_stack_env(root) | {name: str(value) for name, value in values.items()}
+        write(path, NOTE + "".join(f"{name}={value}\n" for name, value in lines.items()), 0o600)
 
 
 def remove_stack_env(root: Path | None = None) -> None:

@@ -1,0 +1,75 @@
+# Every command a person types. `make` alone prints them.
+
+PYTHON ?= python3
+MODE   ?= auto
+SCALE  ?=
+PIP    := .venv/bin/python -m pip install --quiet --disable-pip-version-check
+RUN    := .venv/bin/rqstack
+START   = $(RUN) stack start --mode $(MODE) $(addprefix --scale ,$(SCALE))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup start stop status logs start-rq-mon stop-rq-mon deploy-tasks rollback-tasks test lint lock bench clean
+
+help: ## Print this
+	@echo "make TARGET [MODE=auto|local|compose] [SCALE=worker=8] [PYTHON=python3]"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1@\2/p' Makefile | while IFS=@ read -r name what; do printf '%-18s %s\n' "  $$name" "$$what"; done
+
+# -- The environment: locked requirements, then this package from where it is
+
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11. Name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Making the environment .venv"
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+.venv/.installed: requirements/build.txt requirements/local.txt pyproject.toml | .venv/bin/python
+	@echo "Installing the locked requirements"
+	@$(PIP) --require-hashes -r requirements/build.txt
+	@$(PIP) --require-hashes -r requirements/local.txt
+	@$(PIP) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+.venv/.installed-dev: requirements/dev.txt .venv/.installed
+	@echo "Installing what tests and linters need"
+	@$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# -- The stack
+
+setup: .venv/.installed ## Make .venv, and .env with random secrets if there is none
+	@$(RUN) stack setup
+
+start: .venv/.installed ## Start the stack in the background, and wait until it is well
+	@$(START)
+
+stop: .venv/.installed ## Stop it; no job is lost
+	@$(RUN) stack stop --mode $(MODE)
+
+status: .venv/.installed ## Show what runs, and where
+	@$(RUN) stack status --mode $(MODE)
+
+logs: .venv/.installed ## Follow the logs until Ctrl-C
+	@$(RUN) stack logs --mode $(MODE) --follow
+
+start-rq-mon: .venv/.installed ## Start the stack with rq-exporter, Prometheus, Grafana and the jobs page
+	@$(START) --monitoring
+
+stop-rq-mon: .venv/.installed ## Stop everything, monitoring included
+	@$(RUN) stack stop --mode $(MODE) --monitoring
+
+# -- For those who change it
+
+test: .venv/.installed-dev ## Run the linters and every test that this machine can run
+	@.ci/test
+
+lint: .venv/.installed-dev ## Run the linters
+	@.ci/lint
+
+lock: .venv/.installed-dev ## Compile requirements/*.txt from pyproject.toml (OPTIONS=--upgrade for newer versions)
+	@requirements/lock $(OPTIONS)
+	@$(RUN) stack env-example > .env.example
+
+clean: ## Remove environments and caches; keeps .env and var/
+	@rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,89 @@
+"""Runs a Procfile with honcho in the background: what `make start` leaves behind without Docker.
+
+As `honcho start`, but each process writes to a log file of its own, and gets its whole grace to stop.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import honcho.manager
+from honcho.environ import expand_processes, parse_procfile
+from honcho.printer import Printer
+
+from rqstack.errors import RqstackError
+from rqstack.settings import Settings, load
+from rqstack.stack import locks
+
+LOG_BYTES = 10 * 2**20
+LOG_FILES = 3
+MARGIN = 20.0
+"""Seconds beyond the workers' grace that a stop may take: Redis goes last."""
+
+
+class LogPrinter(Printer):  # type: ignore[misc]
+    """Writes what each process prints to `<folder>/<process>.log`, and what honcho says to stdout."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(sys.stdout, colour=False)
+        self.folder = folder
+        self.files: dict[str, logging.handlers.RotatingFileHandler] = {}
+
+    def write(self, message: Any) -> None:
+        if message.name == honcho.manager.SYSTEM_PRINTER_NAME:
+            super().write(message)
+            return
+        if message.name not in self.files:
+            path = self.folder / f"{message.name}.log"
+            handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
+            self.files[message.name] = handler
+        text = message.data.decode("utf-8", "replace") if isinstance(message.data, bytes) else message.data
+        for line in text.splitlines():
+            record = logging.makeLogRecord({"msg": f"{message.time:%Y-%m-%d %H:%M:%S} {line}"})
+            self.files[message.name].emit(record)
+
+
+def run(root: Path, procfile: str, concurrency: Mapping[str, int]) -> int:
+    """Run the processes of a Procfile until one ends or SIGTERM comes.
+
+    Args:
+        root: The stack's home.
+        procfile: The file's name in it, which is also the name of the lock.
+        concurrency: How many of a process, by its name; 1 where it is not named.
+
+    Returns:
+        The exit code: 0 after SIGTERM, else that of the process which ended first.
+
+    Raises:
+        AlreadyRunning: It runs already.
+        RqstackError: There is no such Procfile.
+    """
+    wait = load(Settings).grace + MARGIN
+    honcho.manager.KILL_WAIT = wait
+    try:
+        lines = parse_procfile((root / procfile).read_text()).processes
+    except OSError as error:
+        raise RqstackError(f"cannot read {root / procfile}: {error.strerror}.") from error
+    with locks.hold(root, procfile, os.getpid()):
+        folder = root / "var" / "log"
+        folder.mkdir(parents=True, exist_ok=True)
+        manager = honcho.manager.Manager(LogPrinter(folder))
+        for process in expand_processes(lines, concurrency=dict(concurrency)):
+            given = {**os.environ, **process.env, "RQSTACK_KILL_WAIT": str(wait)}
+            manager.add_process(process.name, process.cmd, env=given, cwd=str(root))
+        manager.loop()
+        return 0 if manager.returncode in (0, 143) else int(manager.returncode or 1)
+
+
+if __name__ == "__main__":
+    scale = {name: int(number) for name, _, number in (part.partition("=") for part in sys.argv[3:])}
+    try:
+        sys.exit(run(Path(sys.argv[1]), sys.argv[2], scale))
+    except RqstackError as problem:
+        sys.exit(f"Error: {problem}")
