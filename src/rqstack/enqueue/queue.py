@@ -1,0 +1,257 @@
+"""The queue: RQ's, with jobs written in one round trip.
+
+What is written is what RQ 2.12 writes. What a plain job needs is done here; a job with dependencies, a unique one, one
+that is run at once (`is_async=False`) and one that is added to a caller's pipeline go through RQ's own methods.
+
+One thing is better than in RQ: a command whose reply was lost is sent again with a mark that lets Redis see whether the
+first one was done, so that a shaky network does not run a job twice. (If such a job has already run and its hash is
+gone, which takes result_ttl=0, it is enqueued again: at least once, as everywhere.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from redis import Redis
+from rq import Queue as RqQueue
+from rq.job import Job, JobStatus
+from rq.utils import get_version, parse_timeout
+
+from rqstack.enqueue.fields import Field, PlainJobs, fields_of, stamp
+from rqstack.enqueue.wire import Command, Script, pack, transact
+
+if TYPE_CHECKING:
+    from redis.client import Pipeline
+    from rq.job import Callback, Retry
+    from rq.queue import EnqueueData
+    from rq.repeat import Repeat
+    from rq.webhook import Webhook
+
+_SCRIPT = Script("rqstack.enqueue", "enqueue.lua")
+# What RQ's Queue.parse_args takes out of the named arguments of enqueue().
+_OPTIONS = frozenset(
+    (
+        *("job_timeout", "description", "result_ttl", "ttl", "failure_ttl", "depends_on", "job_id", "at_front"),
+        *("meta", "retry", "repeat", "on_success", "on_failure", "on_stopped", "webhooks", "pipeline", "unique"),
+        *("args", "kwargs"),
+    )
+)
+# A subclass that changes one of these wants it called; so does a job class.
+_QUEUE_STEPS = (
+    *("create_job", "enqueue_call", "enqueue_job", "_enqueue_job", "_enqueue_async_job", "_prepare_for_queue"),
+    *("_persist_job", "push_job_id", "setup_dependencies"),
+)
+_JOB_STEPS = ("save", "cleanup", "set_status", "to_dict")
+
+_versions: dict[Any, tuple[int, int, int]] = {}
+
+
+class Queue(RqQueue):
+    """RQ's queue, with `enqueue`, `enqueue_call`, `enqueue_job` and `enqueue_many` in one round trip."""
+
+    _own_steps = True
+    _plain: PlainJobs | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._own_steps = all(getattr(cls, step) is getattr(Queue, step) for step in _QUEUE_STEPS)
+
+    def get_redis_server_version(self) -> tuple[int, int, int]:
+        """The version of Redis, asked once for each server and process, not once for each queue."""
+        given = getattr(self.connection, "connection_pool", None)
+        options = getattr(given, "connection_kwargs", {})
+        key = (options.get("host"), options.get("port"), options.get("path"))
+        if key == (None, None, None):
+            return super().get_redis_server_version()
+        if key not in _versions:
+            _versions[key] = get_version(self.connection)
+        self.redis_server_version = _versions[key]
+        return _versions[key]
+
+    def _is_direct(self) -> bool:
+        """Whether jobs may be written here: a queue, a job class and a client that change nothing of RQ's way."""
+        connection = self.connection
+        return self._is_async and self._own_steps and type(connection) is Redis and connection.connection is None
+
+    def _plain_jobs(self) -> PlainJobs | None:
+        """What makes plain jobs of this queue, or None if its jobs are not RQ's own."""
+        if self.job_class is not Job or not self._is_direct():
+            return None
+        plain = self._plain
+        if plain is None or plain.connection is not self.connection or plain.serializer is not self.serializer:
+            plain = self._plain = PlainJobs(self.name, self.connection, self.serializer)
+        return plain
+
+    def enqueue(self, f: Any, *args: Any, **kwargs: Any) -> Job:
+        """Enqueue a call. Arguments and errors as `rq.Queue.enqueue`."""
+        if kwargs and not _OPTIONS.isdisjoint(kwargs):
+            return super().enqueue(f, *args, **kwargs)
+        if not isinstance(f, str) and f.__module__ == "__main__":
+            raise ValueError("Functions from the __main__ module cannot be processed by workers")
+        plain = self._plain_jobs()
+        if plain is None:
+            return super().enqueue(f, *args, **kwargs)
+        job, fields = plain.make(f, args, kwargs, self._default_timeout)
+        self._write(job, fields, "created_at", False)
+        return job
+
+    def enqueue_call(
+        self,
+        func: Any,
+        args: tuple[Any, ...] | list[Any] | None = None,
+        kwargs: dict[str, Any] | None = None,
+        timeout: int | None = None,
+        result_ttl: int | None = None,
+        ttl: int | None = None,
+        failure_ttl: int | None = None,
+        description: str | None = None,
+        depends_on: Any = None,
+        job_id: str | None = None,
+        at_front: bool = False,
+        meta: dict[str, Any] | None = None,
+        retry: Retry | None = None,
+        repeat: Repeat | None = None,
+        on_success: Callback | Callable[..., Any] | None = None,
+        on_failure: Callback | Callable[..., Any] | None = None,
+        on_stopped: Callback | Callable[..., Any] | None = None,
+        pipeline: Pipeline | None = None,
+        unique: bool = False,
+        webhooks: Sequence[Webhook] | None = None,
+    ) -> Job:
+        """Enqueue a call, its arguments and options by name. Arguments and errors as `rq.Queue.enqueue_call`."""
+        special = depends_on or repeat or on_success or on_failure or on_stopped or webhooks or unique
+        plain = None if special or pipeline is not None else self._plain_jobs()
+        if plain is not None:
+            limits = self._limits(timeout, result_ttl, ttl, failure_ttl)
+            job, fields = plain.make(func, args, kwargs, *limits, description, job_id, meta, retry or None)
+            self._write(job, fields, "created_at", at_front)
+            return job
+        return super().enqueue_call(
+            func, args, kwargs, timeout, result_ttl, ttl, failure_ttl, description, depends_on, job_id, at_front,
+            meta, retry, repeat, on_success, on_failure, on_stopped, pipeline, unique, webhooks,
+        )  # fmt: skip
+
+    def enqueue_job(
+        self, job: Job, pipeline: Pipeline | None = None, at_front: bool = False, unique: bool = False
+    ) -> Job:
+        """Enqueue a job that was made before. Arguments and errors as `rq.Queue.enqueue_job`."""
+        if pipeline is not None or unique or not self._is_direct() or not _is_simple(job):
+            return super().enqueue_job(job, pipeline=pipeline, at_front=at_front, unique=unique)
+        self._prepare_for_queue(job)
+        self._write(job, fields_of(job), "enqueued_at", at_front)
+        return job
+
+    def enqueue_many(
+        self, job_datas: Iterable[EnqueueData], pipeline: Pipeline | None = None, group_id: str | None = None
+    ) -> list[Job]:
+        """Enqueue many calls in one transaction. Arguments and errors as `rq.Queue.enqueue_many`.
+
+        Args:
+            job_datas: Each from `Queue.prepare_data`.
+            pipeline: A pipeline of the caller's, who executes it.
+            group_id: The group the jobs belong to.
+        """
+        datas = list(job_datas)
+        plain = None if pipeline is not None or any(data.depends_on for data in datas) else self._plain_jobs()
+        if plain is None:
+            return super().enqueue_many(datas, pipeline=pipeline, group_id=group_id)
+        if not datas:
+            return []
+        jobs: list[Job] = []
+        commands = [pack(("SADD", self.redis_queues_keys, self._key))]
+        front: list[str] = []
+        back: list[str] = []
+        for data in datas:
+            job, fields = self._from_data(plain, data, group_id)
+            jobs.append(job)
+            commands.append(pack(("HSET", job.key, *fields)))
+            if job.ttl:
+                keys = (job.key, job.dependents_key, job.dependencies_key)
+                commands += (pack(("EXPIRE", key, job.ttl)) for key in keys)
+            (front if data.at_front else back).append(job.id)
+        for push, ids in (("LPUSH", front), ("RPUSH", back)):
+            if ids:
+                commands.append(pack((push, self._key, *ids)))
+        transact(self.connection, commands, lambda connection: _is_written(connection, jobs))
+        self.log.debug("Enqueued %d jobs to queue %s", len(jobs), self.name)
+        return jobs
+
+    def _from_data(self, plain: PlainJobs, data: EnqueueData, group_id: str | None) -> tuple[Job, list[Field]]:
+        """A job of `enqueue_many` and the fields of its hash."""
+        limits = self._limits(data.timeout, data.result_ttl, data.ttl, data.failure_ttl)
+        if not (data.on_success or data.on_failure or data.on_stopped or data.repeat or data.webhooks):
+            return plain.make(
+                data.func, data.args, data.kwargs, *limits, data.description, data.job_id, data.meta,
+                data.retry or None, group_id,
+            )  # fmt: skip
+        timeout, result_ttl, ttl, failure_ttl = limits
+        job = self.create_job(
+            data.func, data.args, data.kwargs, timeout, result_ttl, ttl, failure_ttl, data.description, None,
+            data.job_id, data.meta, JobStatus.QUEUED, data.retry, data.repeat, on_success=data.on_success,
+            on_failure=data.on_failure, on_stopped=data.on_stopped, webhooks=data.webhooks, group_id=group_id,
+        )  # fmt: skip
+        self._prepare_for_queue(job)
+        return job, fields_of(job)
+
+    def _limits(
+        self, timeout: Any, result_ttl: Any, ttl: Any, failure_ttl: Any
+    ) -> tuple[int, int | None, int | None, int | None]:
+        """The four times in seconds; RQ takes them as numbers and as text such as '10m'.
+
+        Raises:
+            ValueError: A timeout of 0, or a ttl that is not above 0, as in RQ.
+            rq.exceptions.TimeoutFormatError: A text that is none of RQ's.
+        """
+        seconds = parse_timeout(timeout)
+        if seconds == 0:
+            raise ValueError("0 timeout is not allowed. Use -1 for infinite timeout")
+        waits = parse_timeout(ttl)
+        if waits is not None and waits <= 0:
+            raise ValueError("Job ttl must be greater than 0")
+        chosen = self._default_timeout if seconds is None else seconds
+        return chosen, parse_timeout(result_ttl), waits, parse_timeout(failure_ttl)
+
+    def _write(self, job: Job, fields: list[Field], mark: str, at_front: bool) -> None:
+        """Write a job's hash and its place in the queue.
+
+        Args:
+            job: The job.
+            fields: Its hash.
+            mark: The field by which a write of this call is known again: `created_at` of a new job.
+            at_front: Before all others.
+        """
+        key = job.key
+        if job.ttl:
+            keys: Command = (6, key, self._key, self.redis_queues_keys, key, job.dependents_key, job.dependencies_key)
+        else:
+            keys = (3, key, self._key, self.redis_queues_keys)
+        where = (job.id, "LPUSH" if at_front else "RPUSH", job.ttl or 0)
+
+        def again() -> Command:
+            moment = job.created_at if mark == "created_at" else job.enqueued_at
+            assert moment
+            return (*keys, *where, mark, stamp(moment), *fields)
+
+        _SCRIPT.call(self.connection, (*keys, *where, "", "", *fields), again)
+        self.log.debug("Enqueued job %s to queue %s (at_front=%s)", job.id, self.name, at_front)
+
+
+def _is_simple(job: Job) -> bool:
+    """Whether a job that was made elsewhere waits for nothing and is written as RQ writes it."""
+    own = type(job)
+    if own is not Job and any(getattr(own, step) is not getattr(Job, step) for step in _JOB_STEPS):
+        return False
+    waits = job._dependency_ids or job.get_status(refresh=False) == JobStatus.DEFERRED
+    return not waits and (job.ttl is None or job.ttl > 0)
+
+
+def _is_written(connection: Any, jobs: list[Job]) -> bool:
+    """Whether a transaction whose reply was lost was done: it is all or nothing, so any of its jobs tells."""
+    connection.send_packed_command((b"".join(pack(("HGET", job.key, "created_at")) for job in jobs),))
+    found = [connection.read_response() for _ in jobs]
+    wanted = [stamp(job.created_at) for job in jobs]
+    return any(
+        (value.decode() if isinstance(value, bytes) else value) == text
+        for value, text in zip(found, wanted, strict=True)
+    )

@@ -1,0 +1,241 @@
+"""What the queue writes is what RQ's queue writes, for every option and every way to enqueue."""
+
+from __future__ import annotations
+
+import operator
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import rq
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+from rq.job import Callback, Job, Retry
+from rq.repeat import Repeat
+from rq.webhook import Webhook
+
+import rqstack.enqueue.fields as fields
+from rqstack.enqueue import Queue
+
+NOW = datetime(2031, 5, 4, 3, 2, 1, 7, tzinfo=UTC)
+PUT: dict[str, Callable[[rq.Queue, dict[str, Any]], Any]] = {}
+
+
+def way(function: Callable[[rq.Queue, dict[str, Any]], Any]) -> Callable[[rq.Queue, dict[str, Any]], Any]:
+    PUT[function.__name__] = function
+    return function
+
+
+@way
+def enqueue(queue: rq.Queue, call: dict[str, Any]) -> Any:
+    named = {"job_timeout" if name == "timeout" else name: value for name, value in call.items()}
+    return [queue.enqueue(named.pop("func"), **named)]
+
+
+@way
+def enqueue_with_plain_arguments(queue: rq.Queue, call: dict[str, Any]) -> Any:
+    named = {"job_timeout" if name == "timeout" else name: value for name, value in call.items()}
+    args, kwargs = named.pop("args", ()) or (), named.pop("kwargs", {}) or {}
+    return [queue.enqueue(named.pop("func"), *args, **kwargs, **named)]
+
+
+@way
+def enqueue_call(queue: rq.Queue, call: dict[str, Any]) -> Any:
+    return [queue.enqueue_call(**call)]
+
+
+@way
+def enqueue_job(queue: rq.Queue, call: dict[str, Any]) -> Any:
+    call = dict(call)
+    at_front = call.pop("at_front", False)
+    return [queue.enqueue_job(queue.create_job(**call), at_front=at_front)]
+
+
+@way
+def enqueue_many(queue: rq.Queue, call: dict[str, Any]) -> Any:
+    call = dict(call)
+    identifier = call.pop("job_id", None)
+    others = [queue.prepare_data("a.b", (number,), job_id=f"n{number}") for number in range(3)]
+    return queue.enqueue_many([others[0], queue.prepare_data(**call, job_id=identifier), *others[1:]], group_id="g")
+
+
+def dump(connection: Redis) -> dict[bytes, Any]:
+    """All that a Redis holds: type, seconds to live, value."""
+    read: dict[bytes, Callable[[bytes], Any]] = {
+        b"hash": connection.hgetall,
+        b"list": lambda key: connection.lrange(key, 0, -1),
+        b"set": connection.smembers,
+        b"zset": lambda key: connection.zrange(key, 0, -1, withscores=True),
+    }
+    found = {}
+    for key in connection.scan_iter():
+        kind = connection.type(key)
+        found[key] = (kind, connection.ttl(key), read[kind](key))
+    return found
+
+
+def seen(job: Job) -> dict[str, Any]:
+    """A job's attributes, apart from the client and the version of its server."""
+    attributes = dict(vars(job))
+    for name in ("connection", "redis_server_version"):
+        attributes.pop(name)
+    job.data  # noqa: B018 - RQ builds it when asked
+    return attributes | {"_data": job.data, "retry_intervals": job.retry_intervals}
+
+
+@pytest.fixture
+def pair(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Redis, Redis]]:
+    """Two empty databases of one server; the clock stands still, random ids are counted."""
+    options = connection.connection_pool.connection_kwargs
+    other = Redis(port=options["port"], db=1)
+    monkeypatch.setattr("rq.job.now", lambda: NOW)
+    monkeypatch.setattr("rq.queue.now", lambda: NOW)
+    monkeypatch.setattr(fields, "now", lambda: NOW)
+    yield connection, other
+    other.close()
+
+
+def both(
+    pair: tuple[Redis, Redis],
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[rq.Queue], Any],
+    prepare: Callable[[Redis], Any] = lambda connection: None,
+    **options: Any,
+) -> None:
+    """Do the same to RQ's queue and to ours: the same keys, the same jobs or the same error."""
+    outcomes = []
+    for cls, client in zip((rq.Queue, Queue), pair, strict=True):
+        client.flushdb()
+        prepare(client)
+        ids = (str(uuid.UUID(int=number)) for number in range(1, 100))
+        monkeypatch.setattr("rq.job.uuid4", lambda ids=ids: next(ids))
+        monkeypatch.setattr(fields, "new_id", lambda ids=ids: next(ids))
+        try:
+            jobs: Any = [seen(job) for job in act(cls("odd name: ö", connection=client, **options))]
+        except Exception as error:
+            jobs = (type(error), str(error))
+        outcomes.append((jobs, dump(client)))
+    (wanted, wanted_keys), (jobs, keys) = outcomes
+    assert jobs == wanted
+    if isinstance(wanted, tuple):  # RQ may register the queue before it fails
+        wanted_keys.pop(b"rq:queues", None)
+        keys.pop(b"rq:queues", None)
+    assert keys == wanted_keys
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(max_size=200),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+names = st.from_regex(r"[a-z]{1,8}_", fullmatch=True)  # none of RQ's options ends in _
+seconds = st.sampled_from([None, 1, 7, 86_400, 2**31, "45", "10m", "2h", -1, 0, True, 3.7, "soon"])
+callbacks = st.sampled_from([None, Callback("a.success"), Callback(operator.add, timeout="2m")])
+calls = st.fixed_dictionaries(
+    {"func": st.sampled_from([operator.add, "some.module.task", uuid.uuid4, b"x".join, datetime, 7])},
+    optional={
+        "args": st.none() | st.lists(plain, max_size=4).map(tuple) | st.lists(plain, max_size=2),
+        "kwargs": st.none() | st.dictionaries(names, plain, max_size=3),
+        "timeout": seconds,
+        "result_ttl": seconds,
+        "ttl": seconds,
+        "failure_ttl": seconds,
+        "description": st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+        "job_id": st.none() | st.sampled_from(["an-id_7", "", "not allowed", "a:b", 5]),
+        "at_front": st.booleans(),
+        "meta": st.none() | st.dictionaries(st.text(), plain, max_size=3),
+        "retry": st.sampled_from([None, Retry(3), Retry(2, interval=[1, 60]), Retry(1, 5, enqueue_at_front=True)]),
+        "repeat": st.sampled_from([None, Repeat(2), Repeat(times=3, interval=[5, 10])]),
+        "on_success": callbacks,
+        "on_failure": callbacks,
+        "on_stopped": callbacks,
+        "webhooks": st.sampled_from([None, [], [Webhook("http://localhost/x", "finished", headers={"a": "b"})]]),
+    },
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(call=calls, how=st.sampled_from(sorted(PUT)), serializer=st.sampled_from([None, "json"]))
+def test_any_call_writes_what_rq_writes(
+    pair: tuple[Redis, Redis],
+    monkeypatch: pytest.MonkeyPatch,
+    call: dict[str, Any],
+    how: str,
+    serializer: str | None,
+) -> None:
+    both(pair, monkeypatch, lambda queue: PUT[how](queue, call), serializer=serializer, default_timeout=77)
+
+
+@pytest.mark.parametrize("how", sorted(PUT))
+@pytest.mark.parametrize(
+    "option",
+    [
+        {},
+        {"args": (1, "two"), "kwargs": {"x": 3}},
+        {"timeout": -1},
+        {"result_ttl": 0},
+        {"result_ttl": -1},
+        {"failure_ttl": 9},
+        {"ttl": 90},
+        {"description": "what it does"},
+        {"job_id": "mine"},
+        {"at_front": True},
+        {"meta": {"who": "me"}},
+        {"retry": Retry(4, interval=[1, 2])},
+        {"repeat": Repeat(3, interval=4)},
+        {"on_success": Callback("a.b")},
+        {"on_failure": Callback("a.b", timeout=4)},
+        {"on_stopped": Callback("a.b")},
+        {"webhooks": [Webhook("https://localhost/hook", "failed", method="POST")]},
+    ],
+    ids=lambda option: "-".join(option) or "none",
+)
+def test_each_option_writes_what_rq_writes(
+    pair: tuple[Redis, Redis], monkeypatch: pytest.MonkeyPatch, how: str, option: dict[str, Any]
+) -> None:
+    both(pair, monkeypatch, lambda queue: PUT[how](queue, {"func": operator.add, **option}))
+
+
+@pytest.mark.parametrize("how", sorted(PUT))
+def test_an_id_used_again_changes_what_rq_changes(
+    pair: tuple[Redis, Redis], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A given id may exist: RQ writes over its fields, leaves the others, and lists it once more."""
+
+    def prepare(client: Redis) -> None:
+        client.hset("rq:job:mine", mapping={"status": "failed", "exc_info": "x", "created_at": "long ago"})
+        client.sadd("rq:job:mine:dependents", "other")
+        client.rpush("rq:queue:odd name: ö", "mine")
+
+    call = {"func": "a.b", "job_id": "mine", "ttl": 30}
+    both(pair, monkeypatch, lambda queue: PUT[how](queue, call), prepare)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda queue: [queue.enqueue("a.b", job_id="one", unique=True)],
+        lambda queue: [queue.enqueue("a.b", job_id="one"), queue.enqueue("a.c", depends_on="one")],
+        lambda queue: queue.enqueue_many(
+            [queue.prepare_data("a.b", job_id="one"), queue.prepare_data("a.c", depends_on="one")]
+        ),
+        lambda queue: [queue.enqueue_at(datetime(2040, 1, 1, tzinfo=UTC), "a.b", 1, at_front=True)],
+        lambda queue: queue.enqueue_many([]),
+        lambda queue: queue.enqueue_many(queue.prepare_data("a.b", (n,), at_front=n % 2 == 0) for n in range(9)),
+        lambda queue: [queue.enqueue(operator.add, lambda: 1)],
+        lambda queue: queue.enqueue_many([queue.prepare_data("a.b"), queue.prepare_data("a.b", (lambda: 1,))]),
+        lambda queue: [queue.enqueue("a.b", unique=True)],
+        lambda queue: [queue.enqueue("a.b", job_id="one", unique=True) for _ in range(2)],
+    ],
+    ids=[
+        *("unique", "depends", "bulk-depends", "at", "bulk-empty", "bulk-front", "unpickled", "bulk-unpickled"),
+        *("unique-no-id", "duplicate"),
+    ],
+)
+def test_what_the_short_way_leaves_to_rq(
+    pair: tuple[Redis, Redis], monkeypatch: pytest.MonkeyPatch, act: Callable[[rq.Queue], Any]
+) -> None:
+    both(pair, monkeypatch, act)
