@@ -68,12 +68,16 @@ class LossyProxy:
             client.close()
             server.close()
 
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
+    def cut(self) -> None:
+        """Close every connection."""
         for end in self.sockets:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.cut()
         for thread in self.threads:
             thread.join(10)
 
@@ -128,8 +132,7 @@ def test_a_connection_lost_before_the_command_loses_nothing(connection: Redis, p
     """The command never arrived: what is sent again must be done."""
     queue = Queue(connection=client_of(proxy.port))
     queue.enqueue("a.b", job_id="mine")
-    for end in proxy.sockets:
-        end.shutdown(socket.SHUT_RDWR)
+    proxy.cut()
     queue.enqueue("a.c", job_id="mine")
     assert queued(connection) == ["mine", "mine"]
 
@@ -240,7 +243,7 @@ def test_redis_nowhere_is_told() -> None:
 
 def test_a_full_redis_is_told_and_takes_nothing(own_redis: Any) -> None:
     client = own_redis.client()
-    client.config_set("maxmemory", "1mb")
+    client.config_set("maxmemory", "1")
     queue = Queue(connection=client)
     with pytest.raises(OutOfMemoryError):
         queue.enqueue("a.b")
