@@ -229,6 +229,48 @@ class StackSettings(_Base):
         "admin", validation_alias="DASHBOARD_USERNAME", description="User name of the jobs web page."
     )
 
+    # -- Images and limits of the containers
+    redis_image: str = Field("redis:8-alpine", validation_alias="REDIS_IMAGE", description="Redis.")
+    python_image: str = Field(
+        "python:3.13-slim", validation_alias="PYTHON_IMAGE", description="What rqstack's own images are built on."
+    )
+    postgres_image: str = Field("postgres:17-alpine", validation_alias="POSTGRES_IMAGE", description="PostgreSQL.")
+    image: str = Field("rqstack/worker:local", description="The name of rqstack's own image.")
+    tasks_image: str = Field("rqstack/tasks:local", description="The name of the shared package image.")
+    tasks_outside: str = Field(
+        "./services/tasks/none",
+        validation_alias="TASKS_OUTSIDE",
+        description="A task project, or a folder of them, outside this folder: a path or the URL of a Git repository.",
+    )
+    keep_releases: int = Field(5, ge=2, description="Releases of task code that are kept, to roll back to.")
+    redis_maxmemory: str = Field(
+        "512mb", validation_alias="REDIS_MAXMEMORY", description="Memory for data; a full Redis refuses new jobs."
+    )
+    redis_memory: str = Field(
+        "1g", validation_alias="REDIS_MEMORY", description="Limit of Redis's container, about twice REDIS_MAXMEMORY."
+    )
+    redis_cpus: float = Field(1, gt=0, validation_alias="REDIS_CPUS", description="Processors that Redis may use.")
+    postgres_memory: str = Field("512m", validation_alias="POSTGRES_MEMORY", description="Memory of PostgreSQL.")
+    postgres_cpus: float = Field(1, gt=0, validation_alias="POSTGRES_CPUS", description="Processors of PostgreSQL.")
+    worker_memory: str = Field("1g", validation_alias="WORKER_MEMORY", description="Memory of one worker.")
+    worker_cpus: float = Field(1, gt=0, validation_alias="WORKER_CPUS", description="Processors of one worker.")
+    worker_pids: int = Field(
+        256, ge=16, validation_alias="WORKER_PIDS", description="Processes and threads of one worker."
+    )
+    service_memory: str = Field(
+        "256m", validation_alias="SERVICE_MEMORY", description="Memory of each small service, such as the scheduler."
+    )
+    service_cpus: float = Field(
+        0.5, gt=0, validation_alias="SERVICE_CPUS", description="Processors of each small service."
+    )
+    service_pids: int = Field(
+        64, ge=8, validation_alias="SERVICE_PIDS", description="Processes and threads of each small service."
+    )
+    tmp_size: str = Field("64m", validation_alias="TMP_SIZE", description="Size of /tmp, in memory, of a container.")
+    log_max_size: str = Field("10m", validation_alias="LOG_MAX_SIZE", description="Size at which a log is rotated.")
+    log_max_files: int = Field(3, ge=1, validation_alias="LOG_MAX_FILES", description="Log files kept a container.")
+    health_interval: str = Field("5s", validation_alias="HEALTH_INTERVAL", description="Time between health checks.")
+
     # -- Ports, all on 127.0.0.1
     redis_port: Port = Field(6379, validation_alias="REDIS_PORT", description="Redis.")
     postgres_port: Port = Field(5432, validation_alias="POSTGRES_PORT", description="PostgreSQL.")

@@ -13,6 +13,7 @@ COMMANDS = {
     "dashboard": ("rqstack.cli.dashboard", "dashboard", "Serve the web page of jobs."),
     "health": ("rqstack.cli.health_command", "health", "Tell whether Redis, workers and queues are alive."),
     "stack": ("rqstack.cli.stack", "stack", "Start and stop the whole stack on this machine."),
+    "tasks": ("rqstack.cli.tasks", "tasks", "Ship task code."),
     "worker": ("rqstack.cli.worker", "worker", "Run workers."),
 }
 

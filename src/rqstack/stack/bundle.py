@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from zipfile import ZipFile
 
 from rqstack.discovery import LISTED, MODULES
 from rqstack.errors import RqstackError
@@ -91,44 +92,46 @@ def build_project(folder: Path, target: Path) -> None:
     Raises:
         BundleFailed: pip cannot build it, or it holds no task module.
     """
-    own = target.with_name(f".{target.name}.own")
-    shutil.rmtree(own, ignore_errors=True)
-    locked = folder / "requirements.txt"
-    if locked.is_file():
-        hashes = ["--require-hashes"] if "--hash=" in locked.read_text() else []
-        _pip([*hashes, "--requirement", "requirements.txt", "--target", str(target)], folder)
-        _pip(["--no-deps", "--target", str(own), "."], folder)
-        shutil.copytree(own, target, dirs_exist_ok=True, symlinks=True)
-    else:
-        _pip(["--target", str(target), "."], folder)
-        _pip(["--no-deps", "--target", str(own), "."], folder)
-    modules = list_modules(folder, own)
-    shutil.rmtree(own)
+    wheels = target.with_name(f".{target.name}.wheel")
+    shutil.rmtree(wheels, ignore_errors=True)
+    _pip(["wheel", "--no-deps", "--wheel-dir", str(wheels), "."], folder)
+    wheel = next(wheels.glob("*.whl"))
+    modules = list_modules(folder, wheel)
     if not modules:
         wanted = " or ".join(f"{name}.py" for name in MODULES)
         raise BundleFailed(f"{folder.name}: its package has no {wanted}, and there is no {LISTED} that names others.")
+    into = ["--target", str(target)]
+    locked = folder / "requirements.txt"
+    if locked.is_file():
+        hashes = ["--require-hashes"] if "--hash=" in locked.read_text() else []
+        _pip(["install", *hashes, "--requirement", "requirements.txt", *into], folder)
+        _pip(["install", "--no-deps", *into, str(wheel)], folder)
+    else:
+        _pip(["install", *into, str(wheel)], folder)
+    shutil.rmtree(wheels)
     (target / LISTED).write_text("".join(f"{name}\n" for name in modules))
 
 
-def list_modules(folder: Path, installed: Path) -> list[str]:
+def list_modules(folder: Path, wheel: Path) -> list[str]:
     """The task modules of a project: those that its `rqstack-modules.txt` names, else those of its own packages.
 
     Args:
         folder: The project.
-        installed: Where it was installed without its dependencies.
+        wheel: What was built from it.
     """
     listed = folder / LISTED
     if listed.is_file():
         lines = (line.partition("#")[0].strip() for line in listed.read_text().splitlines())
         return [line for line in lines if line]
-    files = [path.relative_to(installed) for name in MODULES for path in installed.rglob(f"{name}.py")]
-    parts = sorted(path.with_suffix("").parts for path in files)
-    return [".".join(names) for names in parts if all(name.isidentifier() for name in names)]
+    with ZipFile(wheel) as archive:
+        files = [PurePosixPath(name) for name in archive.namelist()]
+    found = sorted(path.with_suffix("").parts for path in files if path.suffix == ".py" and path.stem in MODULES)
+    return [".".join(names) for names in found if all(name.isidentifier() for name in names)]
 
 
 def _pip(arguments: list[str], folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-warn-conflicts"]
-    done = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).strip().splitlines()[-5:])
-        raise BundleFailed(f"{folder.name}: pip cannot install it: {said}")
+        raise BundleFailed(f"{folder.name}: pip cannot build it: {said}")

@@ -1,8 +1,8 @@
 """Releases of task code: each in a folder of its own, and a link `current` that is switched in one step.
 
-    <root>/releases/<id>/<project>/…     a release is never changed once it is there
-    <root>/current -> releases/<id>      what workers read; they see the switch and fork fresh horses
-    <root>/installed                     the content that was installed last, even if it was rolled back since
+<root>/releases/<id>/<project>/…     a release is never changed once it is there
+<root>/current -> releases/<id>      what workers read; they see the switch and fork fresh horses
+<root>/installed                     the content that was installed last, even if it was rolled back since
 """
 
 from __future__ import annotations
@@ -142,14 +142,16 @@ class Releases:
             else:
                 older = [release for release in releases if release.id < (self._current_id() or "")]
                 if not older:
-                    raise NoRelease(f"There is no release before the current one. There are: {', '.join(ids) or 'none'}.")
+                    raise NoRelease(
+                        f"There is no release before the current one. There are: {', '.join(ids) or 'none'}."
+                    )
                 target = older[-1]
             self._switch(target.id)
             return Release(target.id, target.path, True, target.projects)
 
     def _current_id(self) -> str | None:
         try:
-            return Path(os.readlink(self.root / CURRENT)).name
+            return (self.root / CURRENT).readlink().name
         except OSError:
             return None
 
@@ -197,7 +199,7 @@ def digest(folder: Path) -> str:
     """
     whole = sha256()
     for path in sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts and not path.is_dir()):
-        content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
+        content = os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
         whole.update(f"{path.relative_to(folder)}\0{len(content)}\0".encode())
         whole.update(content)
     return whole.hexdigest()

@@ -1,0 +1,70 @@
+"""The part of `rqstack tasks` that ships task code: build packages, install a release, go back to an older one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rqstack.stack.releases import Releases
+
+FOLDER = click.Path(path_type=Path, file_okay=False, resolve_path=True)
+INTO = click.option(
+    "--into", type=FOLDER, default=Path("/tasks"), show_default=True, help="The folder of releases; a shared volume."
+)
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, type=FOLDER)
+@click.option("--into", type=FOLDER, required=True, help="Where each project gets a folder of its own.")
+def build(sources: tuple[Path, ...], into: Path) -> None:
+    """Build the projects of folders, each with its own dependencies. Used by tasks/Dockerfile."""
+    from rqstack.stack import bundle
+
+    names = bundle.build(sources, into, click.echo)
+    click.echo(f"Built: {', '.join(names) or 'no project'}.")
+
+
+@click.command()
+@click.argument("source", type=FOLDER)
+@INTO
+@click.option("--again", is_flag=True, help="Also what was installed last, for example after a rollback.")
+def install(source: Path, into: Path, again: bool) -> None:
+    """Install built packages as a new release, and switch to it. One that does not import is refused."""
+    release, new = _releases(into).install(source, again=again)
+    done = "installed" if new else "is current already"
+    click.echo(f"Release {release.id} {done}: {', '.join(release.projects)}.")
+
+
+@click.command()
+@click.argument("release", required=False)
+@INTO
+def rollback(release: str | None, into: Path) -> None:
+    """Switch back to the release before the current one, or to RELEASE."""
+    now = _releases(into).rollback(release)
+    click.echo(f"Release {now.id} is current again: {', '.join(now.projects)}.")
+
+
+@click.command()
+@INTO
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def releases(into: Path, as_json: bool) -> None:
+    """List the releases that are kept; a star marks the current one."""
+    found = _releases(into).all()
+    if as_json:
+        import json
+
+        rows = [{"id": each.id, "current": each.current, "projects": list(each.projects)} for each in found]
+        click.echo(json.dumps(rows))
+        return
+    for each in found:
+        click.echo(f"{'*' if each.current else ' '} {each.id}  {', '.join(each.projects)}")
+
+
+def _releases(into: Path) -> Releases:
+    from rqstack.settings import StackSettings, load
+    from rqstack.stack.releases import Releases
+
+    return Releases(into, load(StackSettings).keep_releases)
