@@ -1,0 +1,64 @@
+"""Sends task calls to the backend of the settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rqstack.backends import open_queue
+from rqstack.backends.base import BaseQueue
+from rqstack.backends.messages import Call, encode
+from rqstack.errors import InvalidJob
+from rqstack.settings import get_settings
+
+if TYPE_CHECKING:
+    from rqstack.declaration import TaskOptions
+    from rqstack.tasks import Task
+
+REFUSED = ("unique", "rate_limit", "ttl", "at_front")
+"""Options of a task that need RQ. They are refused rather than forgotten, as is whatever concerns one call alone."""
+
+
+class BackendPublisher:
+    """Writes task calls to the backend; one open queue a name, kept for the life of the process."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, BaseQueue] = {}
+        self._pid = os.getpid()
+
+    def publish(
+        self,
+        task: Task[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        given: Mapping[str, Any],
+    ) -> Call:
+        """Write one call to its queue. Arguments as `Publisher.publish`.
+
+        Raises:
+            InvalidJob: An argument cannot be stored, or an option needs RQ.
+            BackendError: The backend cannot be loaded or reached; nothing was written.
+        """
+        settings = get_settings()
+        needs_rq = sorted(set(given) - {"queue"}) + [name for name in REFUSED if getattr(options, name)]
+        if needs_rq:
+            raise InvalidJob(
+                f"{task.name}: {needs_rq[0]} needs RQ, and QUEUE_BACKEND sends calls to {settings.queue_backend}. "
+                "Leave it out, or unset QUEUE_BACKEND."
+            )
+        call = Call(
+            task.name, args, dict(kwargs), timeout=options.timeout or settings.job_timeout, retries=options.retries
+        )
+        data = encode(call, settings)
+        self._queue(given.get("queue") or options.queue).write(data)
+        return call
+
+    def _queue(self, name: str) -> BaseQueue:
+        if self._pid != os.getpid():
+            # A connection is one process's: a web server that forked since opens its own.
+            self._queues, self._pid = {}, os.getpid()
+        if name not in self._queues:
+            self._queues[name] = open_queue(name, get_settings())
+        return self._queues[name]
