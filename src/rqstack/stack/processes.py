@@ -74,18 +74,18 @@ def redis(root: Path) -> Sequence[str]:
     port = ports.choose("REDIS_PORT", settings.redis_port, given="redis_port" in settings.model_fields_set)
     if port != settings.redis_port:
         say(f"Port {settings.redis_port} is taken, so Redis listens on {port}.")
-    lines = {
+    own = {
         "bind": ports.HOST,
-        "port": port,
+        "port": str(port),
         "dir": _quoted(folder),
         "aclfile": _quoted(folder / "users.acl"),
-        "appendonly": "yes",
-        "appendfsync": "everysec",
-        "save": '""',
-        "maxmemory-policy": "noeviction",
     }
+    # The rest as in compose. Not by `include`: Redis changes to each `dir` as it reads it.
+    common = (root / "services" / "redis" / "redis.conf").read_text().splitlines()
+    lines = [line for line in common if line and line.split()[0] not in own]
+    lines += [f"{name} {value}" for name, value in own.items()]
     configuration = folder / "redis.conf"
-    env.write(configuration, "".join(f"{name} {value}\n" for name, value in lines.items()), 0o600)
+    env.write(configuration, "\n".join(lines) + "\n", 0o600)
     server = packages.redis_server(root, say)
     env.write_stack_env("local", {"REDIS_URL": f"redis://{ports.HOST}:{port}/0", "REDIS_PORT": port}, root)
     return [server, str(configuration)]
@@ -101,17 +101,16 @@ def _prometheus(root: Path) -> Sequence[str]:
         raise RqstackError("prometheus is not on PATH. Install it, or leave this process out.")
     settings = load(StackSettings)
     folder = root / "var" / "prometheus"
-    folder.mkdir(parents=True, exist_ok=True)
-    configuration = folder / "prometheus.json"
-    # JSON is YAML, and the job is named as in prometheus/prometheus.yml, which the alerts rely on.
-    content = {
-        "global": {"scrape_interval": "5s", "evaluation_interval": "5s"},
-        "rule_files": [str(root / "prometheus" / "rules" / "*.yml")],
-        "scrape_configs": [
-            {"job_name": "rq", "static_configs": [{"targets": [f"{ports.HOST}:{settings.rq_exporter_port}"]}]}
-        ],
-    }
-    env.write(configuration, json.dumps(content, indent=2), 0o644)
+    targets = folder / "targets"
+    targets.mkdir(parents=True, exist_ok=True)
+    configuration = folder / "prometheus.yml"
+    env.write(configuration, (root / "prometheus" / "prometheus.yml").read_text(), 0o644)
+    if not (folder / "rules").is_symlink():
+        (folder / "rules").symlink_to(root / "prometheus" / "rules")
+    places = {"rq": [settings.rq_exporter_port], "prometheus": [settings.prometheus_port], "alertmanager": []}
+    for name, numbers in places.items():
+        found = [{"targets": [f"{ports.HOST}:{number}" for number in numbers]}]
+        env.write(targets / f"{name}.json", json.dumps(found), 0o644)
     return [
         program,
         f"--config.file={configuration}",
