@@ -237,10 +237,10 @@ class StackSettings(_Base):
     postgres_image: str = Field("postgres:17-alpine", validation_alias="POSTGRES_IMAGE", description="PostgreSQL.")
     image: str = Field("rqstack/worker:local", description="The name of rqstack's own image.")
     tasks_image: str = Field("rqstack/tasks:local", description="The name of the shared package image.")
-    tasks_outside: str = Field(
-        "./services/tasks/none",
+    tasks_outside: Names = Field(
+        (),
         validation_alias="TASKS_OUTSIDE",
-        description="A task project, or a folder of them, outside this folder: a path or the URL of a Git repository.",
+        description="Task projects outside this folder: paths of project folders, Git checkouts or wheels.",
     )
     keep_releases: int = Field(5, ge=2, description="Releases of task code that are kept, to roll back to.")
     redis_maxmemory: str = Field(
@@ -266,10 +266,43 @@ class StackSettings(_Base):
     service_pids: int = Field(
         64, ge=8, validation_alias="SERVICE_PIDS", description="Processes and threads of each small service."
     )
+    prometheus_image: str = Field(
+        "prom/prometheus:v3.5.0", validation_alias="PROMETHEUS_IMAGE", description="Prometheus."
+    )
+    alertmanager_image: str = Field(
+        "prom/alertmanager:v0.28.1", validation_alias="ALERTMANAGER_IMAGE", description="Alertmanager."
+    )
+    grafana_image: str = Field("grafana/grafana:12.2.0", validation_alias="GRAFANA_IMAGE", description="Grafana.")
+    rq_exporter_image: str = Field(
+        "rqstack/rq-exporter:local", validation_alias="RQ_EXPORTER_IMAGE", description="The name of rq-exporter's image."
+    )
+    dashboard_image: str = Field(
+        "rqstack/dashboard:local", validation_alias="DASHBOARD_IMAGE", description="The name of the jobs page's image."
+    )
+    monitor_memory: str = Field(
+        "512m", validation_alias="MONITOR_MEMORY", description="Memory of Prometheus, and of Grafana."
+    )
+    monitor_cpus: float = Field(
+        1, gt=0, validation_alias="MONITOR_CPUS", description="Processors of Prometheus, and of Grafana."
+    )
+    monitor_pids: int = Field(
+        256, ge=64, validation_alias="MONITOR_PIDS", description="Processes and threads of Prometheus, and of Grafana."
+    )
+    prometheus_retention: str = Field(
+        "15d", validation_alias="PROMETHEUS_RETENTION", description="How long Prometheus keeps its data."
+    )
+    rq_exporter_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", validation_alias="RQ_EXPORTER_LOG_LEVEL", description="Least level that rq-exporter logs."
+    )
     tmp_size: str = Field("64m", validation_alias="TMP_SIZE", description="Size of /tmp, in memory, of a container.")
     log_max_size: str = Field("10m", validation_alias="LOG_MAX_SIZE", description="Size at which a log is rotated.")
     log_max_files: int = Field(3, ge=1, validation_alias="LOG_MAX_FILES", description="Log files kept a container.")
     health_interval: str = Field("5s", validation_alias="HEALTH_INTERVAL", description="Time between health checks.")
+
+    @field_validator("tasks_outside", mode="before")
+    @classmethod
+    def _split_outside(cls, value: Any) -> Any:
+        return _names(value)
 
     # -- Ports, all on 127.0.0.1
     redis_port: Port = Field(6379, validation_alias="REDIS_PORT", description="Redis.")
