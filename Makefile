@@ -3,7 +3,7 @@
 PYTHON ?= python3
 MODE   ?= auto
 SCALE  ?=
-PIP    := .venv/bin/python -m pip install --quiet --disable-pip-version-check
+PIP    := .venv/bin/python -m pip install -qq --disable-pip-version-check
 RUN    := .venv/bin/rqstack
 START   = $(RUN) stack start --mode $(MODE) $(addprefix --scale ,$(SCALE))
 

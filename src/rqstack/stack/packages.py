@@ -139,7 +139,7 @@ def pip(python: str, arguments: Sequence[str], what: str) -> None:
     Raises:
         InstallFailed: pip failed.
     """
-    _run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments], what)
+    _run([python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *arguments], what)
 
 
 def _run(command: Sequence[str], what: str) -> None:
