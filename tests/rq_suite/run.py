@@ -1,0 +1,68 @@
+"""Runs RQ's own tests with this project's worker and queue in place of RQ's.
+
+python tests/rq_suite/run.py                              all modules that must pass
+python tests/rq_suite/run.py test_worker -k burst -x      one module, with any of pytest's options
+RQ_SUITE_CLASSES=none python tests/rq_suite/run.py …      with RQ's own classes; or: worker, queue
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+from sdist import fetch  # noqa: E402
+
+MODULES = (
+    *("test_worker", "test_callbacks", "test_retry", "test_repeat", "test_results", "test_dependencies"),
+    *("test_executions", "test_webhooks", "test_commands", "test_registry", "test_group", "test_timeouts"),
+    *("test_job", "test_job_dependency", "test_queue", "test_queue_unique", "test_intermediate_queue"),
+    *("test_scheduler", "test_scripts", "test_decorator", "test_worker_registration", "test_worker_pool", "test_cli"),
+)
+
+
+def command(*arguments: str) -> list[str]:
+    """The pytest command, to be run in the folder that `fetch` returns."""
+    plugin = str(HERE / "plugin.py")
+    code = (
+        "import importlib.util, sys, pytest;"
+        f"spec = importlib.util.spec_from_file_location('rq_suite_plugin', {plugin!r});"
+        "plugin = importlib.util.module_from_spec(spec); sys.modules['rq_suite_plugin'] = plugin;"
+        "spec.loader.exec_module(plugin);"
+        "sys.exit(pytest.main(sys.argv[1:], plugins=[plugin]))"
+    )
+    options = [
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        ".",
+        "-q",
+        "-rfEX",
+        "--tb=short",
+        "-W",
+        "ignore",
+    ]
+    return [sys.executable, "-c", code, *options, "--timeout=120", "--import-mode=prepend", *arguments]
+
+
+def main(arguments: list[str]) -> int:
+    named = [argument for argument in arguments if argument.startswith("test_")]
+    rest = [argument for argument in arguments if not argument.startswith("test_")]
+    files = [f"tests/{name.removesuffix('.py')}.py" for name in named or MODULES]
+    run = subprocess.Popen(command(*files, *rest), cwd=fetch())
+    try:
+        return run.wait()
+    except KeyboardInterrupt:
+        run.send_signal(signal.SIGTERM)
+        run.wait()
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
