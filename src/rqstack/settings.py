@@ -242,6 +242,10 @@ class StackSettings(_Base):
         validation_alias="TASKS_OUTSIDE",
         description="Task projects outside this folder: paths of project folders, Git checkouts or wheels.",
     )
+    pull_timeout: float = Field(
+        300, gt=0, description="Seconds that pulling images may take before they are built from Debian's packages."
+    )
+    start_timeout: int = Field(120, ge=1, description="Seconds that services get to be healthy.")
     keep_releases: int = Field(5, ge=2, description="Releases of task code that are kept, to roll back to.")
     redis_maxmemory: str = Field(
         "512mb", validation_alias="REDIS_MAXMEMORY", description="Memory for data; a full Redis refuses new jobs."
@@ -274,7 +278,9 @@ class StackSettings(_Base):
     )
     grafana_image: str = Field("grafana/grafana:12.2.0", validation_alias="GRAFANA_IMAGE", description="Grafana.")
     rq_exporter_image: str = Field(
-        "rqstack/rq-exporter:local", validation_alias="RQ_EXPORTER_IMAGE", description="The name of rq-exporter's image."
+        "rqstack/rq-exporter:local",
+        validation_alias="RQ_EXPORTER_IMAGE",
+        description="The name of rq-exporter's image.",
     )
     dashboard_image: str = Field(
         "rqstack/dashboard:local", validation_alias="DASHBOARD_IMAGE", description="The name of the jobs page's image."
