@@ -66,9 +66,11 @@ test: .venv/.installed-dev ## Run the linters and every test that this machine c
 lint: .venv/.installed-dev ## Run the linters
 	@.ci/lint
 
-lock: .venv/.installed-dev ## Compile requirements/*.txt from pyproject.toml (OPTIONS=--upgrade for newer versions)
+lock: .venv/.installed-dev ## Compile requirements/*.txt and the lists of settings (OPTIONS=--upgrade for newer versions)
 	@requirements/lock $(OPTIONS)
 	@$(RUN) stack env-example > .env.example
+	@{ sed '/<!-- settings -->/q' docs/settings.md; echo; $(RUN) stack env-example --markdown; } > docs/settings.md.new
+	@mv docs/settings.md.new docs/settings.md
 
 clean: ## Remove environments and caches; keeps .env and var/
 	@rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

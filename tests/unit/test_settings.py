@@ -1,0 +1,107 @@
+"""Settings: where a value comes from, what a wrong one gets, and that the files which list them agree."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rqstack.errors import SettingsError
+from rqstack.settings import Settings, StackSettings, env_name, load
+from rqstack.stack import env
+
+ROOT = Path(__file__).resolve().parents[2]
+REGENERATE = "run `make lock`"
+
+
+def test_env_example_is_what_settings_py_says() -> None:
+    assert (ROOT / ".env.example").read_text() == env.example(), REGENERATE
+
+
+def test_the_page_of_settings_is_what_settings_py_says() -> None:
+    assert env.table() in (ROOT / "docs" / "settings.md").read_text(), REGENERATE
+
+
+def test_every_setting_is_listed_once_with_a_reason() -> None:
+    listed = re.findall(r"^#([A-Z_]+)=", env.example(), re.MULTILINE)
+    declared = len(Settings.model_fields) + len(StackSettings.model_fields)
+    assert len(listed) == len(set(listed)) == declared
+    for cls in (Settings, StackSettings):
+        for name, field in cls.model_fields.items():
+            assert field.description, name
+            assert field.description.endswith("."), name
+
+
+def test_the_example_uncommented_gives_the_defaults(tmp_path: Path) -> None:
+    lines = [re.sub(r"^#(?=[A-Z_]+=)", "", line) for line in env.example().splitlines()]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    for cls in (Settings, StackSettings):
+        assert load(cls).model_dump() == {name: field.default for name, field in cls.model_fields.items()}
+
+
+def test_each_source_gives_way_to_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "var").mkdir()
+    assert load(Settings).redis_url == "redis://127.0.0.1:6379/0"
+    (tmp_path / ".env").write_text("REDIS_URL=redis://file/0\n")
+    assert load(Settings).redis_url == "redis://file/0"
+    (tmp_path / "var" / "stack.env").write_text("REDIS_URL=redis://running/0\n")
+    assert load(Settings).redis_url == "redis://running/0"
+    monkeypatch.setenv("REDIS_URL", "redis://environment/0")
+    assert load(Settings).redis_url == "redis://environment/0"
+
+
+def test_a_secret_comes_from_the_file_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "password").write_text("from a file\n")
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "password"))
+    password = load(Settings).redis_password
+    assert password is not None
+    assert password.get_secret_value() == "from a file"
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "none"))
+    with pytest.raises(SettingsError, match=r"REDIS_PASSWORD_FILE: cannot read .*none: No such file"):
+        load(Settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("REDIS_URL", "localhost:6379", "redis://"),
+        ("RQSTACK_PROCESSES", "0", "greater than or equal to 1"),
+        ("RQSTACK_PROCESSES", "many", "valid integer"),
+        ("RQSTACK_GRACE", "-3", "greater than or equal to 1"),
+        ("RQSTACK_QUEUES", " , ", "at least one queue name"),
+        ("RQSTACK_SERIALIZER", "yaml", "'pickle' or 'json'"),
+        ("RQSTACK_LOG_FORMAT", "xml", "'text' or 'json'"),
+        ("RQSTACK_HEARTBEAT", "61", "less than or equal to 60"),
+        ("REDIS_PORT", "70000", "less than or equal to 65535"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(
+    name: str, value: str, allowed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(name, value)
+    cls = Settings if name in [env_name(key, field) for key, field in Settings.model_fields.items()] else StackSettings
+    with pytest.raises(SettingsError) as problem:
+        load(cls)
+    text = str(problem.value)
+    assert "\n" not in text
+    assert text.startswith(f"{name}: {value!r} is not allowed")
+    assert allowed in text
+    assert str(tmp_path / ".env") in text
+
+
+def test_a_wrong_secret_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as problem:
+        load(Settings, secret_key=["a", "b"])
+    assert "(hidden)" in str(problem.value)
+
+
+def test_the_command_line_says_it_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RQSTACK_GRACE", "soon")
+    command = [sys.executable, "-m", "rqstack.cli.main", "worker", "run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Error: RQSTACK_GRACE: 'soon' is not allowed")
