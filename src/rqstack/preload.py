@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import sys
 from importlib import import_module
 
 from rqstack.errors import SettingsError
@@ -43,3 +46,40 @@ def _load(name: str) -> None:
             getattr(module, attribute)()
     except Exception as error:
         raise SettingsError(f"RQSTACK_PRELOAD: {name} does not load: {type(error).__name__}: {error}") from error
+
+
+def preloaded_settings() -> Settings:
+    """The settings as a process has them that preloads, without loading anything here: a child of its own does.
+
+    For a command that only looks at a worker, or forks one: what a framework opens, such as log files, is not to be
+    shared with the worker.
+
+    Raises:
+        SettingsError: as `preload`.
+    """
+    settings = get_settings()
+    if not settings.preload and not settings.django_settings_module:
+        return settings
+    reader, writer = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            answer: Settings | str = preload()
+        except SettingsError as error:
+            answer = str(error)
+        except BaseException as error:
+            answer = f"{type(error).__name__}: {error}"
+        with os.fdopen(writer, "wb") as file:
+            pickle.dump(answer, file)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        data = file.read()
+    os.waitpid(child, 0)
+    loaded = pickle.loads(data) if data else "RQSTACK_PRELOAD: its process died."
+    if isinstance(loaded, str):
+        raise SettingsError(loaded)
+    assert isinstance(loaded, Settings)
+    return loaded

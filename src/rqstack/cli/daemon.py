@@ -1,0 +1,116 @@
+"""`rqstack worker start|stop|restart|status`: a worker in the background (seed 001)."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rqstack.worker.daemon import Daemon
+
+# What the init scripts of Linux (LSB) agree on.
+DEAD_WITH_PID_FILE = 1
+NOT_RUNNING = 3
+
+
+def paths(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which background worker is meant."""
+    path = click.Path(dir_okay=False, path_type=Path)
+    command = click.option("-p", "--pid", "pid_file", type=path, help="Pid file. Default: var/run/worker.pid.")(command)
+    return click.option("-l", "--log", "log_file", type=path, help="Log file. Default: var/log/worker.log.")(command)
+
+
+def work(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments that say what it does."""
+    for decorate in (
+        click.option("--wait", type=float, default=30.0, show_default=True, help="Seconds to wait until it works."),
+        click.option("--backend", help="Dotted path of a message backend to consume. Default: QUEUE_BACKEND."),
+        click.option("--processes", "-n", type=click.IntRange(1, 512), help="Default: RQSTACK_PROCESSES."),
+        click.argument("queues", nargs=-1),
+    ):
+        command = decorate(command)
+    return paths(command)
+
+
+def make_daemon(pid_file: Path | None, log_file: Path | None, backend: str | None = None) -> Daemon:
+    """The background worker of these options."""
+    from rqstack.preload import preloaded_settings
+    from rqstack.settings import home
+    from rqstack.worker.daemon import Daemon
+
+    settings = preloaded_settings()
+    if backend:
+        settings = settings.model_copy(update={"queue_backend": backend})
+    log_path = log_file or home() / "var" / "log" / "worker.log"
+    return Daemon(pid_file or home() / "var" / "run" / "worker.pid", log_path, settings)
+
+
+@click.command()
+@work
+def start(**options: Any) -> None:
+    """Start a worker in the background. QUEUES in order of priority; default: RQSTACK_QUEUES."""
+    _start(make_daemon(options["pid_file"], options["log_file"], options["backend"]), options)
+
+
+@click.command()
+@paths
+def stop(pid_file: Path | None, log_file: Path | None) -> None:
+    """Stop it: its jobs get RQSTACK_GRACE seconds to end."""
+    _stop(make_daemon(pid_file, log_file))
+
+
+@click.command()
+@work
+def restart(**options: Any) -> None:
+    """Stop it if it runs, and start it."""
+    daemon = make_daemon(options["pid_file"], options["log_file"], options["backend"])
+    daemon.check()
+    _stop(daemon)
+    _start(daemon, options)
+
+
+@click.command()
+@paths
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def status(pid_file: Path | None, log_file: Path | None, as_json: bool) -> None:
+    """Say whether it runs. Exit code 0: it does; 1: it died; 3: it does not."""
+    daemon = make_daemon(pid_file, log_file)
+    pid = daemon.running()
+    path = daemon.pid_file.path
+    children = daemon.children(pid) if pid is not None else []
+    if as_json:
+        click.echo(json_module.dumps({"running": pid is not None, "pid": pid, "children": children}))
+    elif pid is not None:
+        click.echo(f"Running: process {pid} with {len(children)} children ({path}).")
+    elif path.exists():
+        click.echo(f"Not running: it died and left {path} behind. See {daemon.log_path}.")
+    else:
+        click.echo("Not running.")
+    if pid is None:
+        sys.exit(DEAD_WITH_PID_FILE if path.exists() else NOT_RUNNING)
+
+
+def _start(daemon: Daemon, options: dict[str, Any]) -> None:
+    def run(on_ready: Callable[[], None]) -> int:
+        from rqstack.worker.launch import launch
+
+        return launch(options["queues"], processes=options["processes"], backend=options["backend"], on_ready=on_ready)
+
+    pid = daemon.start(run, wait=options["wait"])
+    click.echo(f"Started: process {pid}; log {daemon.log_path}.")
+
+
+def _stop(daemon: Daemon) -> None:
+    stale = daemon.running() is None and daemon.pid_file.path.exists()
+    stopped = daemon.stop()
+    if stopped is None:
+        click.echo("Not running: removed a stale pid file." if stale else "Not running.")
+    elif stopped[1]:
+        click.echo(f"Killed: process {stopped[0]} did not end in {daemon.settings.grace} s. Its jobs run again.")
+    else:
+        click.echo(f"Stopped: process {stopped[0]}.")

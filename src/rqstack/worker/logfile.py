@@ -1,0 +1,76 @@
+"""A daemon's output: a file that may be moved away at any time, by logrotate say."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rqstack.errors import DaemonError
+
+
+class LogFile(io.RawIOBase):
+    """Appends to a file, and opens it anew when another file, or none, is at its path.
+
+    Each write looks, so every process of a worker follows by itself; no signal has to reach them all.
+
+    Args:
+        path: Where it is. Its folder is made.
+
+    Raises:
+        DaemonError: It cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._open()
+        except OSError as error:
+            raise DaemonError(f"The log {path} cannot be written: {error.strerror}. Choose another with -l.") from None
+        self._identity = _identity(os.fstat(self._file))
+
+    def capture(self) -> None:
+        """Send all output of this process and its children here: Python's, and what is written to 1 and 2."""
+        for number in (1, 2):
+            os.dup2(self._file, number)
+        for name in ("stdout", "stderr"):
+            setattr(sys, name, io.TextIOWrapper(self, "utf-8", "backslashreplace", write_through=True))
+
+    def reopen(self) -> None:
+        """Go on in the file that is at the path now, or in a new one; in the old one if that cannot be written."""
+        try:
+            file = self._open()
+        except OSError:
+            return
+        captured = [number for number in (1, 2) if _identity(os.fstat(number)) == self._identity]
+        os.dup2(file, self._file)
+        for number in captured:
+            os.dup2(file, number)
+        os.close(file)
+        self._identity = _identity(os.fstat(self._file))
+
+    def write(self, data: Any) -> int:
+        try:
+            moved = _identity(self.path.stat()) != self._identity
+        except OSError:
+            moved = True
+        if moved:
+            self.reopen()
+        return os.write(self._file, data)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._file
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

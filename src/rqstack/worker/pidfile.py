@@ -1,0 +1,131 @@
+"""A pid file that cannot lie: its process holds a lock on it, which ends with the process, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rqstack.errors import DaemonError
+
+# Another process may hold the lock for a moment, to see whether anybody holds it.
+PATIENCE = 1.0
+
+
+class PidFile:
+    """The pid file of a daemon, as a context manager: entered, it holds this process's id and a lock.
+
+    The lock is a POSIX record lock: children do not inherit it, so that a horse that outlives its supervisor does not
+    look like one. A file without a lock is stale, whatever number is in it.
+
+    Args:
+        path: Where it is. Its folder is made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: int | None = None
+        self._pid: int | None = None
+
+    def owner(self) -> int | None:
+        """The process that holds the file, or None. Not to be called by that process: closing a file ends its locks.
+
+        Raises:
+            DaemonError: The file cannot be read.
+        """
+        try:
+            file = os.open(self.path, os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unusable(error) from None
+        try:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return self._read(file)
+            return None
+        finally:
+            os.close(file)
+
+    def check(self) -> bool:
+        """See that the file can be written, without leaving one behind.
+
+        Returns:
+            Whether a stale file is there.
+
+        Raises:
+            DaemonError: It cannot; the message says why.
+        """
+        there = self.path.exists()
+        os.close(self._open())
+        if not there:
+            self.path.unlink(missing_ok=True)
+        return there
+
+    def remove_stale(self) -> None:
+        """Delete the file, if nobody holds it."""
+        if self.owner() is None:
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> PidFile:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            file = self._open()
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is_current(file):
+                    break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    pid = self._read(file)
+                    os.close(file)
+                    raise DaemonError(f"The worker already runs, as process {pid} ({self.path}).") from None
+                time.sleep(0.02)
+            os.close(file)
+        self._file, self._pid = file, os.getpid()
+        os.ftruncate(file, 0)
+        os.write(file, f"{self._pid}\n".encode())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._file is None or self._pid != os.getpid():
+            return  # a forked child that ends is not the daemon
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        os.close(self._file)
+        self._file = None
+
+    def _open(self) -> int:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _is_current(self, file: int) -> bool:
+        """Whether the open file is still the one of that name: its last owner may have deleted it meanwhile."""
+        try:
+            return os.path.samestat(os.fstat(file), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _read(self, file: int) -> int:
+        """The number in a locked file. It may be about to be written."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            text = os.pread(file, 32, 0).strip()
+            if text.isdigit():
+                return int(text)
+            if time.monotonic() > deadline:
+                raise DaemonError(f"The pid file {self.path} is locked, but holds no process id.")
+            time.sleep(0.01)
+
+    def _unusable(self, error: OSError) -> DaemonError:
+        return DaemonError(f"The pid file {self.path} cannot be written: {error.strerror}. Choose another with -p.")
