@@ -58,6 +58,12 @@ start-rq-mon: .venv/.installed ## Start the stack with rq-exporter, Prometheus, 
 stop-rq-mon: .venv/.installed ## Stop everything, monitoring included
 	@$(RUN) stack stop --mode $(MODE) --monitoring
 
+deploy-tasks: .venv/.installed ## Ship the code in tasks/ to the running workers, without restarting one
+	@$(RUN) stack deploy-tasks --mode $(MODE)
+
+rollback-tasks: .venv/.installed ## Go back to the task code before it, or to RELEASE=...
+	@$(RUN) stack rollback-tasks --mode $(MODE) $(RELEASE)
+
 # -- For those who change it
 
 test: .venv/.installed-dev ## Run the linters and every test that this machine can run

@@ -40,10 +40,13 @@ def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
     """Start the stack in the background, and return when every process is well."""
     from rqstack.home import home
     from rqstack.stack import mode as modes
+    from rqstack.stack import packages
 
     chosen, reason = modes.choose(mode)
     if reason:
         click.echo(reason)
+    # Here in every mode: the commands of this machine import the tasks too.
+    packages.prepare(home(), click.echo)
     if chosen == "compose":
         from rqstack.stack import compose
 
@@ -139,6 +142,39 @@ def run(process: str) -> None:
     from rqstack.stack.keeper import Keeper
 
     sys.exit(Keeper(process).run())
+
+
+@stack.command("deploy-tasks")
+@MODE
+def deploy_tasks(mode: str) -> None:
+    """Ship the task code as it is now to the running workers, without restarting one."""
+    from rqstack.home import home
+    from rqstack.stack import compose, packages
+    from rqstack.stack import mode as modes
+
+    if modes.running(mode) == "local":
+        packages.prepare(home(), click.echo)
+        click.echo("Without Docker the workers use the folder of tasks in place: there is nothing else to ship.")
+        return
+    compose.deploy_tasks(home(), click.echo)
+
+
+@stack.command("rollback-tasks")
+@MODE
+@click.argument("release", required=False)
+def rollback_tasks(mode: str, release: str | None) -> None:
+    """Go back to the task code of a RELEASE; default: the one before the current."""
+    from rqstack.errors import RqstackError
+    from rqstack.home import home
+    from rqstack.stack import compose
+    from rqstack.stack import mode as modes
+
+    if modes.running(mode) == "local":
+        raise RqstackError(
+            "Without Docker the workers use the folder of tasks in place, so there are no releases to go back to: "
+            "check out the version that you want."
+        )
+    compose.rollback_tasks(home(), click.echo, release)
 
 
 @stack.command("env-example")

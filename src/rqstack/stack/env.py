@@ -57,6 +57,8 @@ def default(field: FieldInfo) -> str:
     value = field.default
     if value is None:
         return ""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
     if isinstance(value, bool):
         return str(int(value))
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -91,7 +93,7 @@ def table() -> str:
     for title, fields in groups():
         lines += [f"### {title}", "", "| setting | default | what it is |", "|---|---|---|"]
         for name, field in fields:
-            shown = "a secret" if is_secret(field) else f"`{default(field)}`" if default(field) else "none"
+            shown = f"`{default(field)}`" if default(field) else "a secret" if is_secret(field) else "none"
             lines.append(f"| `{name}` | {shown} | {field.description} |")
         lines.append("")
     return "\n".join(lines)

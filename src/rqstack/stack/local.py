@@ -66,7 +66,7 @@ def start(root: Path, say: Say, *, monitoring: bool = False, scale: Mapping[str,
     scale = scale or {}
     if env.setup(root):
         say(f"Made {root / '.env'} with random secrets.")
-    list(packages.projects(root, root / load(Settings).tasks_path, say))
+    packages.prepare(root, say)
     packages.redis_server(root, say)
     running = dict(locks.holders(root))
     if "redis.1" in running:

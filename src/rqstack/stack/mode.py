@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-from rqstack.stack import env
+from rqstack.home import home
+from rqstack.stack import env, locks
 
 PATIENCE = 20.0
 """Seconds an engine gets to answer."""
@@ -48,5 +49,11 @@ def choose(wanted: str) -> tuple[str, str]:
 
 
 def running(wanted: str) -> str:
-    """The mode of the stack that runs: what it wrote about itself, else what would be started."""
+    """The mode of the stack that runs: what it wrote about itself, else what would be started.
+
+    Args:
+        wanted: As for `choose`.
+    """
+    if wanted == "auto" and any(locks.holders(home())):
+        return "local"  # also where a stack was killed, or has not got as far as writing it
     return choose(wanted)[0]

@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from rqstack.errors import RqstackError
+from rqstack.settings import Settings, load
 
 Say = Callable[[str], None]
 SERVERS = ("redis-server", "valkey-server")
@@ -110,6 +111,20 @@ def projects(root: Path, tasks: Path, say: Say) -> Iterator[Path]:
             shutil.rmtree(target, ignore_errors=True)
             beside.replace(target)
         yield target
+
+
+def prepare(root: Path, say: Say) -> None:
+    """Install the dependencies of every task project of the settings.
+
+    Args:
+        root: The home of the stack.
+        say: Told what is installed.
+
+    Raises:
+        InstallFailed: A project's dependencies cannot be installed.
+    """
+    for _ in projects(root, root / load(Settings).tasks_path, say):
+        pass
 
 
 def _dependencies(project: Path) -> tuple[list[str], bytes]:
