@@ -11,9 +11,19 @@ import sys
 # name -> (module with the command, attribute, its line in `rqstack --help`)
 COMMANDS = {
     "dashboard": ("rqstack.cli.dashboard", "dashboard", "Serve the web page of jobs."),
+    "empty": ("rqstack.cli.bulk", "empty", "Delete the waiting jobs of queues."),
     "health": ("rqstack.cli.health_command", "health", "Tell whether Redis, workers and queues are alive."),
+    "info": ("rqstack.cli.info", "info", "Show queues, workers and states."),
+    "purge": ("rqstack.cli.bulk", "purge", "Delete the queued, failed or scheduled jobs of a queue."),
+    "requeue": ("rqstack.cli.bulk", "requeue", "Put failed jobs back on their queues."),
+    "result": ("rqstack.cli.result", "result", "Show what became of a job."),
+    "resume": ("rqstack.cli.suspend", "resume", "Let suspended workers start jobs again."),
+    "scheduler": ("rqstack.cli.scheduler", "scheduler", "Fire the cron table and move delayed jobs."),
     "stack": ("rqstack.cli.stack", "stack", "Start and stop the whole stack on this machine."),
+    "suspend": ("rqstack.cli.suspend", "suspend", "Let workers start no jobs for a while."),
     "tasks": ("rqstack.cli.tasks", "tasks", "Ship task code."),
+    "trigger": ("rqstack.cli.trigger", "trigger", "Enqueue a job."),
+    "wait": ("rqstack.cli.wait", "wait", "Wait until jobs have ended."),
     "worker": ("rqstack.cli.worker", "worker", "Run workers."),
 }
 

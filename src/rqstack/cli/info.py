@@ -1,0 +1,126 @@
+"""`rqstack info`: queues, workers and states, once or all the time."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rqstack.cli.output import duration, json_option, plural, print_json, show, table
+
+if TYPE_CHECKING:
+    from rqstack.cli.snapshot import Snapshot
+
+
+@click.command()
+@click.argument("queues", nargs=-1)
+@click.option("--by-queue", "-R", is_flag=True, help="List the workers of each queue.")
+@click.option("--watch", "-w", is_flag=True, help="Keep showing it, until Ctrl-C.")
+@click.option(
+    "--interval", "-i", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Seconds, for --watch."
+)
+@json_option
+def info(queues: tuple[str, ...], by_queue: bool, watch: bool, interval: float, as_json: bool) -> None:
+    """Show QUEUES (default: all) and workers.
+
+    `oldest` is for how long the first job of a queue has been waiting. With --watch --json: one document a line.
+    """
+    from rqstack.cli.queues import check_queues
+    from rqstack.cli.snapshot import take_snapshot
+    from rqstack.connections import connect
+    from rqstack.settings import get_settings
+
+    settings = get_settings()
+    with connect(settings) as connection:
+        check_queues(queues, connection, settings)
+        configured = tuple(queues) or (*settings.queues, *settings.long_queues)
+
+        def look() -> Snapshot:
+            return _only(take_snapshot(connection, configured), queues)
+
+        if not watch:
+            if as_json:
+                print_json(look().as_dict())
+            else:
+                show(*_parts(look(), by_queue))
+        elif as_json:
+            _stream(look, interval)
+        else:
+            _watch(look, interval, by_queue)
+
+
+def _only(snapshot: Snapshot, queues: tuple[str, ...]) -> Snapshot:
+    from dataclasses import replace
+
+    if not queues:
+        return snapshot
+    workers = tuple(worker for worker in snapshot.workers if set(worker.queues) & set(queues))
+    return replace(snapshot, queues=tuple(q for q in snapshot.queues if q.name in queues), workers=workers)
+
+
+def _parts(snapshot: Snapshot, by_queue: bool) -> list[Any]:
+    """What is printed, from top to bottom."""
+    columns = ["queue", "queued", "started", "failed", "scheduled", "deferred", "finished", "workers", "oldest"]
+    rows = [
+        [
+            q.name,
+            q.queued,
+            q.started,
+            q.failed,
+            q.scheduled,
+            q.deferred,
+            q.finished,
+            q.workers,
+            duration(q.oldest_seconds),
+        ]
+        for q in snapshot.queues
+    ]
+    parts: list[Any] = [table("", columns, rows)]
+    if by_queue:
+        listening = [
+            [q.name, ", ".join(sorted(f"{w.name} ({w.state})" for w in snapshot.workers if q.name in w.queues)) or "-"]
+            for q in snapshot.queues
+        ]
+        parts.append(table("", ["queue", "workers"], listening))
+    elif snapshot.workers:
+        listed = [
+            [w.name, w.hostname, w.pid, w.state, ", ".join(w.queues), duration(w.heartbeat_seconds), w.current_job]
+            for w in snapshot.workers
+        ]
+        parts.append(table("", ["worker", "host", "pid", "state", "queues", "heartbeat", "job"], listed))
+    states = ", ".join(f"{number} {state}" for state, number in sorted(snapshot.states.items()))
+    waiting = sum(queue.queued for queue in snapshot.queues)
+    parts.append(
+        f"{plural(len(snapshot.queues), 'queue')}, {plural(waiting, 'job')} waiting, "
+        f"{plural(len(snapshot.workers), 'worker')}{f' ({states})' if states else ''}"
+    )
+    if snapshot.suspended:
+        left = f" for {duration(snapshot.suspended_seconds)}" if snapshot.suspended_seconds else ""
+        parts.append(f"Suspended{left}: workers start no jobs. `rqstack resume` ends it.")
+    return parts
+
+
+def _stream(look: Any, interval: float) -> None:
+    import json
+
+    while True:
+        click.echo(json.dumps(look().as_dict()))
+        time.sleep(interval)
+
+
+def _watch(look: Any, interval: float, by_queue: bool) -> None:
+    from redis.exceptions import ConnectionError as Lost
+    from redis.exceptions import TimeoutError as Late
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(auto_refresh=False) as live:
+        while True:
+            try:
+                parts = _parts(look(), by_queue)
+            except (Lost, Late) as error:
+                parts = [f"Redis is away ({error}); trying again."]
+            live.update(Group(*(Text(part) if isinstance(part, str) else part for part in parts)), refresh=True)
+            time.sleep(interval)

@@ -1,0 +1,32 @@
+"""`rqstack suspend` and `resume`: workers start no jobs for a while."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.option("--duration", "-d", type=click.IntRange(1), metavar="SECONDS", help="Resume by itself after this time.")
+def suspend(duration: int | None) -> None:
+    """Let all workers end their job and start no other, until `resume`. Jobs can be enqueued all the same."""
+    from rq.suspension import suspend as suspend_workers
+
+    from rqstack.connections import connect
+    from rqstack.settings import get_settings
+
+    with connect(get_settings()) as connection:
+        suspend_workers(connection, duration)
+    click.echo(f"Suspended{f' for {duration} s' if duration else ''}. `rqstack resume` ends it.")
+
+
+@click.command()
+def resume() -> None:
+    """Let suspended workers start jobs again."""
+    from rq.suspension import resume as resume_workers
+
+    from rqstack.connections import connect
+    from rqstack.settings import get_settings
+
+    with connect(get_settings()) as connection:
+        was = resume_workers(connection)
+    click.echo("Resumed." if was else "Workers were not suspended.")

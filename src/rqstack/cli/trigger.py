@@ -1,0 +1,100 @@
+"""`rqstack trigger`: enqueue a job from the command line (seed 002)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from rqstack.cli.output import json_option, print_json
+from rqstack.errors import InvalidJob
+
+WORD_COUNT = "wordcount.tasks.count_words_at_url"
+
+
+@click.command()
+@click.argument("task", required=False)
+@click.argument("arguments", nargs=-1)
+@click.option("--url", help="Count the words of this page (the task project `wordcount`).")
+@click.option("--kw", "keywords", multiple=True, metavar="NAME=VALUE", help="A keyword argument; may be repeated.")
+@click.option("--queue", "-q", help="Default: the task's own.")
+@json_option
+def trigger(
+    task: str | None,
+    arguments: tuple[str, ...],
+    url: str | None,
+    keywords: tuple[str, ...],
+    queue: str | None,
+    as_json: bool,
+) -> None:
+    """Enqueue a job of TASK, and print its id alone on the last line.
+
+    TASK is a full name (`wordcount.tasks.count_words_at_url`) or its end (`count_words_at_url`). An argument is JSON
+    where it is valid JSON, else a plain word; '"5"' is the word 5. Write -- before a negative number.
+    """
+    if (task is None) == (url is None):
+        raise click.UsageError("Give either a TASK or --url.")
+    if url is not None:
+        task = WORD_COUNT
+    from rqstack.cli.queues import check_queues
+    from rqstack.connections import connect
+    from rqstack.discovery import autodiscover, registry
+    from rqstack.settings import get_settings
+
+    settings = get_settings()
+    args = [url] if url is not None else [parse_value(text) for text in arguments]
+    kwargs = parse_keywords(keywords)
+    autodiscover(settings)
+    found = registry.get(str(task))
+    name = queue or found.options.queue
+    with connect(settings) as connection:
+        if queue is not None:
+            check_queues([queue], connection, settings, {each.options.queue for each in registry})
+        job = found.enqueue(args, kwargs, connection=connection, **({"queue": queue} if queue else {}))
+        listened = connection.scard(f"rq:workers:{name}")
+    if as_json:
+        print_json({"id": job.id, "task": found.name, "queue": name})
+        return
+    click.echo(f"Enqueued {found.name} on the queue {name}.", err=True)
+    if not listened:
+        click.echo(f"No worker listens to {name} now; the job waits.", err=True)
+    click.echo(job.id)
+
+
+def parse_value(text: str) -> Any:
+    """An argument as a person types it.
+
+    Args:
+        text: JSON, else a plain word.
+
+    Raises:
+        InvalidJob: It begins as a JSON list, object or string does, and is none.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except ValueError as error:
+        if text[:1] in ("[", "{", '"'):
+            raise InvalidJob(f'{text!r} is not valid JSON: {error}. A plain word begins with none of [ {{ ".') from None
+        return text
+
+
+def parse_keywords(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """('n=1', 'name=word') to a dictionary.
+
+    Raises:
+        InvalidJob: A pair has no name, is no pair, or is given twice.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name.isidentifier():
+            raise InvalidJob(f"--kw {pair!r} is not NAME=VALUE.")
+        if name in found:
+            raise InvalidJob(f"--kw {name} is given twice.")
+        found[name] = parse_value(value)
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
