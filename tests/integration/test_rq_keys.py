@@ -1,0 +1,230 @@
+"""What a worker leaves in Redis is what RQ's own worker leaves there: every key, field and time to live.
+
+It fails on the day when a new version of RQ changes its keys.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rq
+from redis import Redis
+from rq.group import Group
+from rq.job import Callback, Dependency, Job, Retry
+from rq.repeat import Repeat
+
+JOBS = """
+import sys, time
+from rq import Retry, get_current_job
+
+def give(value=None): return value
+async def give_later(value): return value
+def fail(kind="ValueError", text="odd: é"): raise {"ValueError": ValueError, "KeyError": KeyError}[kind](text)
+def keep_meta():
+    job = get_current_job()
+    job.meta["seen"] = job.meta.get("seen", 0) + 1
+    job.save_meta()
+    return job.meta
+def fail_with_meta():
+    keep_meta()
+    fail()
+def once_more():
+    return Retry(max=1) if not get_current_job().number_of_retries else "second"
+def always_more(): return Retry(max=1)
+def later(): return Retry(max=2, interval=300)
+def unpicklable(): return lambda: None
+def leave(): sys.exit(3)
+def hang(): time.sleep(60)
+class Thing:
+    def __init__(self, n): self.n = n
+    def add(self, m): return self.n + m
+    def __call__(self, m): return self.n * m
+def on_success(job, connection, result): connection.set(f"seen:success:{job.id}", str(result))
+def on_failure(job, connection, kind, value, trace): connection.set(f"seen:failure:{job.id}", repr(value))
+def bad_callback(*args): raise RuntimeError("bad callback")
+"""
+
+SOON = 300
+NEAR = 30  # seconds by which times may differ between the two runs
+
+
+def enqueue_all(queue: rq.Queue, module: Any) -> set[str]:
+    """One job of each kind; its id names it. Returns the ids."""
+
+    def add(name: str, func: Any, *args: Any, **options: Any) -> Job:
+        return queue.enqueue(func, args=args, job_id=name, **options)
+
+    for name, value in {"none": None, "number": 7, "text": "ü", "bytes": b"\0\xff", "big": "x" * 100_000}.items():
+        add(f"give-{name}", "rq_keys_jobs.give", value)
+    add("give-structure", "rq_keys_jobs.give", {"a": [1, (2, 3)], "b": {4}})
+    add("give-later", "rq_keys_jobs.give_later", 5)
+    add("method", module.Thing(3).add, 4)
+    add("instance", module.Thing(3), 4)
+    add("keep-meta", "rq_keys_jobs.keep_meta", meta={"who": "me"})
+    add("result-ttl-0", "rq_keys_jobs.give", 1, result_ttl=0)
+    add("result-ttl-0-none", "rq_keys_jobs.give", result_ttl=0)
+    add("result-ttl-long", "rq_keys_jobs.give", 1, result_ttl=5000)
+    add("result-ttl-ever", "rq_keys_jobs.give", 1, result_ttl=-1)
+    add("waits-not-long", "rq_keys_jobs.give", 1, ttl=9000)
+    add("waits-not-long-kept", "rq_keys_jobs.give", 1, ttl=9000, result_ttl=-1)
+    add("limited", "rq_keys_jobs.give", 1, job_timeout=50)
+    add("unlimited", "rq_keys_jobs.give", 1, job_timeout=-1)
+    add("unpicklable", "rq_keys_jobs.unpicklable")
+    add("fail", "rq_keys_jobs.fail")
+    add("fail-kept-short", "rq_keys_jobs.fail", "KeyError", failure_ttl=700)
+    add("fail-kept-ever", "rq_keys_jobs.fail", failure_ttl=-1)
+    add("fail-with-meta", "rq_keys_jobs.fail_with_meta", meta={"who": "me"})
+    add("fail-ttl", "rq_keys_jobs.fail", ttl=9000)
+    add("no-such-module", "rq_keys_no_such.function")
+    add("no-such-function", "rq_keys_jobs.no_such")
+    add("wrong-arguments", "rq_keys_jobs.give", 1, 2, 3)
+    add("leave", "rq_keys_jobs.leave")
+    add("too-long", "rq_keys_jobs.hang", job_timeout=1)
+    add("retry-at-once", "rq_keys_jobs.fail", retry=Retry(2))
+    add("retry-later", "rq_keys_jobs.fail", retry=Retry(2, interval=[SOON, 2 * SOON]))
+    add("retry-in-front", "rq_keys_jobs.fail", retry=Retry(1, enqueue_at_front=True))
+    add("returns-retry", "rq_keys_jobs.once_more")
+    add("returns-retry-always", "rq_keys_jobs.always_more")
+    add("returns-retry-later", "rq_keys_jobs.later")
+    add("repeat", "rq_keys_jobs.keep_meta", repeat=Repeat(2))
+    add("repeat-later", "rq_keys_jobs.give", repeat=Repeat(2, interval=SOON))
+    add("repeat-fail", "rq_keys_jobs.fail", repeat=Repeat(2))
+    add("on-success", "rq_keys_jobs.give", 1, on_success=Callback("rq_keys_jobs.on_success"))
+    add("on-failure", "rq_keys_jobs.fail", on_failure=Callback("rq_keys_jobs.on_failure"))
+    add("on-success-bad", "rq_keys_jobs.give", 1, on_success=Callback("rq_keys_jobs.bad_callback"))
+    add("on-failure-bad", "rq_keys_jobs.fail", on_failure=Callback("rq_keys_jobs.bad_callback"))
+    add("after-good", "rq_keys_jobs.give", 2, depends_on="give-number")
+    add("after-bad", "rq_keys_jobs.give", 2, depends_on="fail")
+    add("after-bad-allowed", "rq_keys_jobs.give", 2, depends_on=Dependency("fail", allow_failure=True))
+    add("after-two", "rq_keys_jobs.give", 2, depends_on=["give-number", "method"])
+    add("after-after", "rq_keys_jobs.give", 3, depends_on="after-good")
+    add("in-front", "rq_keys_jobs.give", 1, at_front=True)
+    group = Group.create(connection=queue.connection, name="a-group")
+    group.enqueue_many(queue, [rq.Queue.prepare_data("rq_keys_jobs.give", (n,), job_id=f"group-{n}") for n in (1, 2)])
+    corrupt = add("corrupt", "rq_keys_jobs.give")
+    queue.connection.hset(corrupt.key, "data", b"no pickle")
+    gone = add("gone", "rq_keys_jobs.give")
+    queue.connection.delete(gone.key)
+    keys = (key.decode().removeprefix("rq:job:") for key in queue.connection.scan_iter("rq:job:*"))
+    return {key for key in keys if ":" not in key}
+
+
+TIMES = {"created_at", "enqueued_at", "started_at", "ended_at", "last_heartbeat", "birth", "death"}
+TIMES |= {"execution_started_at", "execution_ended_at", "total_working_time", "current_job_working_time"}
+OWN = {"worker_name", "execution_id", "pid", "hostname", "ip_address"}
+
+
+def plain(field: str, value: bytes) -> Any:
+    """A field's value without what differs from run to run."""
+    if field in TIMES:
+        return "a time" if value else "none"
+    if field in OWN:
+        return "its own" if value else "none"
+    if field == "exc_string":  # the lines of the traceback name the code of the worker
+        return zlib.decompress(base64.b64decode(value)).decode().strip().splitlines()[-1]
+    if field == "data" and value[:1] == b"x":
+        return zlib.decompress(value)
+    return value.decode("utf-8", "backslashreplace")
+
+
+def flat(client: Redis) -> dict[tuple[str, str], Any]:
+    """Everything in a Redis but rqstack's own keys, as (key, part) and value. Times are seconds from now."""
+    seconds, _ = client.time()
+    found: dict[tuple[str, str], Any] = {}
+    for raw in client.scan_iter(count=1000):
+        key = raw.decode()
+        if key.startswith("rqstack:"):
+            continue
+        kind = client.type(raw).decode()
+        parts: dict[str, Any] = {"type": kind, "ttl": client.ttl(raw)}
+        if kind == "hash":
+            parts |= {name.decode(): plain(name.decode(), value) for name, value in client.hgetall(raw).items()}
+        elif kind == "zset":
+            for member, score in client.zrange(raw, 0, -1, withscores=True):
+                parts[f"member {member.decode()}"] = score - seconds if score > 1e9 else score
+        elif kind == "set":
+            parts |= {f"member {member.decode()}": True for member in client.smembers(raw)}
+        elif kind == "list":
+            parts["items"] = client.lrange(raw, 0, -1)
+        elif kind == "stream":
+            for number, (_, entry) in enumerate(client.xrange(raw)):
+                parts |= {f"{number} {name.decode()}": plain(name.decode(), value) for name, value in entry.items()}
+        else:
+            parts["value"] = client.get(raw)
+        name = "rq:worker:*" if key.startswith("rq:worker:") else key
+        found |= {(name, part): value for part, value in parts.items()}
+    return found
+
+
+def differences(wanted: dict[tuple[str, str], Any], found: dict[tuple[str, str], Any]) -> list[str]:
+    lines = []
+    for where in sorted(wanted.keys() | found.keys()):
+        theirs, ours = wanted.get(where, "(nothing)"), found.get(where, "(nothing)")
+        same = theirs == ours
+        if isinstance(theirs, int | float) and isinstance(ours, int | float) and min(theirs, ours) > NEAR:
+            same = same or abs(theirs - ours) < NEAR
+        if not same:
+            lines.append(f"{' '.join(where)}: RQ {theirs!r}, here {ours!r}")
+    return lines
+
+
+@pytest.fixture
+def jobs_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (tmp_path / "rq_keys_jobs.py").write_text(JOBS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "rq_keys_jobs", raising=False)
+    import rq_keys_jobs  # type: ignore[import-not-found]
+
+    return rq_keys_jobs
+
+
+def rq_worker(name: str) -> Callable[[str], list[str]]:
+    command = str(Path(sys.executable).parent / "rq")
+    return lambda url: [command, "worker", "--url", url, "--worker-class", name, "--burst", "--quiet", "keys"]
+
+
+def supervisor(url: str) -> list[str]:
+    return [sys.executable, "-m", "rqstack.cli.main", "worker", "run", "keys", "--processes", "1", "--burst"]
+
+
+@pytest.mark.parametrize(
+    "command", [rq_worker("rqstack.worker.Worker"), supervisor], ids=["rq worker", "rqstack worker run"]
+)
+def test_a_worker_leaves_what_rq_s_leaves(
+    connection: Redis, jobs_module: Any, command: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    port = connection.connection_pool.connection_kwargs["port"]
+    runs = []
+    for database, start in ((5, rq_worker("rq.SimpleWorker")), (6, command)):
+        client = Redis(port=port, db=database)
+        ids = enqueue_all(rq.Queue("keys", connection=client), jobs_module)
+        url = f"redis://127.0.0.1:{port}/{database}"
+        log = (tmp_path / f"worker{database}.log").open("wb")
+        environment = {**os.environ, "REDIS_URL": url, "RQSTACK_ALLOW_UNREGISTERED": "1"}
+        process = subprocess.Popen(start(url), env=environment, stdout=log, stderr=log)
+        runs.append((client, process, log, ids))
+    try:
+        for _, process, log, _ in runs:
+            assert process.wait(60) == 0, Path(log.name).read_text()
+    finally:
+        for _, process, log, _ in runs:
+            process.kill()
+            process.wait()
+            log.close()
+    (theirs, *_, ids), (ours, *_) = runs
+    wanted = flat(theirs)
+    kept = {job for job in ids if ("rq:job:" + job, "status") in wanted}
+    assert ids - kept == {"result-ttl-0", "result-ttl-0-none"}  # the reference is what it should be
+    found = differences(wanted, flat(ours))
+    assert not found, "\n".join(found)
+    theirs.close()
+    ours.close()
