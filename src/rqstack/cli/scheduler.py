@@ -1,0 +1,23 @@
+"""`rqstack scheduler`: run a scheduler process."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+
+@click.command()
+@click.option("--name", help="Its name in Redis. Default: made of host name and process id.")
+def scheduler(name: str | None) -> None:
+    """Run a scheduler in the foreground: it fires the cron table and moves delayed jobs. Any number may run.
+
+    SIGHUP reads the task code again; a deploy or a `git pull` is noticed by itself.
+    """
+    from rqstack.scheduling.process import SchedulerProcess
+    from rqstack.settings import get_settings
+
+    settings = get_settings()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    sys.exit(SchedulerProcess(settings, name=name).run())

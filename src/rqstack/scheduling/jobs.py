@@ -1,0 +1,176 @@
+"""What a scheduled call becomes: checks the function and its options, and makes the job that each firing copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from rqstack.declaration import TaskOptions
+from rqstack.errors import InvalidJob
+from rqstack.registry import registry
+from rqstack.scheduling.entries import Entry, arguments_text, check_grace, entry_id
+from rqstack.settings import Settings, get_settings
+from rqstack.tasks import BoundTask, Task
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from rq import Queue
+
+    from rqstack.timetable import Timetable
+
+Function = Callable[..., Any] | Task[..., Any] | str
+"""A task, the function of one, or its dotted path."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call to be made later, checked.
+
+    Args:
+        path: The dotted path of the function.
+        args: Positional arguments.
+        kwargs: Named arguments.
+        options: The options of its jobs.
+    """
+
+    path: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    options: TaskOptions
+
+
+def make_call(
+    function: Function,
+    args: Iterable[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+    settings: Settings | None = None,
+) -> Call:
+    """Check a call.
+
+    Args:
+        function: What to call.
+        args: Positional arguments.
+        kwargs: Named arguments.
+        options: Options of `TaskOptions`, which win over those of the task.
+        settings: Default: `get_settings()`.
+
+    Raises:
+        InvalidJob: It is no registered task, or the arguments do not fit it.
+        ValueError: An option is out of its range.
+    """
+    if isinstance(args, str | bytes):
+        raise ValueError(f"args={args!r}: should be a list or a tuple of arguments.")
+    given, named = tuple(args or ()), dict(kwargs or {})
+    if isinstance(function, BoundTask):
+        given = (function.instance, *given)
+        function = function.task
+    path = function if isinstance(function, str) else _path(function)
+    task = function if isinstance(function, Task) else _registered(path)
+    if isinstance(task, Task):
+        try:
+            task.signature.bind(*given, **named)
+        except TypeError as error:
+            raise InvalidJob(f"{path}: {error}.") from None
+        return Call(task.name, given, named, replace(task.options, **options))
+    if not isinstance(function, str) and not (settings or get_settings()).allow_unregistered:
+        raise InvalidJob(f"{path} is no task, so no worker would run it. Put @task above it.")
+    return Call(path, given, named, TaskOptions(**options))
+
+
+def make_entry(
+    call: Call,
+    timetable: Timetable,
+    *,
+    source: str,
+    name: str | None = None,
+    misfire_grace: float | None = None,
+    connection: Redis,
+    settings: Settings | None = None,
+) -> Entry:
+    """A line of the cron table.
+
+    Args:
+        call: What its firings call.
+        timetable: When.
+        source: `DECLARED` or `RUN_TIME`.
+        name: Default: the path of the function.
+        misfire_grace: Seconds; see `Entry`.
+        connection: Redis.
+        settings: Default: `get_settings()`.
+
+    Raises:
+        ValueError: A declared entry needs a name, as its arguments are not the same text in every process.
+        InvalidJob: The arguments cannot be stored.
+    """
+    queue = _queue(call.options.queue, connection, settings)
+    template = _template(call, queue)
+    arguments = arguments_text(call.args, call.kwargs)
+    if arguments is None:
+        if source != "run-time" and name is None:
+            raise ValueError(f"{call.path}: its arguments are more than JSON can say, so the entry needs a name=…")
+        arguments = template["data"].hex()
+    return Entry(
+        id=entry_id(name, call.path, timetable, arguments),
+        name=name or call.path,
+        task=call.path,
+        timetable=timetable,
+        queue=call.options.queue,
+        misfire_grace=check_grace(misfire_grace),
+        source=source,
+        description=template["description"].decode(),
+        template=template,
+    )
+
+
+def _template(call: Call, queue: Queue) -> dict[str, bytes]:
+    """The fields of a job as RQ stores them; what differs from firing to firing is set when it fires."""
+    options = call.options
+    try:
+        job = queue.create_job(
+            call.path,
+            args=call.args,
+            kwargs=call.kwargs,
+            timeout=options.timeout,
+            result_ttl=options.result_ttl,
+            failure_ttl=options.failure_ttl,
+            ttl=options.ttl,
+            description=options.description,
+            meta=dict(options.meta) if options.meta else None,
+            retry=options.make_retry() if options.retries else None,
+        )
+        job.origin = queue.name
+        job.timeout = job.timeout or queue._default_timeout
+        if options.at_front:
+            job.enqueue_at_front = True
+        fields = job.to_dict()
+    except Exception as error:  # whatever the arguments raise when they are pickled
+        raise InvalidJob(f"{call.path}: the job cannot be stored: {error}.") from error
+    differing = ("created_at", "enqueued_at", "status")
+    return {
+        key: value if isinstance(value, bytes) else str(value).encode()
+        for key, value in fields.items()
+        if value is not None and key not in differing
+    }
+
+
+def _queue(name: str, connection: Redis, settings: Settings | None) -> Queue:
+    from rqstack.enqueue import get_queue
+
+    return get_queue(name, connection=connection, settings=settings)
+
+
+def _path(function: Any) -> str:
+    module, qualname = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if isinstance(function, Task):
+        return function.name
+    if not callable(function) or not module or not qualname or "<" in qualname:
+        raise InvalidJob(f"{function!r} cannot be found by a worker: schedule a task at the top of a module.")
+    if module == "__main__":
+        raise InvalidJob(f"{qualname}: a worker cannot import __main__. Move the task to a module, such as tasks.py.")
+    return f"{module}.{qualname}"
+
+
+def _registered(path: str) -> Task[..., Any] | None:
+    return registry.get(path) if path in registry else None

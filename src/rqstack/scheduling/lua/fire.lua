@@ -1,0 +1,32 @@
+-- Enqueue the job of one firing, exactly once whatever the number of schedulers.
+-- KEYS: 1 entry, 2 template of the job, 3 state of the entry, 4 next firings, 5 job, 6 queue, 7 rq:queues
+-- ARGV: 1 entry id, 2 its version, 3 this firing, 4 the one after it, 5 job id, 6 now in RQ's format
+-- Returns 1 enqueued, 0 fired before, -1 the entry is not what the caller read, -2 fired before by its job's id.
+if redis.call('HGET', KEYS[1], 'version') ~= ARGV[2] then
+    return -1
+end
+local last = tonumber(redis.call('HGET', KEYS[3], 'last') or '0')
+if last >= tonumber(ARGV[3]) then
+    return 0
+end
+redis.call('HSET', KEYS[3], 'last', ARGV[3])
+redis.call('ZADD', KEYS[4], ARGV[4], ARGV[1])
+-- As RQ's unique enqueueing: a state that was restored from an older backup must not repeat a job that is still known.
+if redis.call('EXISTS', KEYS[5]) == 1 then
+    return -2
+end
+redis.call('HSET', KEYS[3], 'last_job', ARGV[5])
+redis.call('HINCRBY', KEYS[3], 'fired', 1)
+redis.call('HSET', KEYS[5], unpack(redis.call('HGETALL', KEYS[2])))
+redis.call('HSET', KEYS[5], 'status', 'queued', 'created_at', ARGV[6], 'enqueued_at', ARGV[6])
+local ttl = tonumber(redis.call('HGET', KEYS[5], 'ttl') or '0')
+if ttl > 0 then
+    redis.call('EXPIRE', KEYS[5], ttl)
+end
+redis.call('SADD', KEYS[7], KEYS[6])
+if redis.call('HGET', KEYS[5], 'enqueue_at_front') == '1' then
+    redis.call('LPUSH', KEYS[6], ARGV[5])
+else
+    redis.call('RPUSH', KEYS[6], ARGV[5])
+end
+return 1

@@ -1,0 +1,50 @@
+-- Move delayed jobs and retries that are due from a queue's scheduled registry into the queue, as RQ's scheduler does.
+-- KEYS: 1 scheduled registry, 2 queue, 3 rq:queues, 4 RQ's lock of the queue's scheduler
+-- ARGV: 1 now, 2 most jobs to move, 3 now in RQ's format, 4 queue name, 5 prefix of jobs, 6 timeout of a job without one,
+--       7 seconds after which an id without a job is dropped, 8 ids to pass over: those left by the call before
+-- Returns jobs moved, ids dropped, ids left for later because their job is not there (yet).
+if redis.call('EXISTS', KEYS[4]) == 1 then
+    -- RQ's own scheduler (`rq worker --with-scheduler`) moves this queue's; it reads first and writes later, so two
+    -- movers would enqueue a job twice.
+    return {-1, 0, 0}
+end
+local most, moved, dropped, left = tonumber(ARGV[2]), 0, 0, 0
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', ARGV[8], most)
+for i = 1, #due, 2 do
+    local id = due[i]
+    local key = ARGV[5] .. id
+    local job = redis.call('HMGET', key, 'enqueue_at_front', 'enqueue_at_front_on_retry', 'ended_at', 'ttl', 'timeout',
+        'data')
+    if not job[6] then
+        -- RQ adds the id before it writes the job: without a job it is dropped only when that is long past.
+        if tonumber(ARGV[1]) - tonumber(due[i + 1]) >= tonumber(ARGV[7]) then
+            redis.call('ZREM', KEYS[1], id)
+            dropped = dropped + 1
+        else
+            left = left + 1
+        end
+    else
+        redis.call('ZREM', KEYS[1], id)
+        redis.call('HSET', key, 'status', 'queued', 'enqueued_at', ARGV[3], 'origin', ARGV[4])
+        if not job[5] then
+            redis.call('HSET', key, 'timeout', ARGV[6])
+        end
+        local ttl = tonumber(job[4] or '0')
+        if ttl > 0 then
+            redis.call('EXPIRE', key, ttl)
+            redis.call('EXPIRE', key .. ':dependents', ttl)
+            redis.call('EXPIRE', ARGV[5] .. ':' .. id .. ':dependencies', ttl)
+        end
+        local retried = job[3] and job[3] ~= ''
+        if job[1] == '1' or (job[2] == '1' and retried) then
+            redis.call('LPUSH', KEYS[2], id)
+        else
+            redis.call('RPUSH', KEYS[2], id)
+        end
+        moved = moved + 1
+    end
+end
+if moved > 0 then
+    redis.call('SADD', KEYS[3], KEYS[2])
+end
+return {moved, dropped, left}

@@ -1,0 +1,20 @@
+-- What is due next, in one round trip.
+-- KEYS: 1 next firings, 2 mark of the table, 3 rq:queues, 4 prefix of scheduled registries, 5 prefix of RQ's locks
+-- ARGV: 1 prefix of queues
+-- Returns now (seconds, microseconds), the mark, the first firing, then pairs of a queue with delayed jobs and the time
+-- of its first. Queues whose delayed jobs are moved by RQ's own scheduler are left out.
+local now = redis.call('TIME')
+local found = {now[1], now[2], redis.call('GET', KEYS[2]) or '', ''}
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if first[2] then
+    found[4] = first[2]
+end
+for _, key in ipairs(redis.call('SMEMBERS', KEYS[3])) do
+    local queue = string.sub(key, #ARGV[1] + 1)
+    local head = redis.call('ZRANGE', KEYS[4] .. queue, 0, 0, 'WITHSCORES')
+    if head[2] and redis.call('EXISTS', KEYS[5] .. queue) == 0 then
+        found[#found + 1] = queue
+        found[#found + 1] = head[2]
+    end
+end
+return found

@@ -1,0 +1,36 @@
+-- Write an entry of the cron table, if it is new or differs.
+-- KEYS: 1 entry, 2 template of the job, 3 state of the entry, 4 next firings
+-- ARGV: 1 entry id, 2 now, 3 the next firing, 4 number of fields of the entry, then those fields with their values,
+--       then the fields of the template with theirs
+-- Returns 0 unchanged, 1 changed, 2 new.
+local fields = tonumber(ARGV[4]) * 2
+local entry = {}
+for i = 5, 4 + fields, 2 do
+    entry[ARGV[i]] = ARGV[i + 1]
+end
+local old = redis.call('HMGET', KEYS[1], 'version', 'timetable', 'zone')
+if old[1] == entry['version'] and redis.call('ZSCORE', KEYS[4], ARGV[1]) then
+    redis.call('HSET', KEYS[1], 'source', entry['source'])
+    return 0
+end
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('HSET', KEYS[1], unpack(ARGV, 5, 4 + fields))
+redis.call('HSET', KEYS[2], unpack(ARGV, 5 + fields))
+local last = tonumber(redis.call('HGET', KEYS[3], 'last') or '-1')
+local same_times = (not old[2]) or (old[2] == entry['timetable'] and old[3] == entry['zone'])
+if last >= 0 and same_times then
+    -- Changed otherwise, or removed a moment ago and back (a deploy in several steps): goes on where it was.
+    redis.call('PERSIST', KEYS[3])
+    redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
+else
+    -- What its new times would have been before now was never due.
+    if last < tonumber(ARGV[2]) then
+        redis.call('HSET', KEYS[3], 'last', ARGV[2])
+    end
+    redis.call('PERSIST', KEYS[3])
+    redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
+end
+if old[1] then
+    return 1
+end
+return 2

@@ -1,0 +1,18 @@
+-- Pass over firings that were missed for too long, or set the next firing right.
+-- KEYS: 1 entry, 2 state of the entry, 3 next firings
+-- ARGV: 1 entry id, 2 its version, 3 passed up to and including, 4 the next firing after it, 5 firings known to be passed
+-- Returns 1 if this call did it, else 0.
+if redis.call('HGET', KEYS[1], 'version') ~= ARGV[2] then
+    return 0
+end
+local last = tonumber(redis.call('HGET', KEYS[2], 'last') or '0')
+if last > tonumber(ARGV[3]) then
+    return 0
+end
+redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
+if last == tonumber(ARGV[3]) then
+    return 0
+end
+redis.call('HSET', KEYS[2], 'last', ARGV[3])
+redis.call('HINCRBY', KEYS[2], 'skipped', ARGV[5])
+return 1

@@ -1,0 +1,261 @@
+"""The cron table in Redis: what fires when, and the firing itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rqstack.scheduling import keys
+from rqstack.scheduling.entries import CATCH_UP, DECLARED, Entry
+from rqstack.timetable import latest
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+log = logging.getLogger("rqstack.scheduler")
+
+BATCH = 200
+"""Entries that one call of `fire_due` looks at."""
+
+STATE_TTL = 300
+"""Seconds for which the state of an entry outlives it, so that a deploy which takes it away and brings it back, or an
+old scheduler beside a new one, neither repeats nor loses a firing."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How an entry is doing, in seconds since the epoch.
+
+    Args:
+        next: Its next firing.
+        last: The last one that was decided: run, or passed over.
+        last_job: Id of the last job it made, or "".
+        fired: Jobs it has made.
+        skipped: Times that firings were passed over because they were missed for too long.
+    """
+
+    next: int
+    last: int
+    last_job: str
+    fired: int
+    skipped: int
+
+
+@dataclass
+class Change:
+    """What `sync` did, as entry ids."""
+
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+
+
+class CronTable:
+    """The cron table of a Redis.
+
+    Args:
+        connection: Redis.
+    """
+
+    def __init__(self, connection: Redis) -> None:
+        self.connection: Any = connection
+        self._run = keys.Scripts(connection)
+        self._broken: set[tuple[str, str]] = set()
+
+    def put(self, entry: Entry, now: int | None = None) -> bool:
+        """Add an entry, or replace the one of its id. Its state stays; what differs is written, nothing else.
+
+        Args:
+            entry: With its template.
+            now: Seconds since the epoch. Default: Redis's clock.
+
+        Returns:
+            False if it was there already, just so.
+        """
+        return bool(self._put(entry, self.now() if now is None else now))
+
+    def sync(self, entries: Iterable[Entry], *, remove: bool = True, now: int | None = None) -> Change:
+        """Make the declared entries exactly these, in one transaction. Entries made at run time stay.
+
+        Args:
+            entries: The declared entries.
+            remove: False keeps declared entries that are not among these.
+            now: Seconds since the epoch. Default: Redis's clock.
+        """
+        entries = list(entries)
+        now = self.now() if now is None else now
+        with self.connection.pipeline(transaction=True) as pipeline:
+            for entry in entries:
+                self._put(entry, now, pipeline)
+            ids = [entry.id for entry in entries]
+            if remove:
+                self._keep(DECLARED, "1", ids, pipeline)
+            else:
+                pipeline.set(keys.MARK, "1")
+            answers = pipeline.execute()
+        change = Change(removed=_texts(answers[-1]) if remove else [])
+        for entry, answer in zip(entries, answers, strict=False):
+            (change.unchanged, change.changed, change.added)[answer].append(entry.id)
+        return change
+
+    def cancel(self, id: str) -> bool:
+        """Remove an entry. Returns whether there was one. A declared one comes back at the next start or deploy."""
+        with self.connection.pipeline(transaction=True) as pipeline:
+            pipeline.zrem(keys.NEXT, id)
+            pipeline.delete(keys.ENTRY + id, keys.TEMPLATE + id)
+            pipeline.expire(keys.STATE + id, STATE_TTL)
+            return bool(pipeline.execute()[0])
+
+    def cancel_all(self, source: str | None = None) -> list[str]:
+        """Remove the entries of a source, or all. Returns their ids."""
+        return _texts(self._keep(source or "", "", []))
+
+    def ids(self) -> list[str]:
+        """The ids of all entries, the next to fire first."""
+        return _texts(self.connection.zrange(keys.NEXT, 0, -1))
+
+    def __len__(self) -> int:
+        return int(self.connection.zcard(keys.NEXT))
+
+    def entries(self) -> list[tuple[Entry, Status]]:
+        """All entries, the next to fire first. Two round trips. One that this machine cannot read is left out."""
+        rows = self.connection.zrange(keys.NEXT, 0, -1, withscores=True)
+        found = []
+        for (raw, score), (fields, state) in zip(rows, self._read([raw for raw, _ in rows]), strict=True):
+            entry = self._decode(raw.decode(), fields)
+            if entry is not None:
+                last, job, fired, skipped = state
+                found.append(
+                    (
+                        entry,
+                        Status(int(score), int(last or 0), (job or b"").decode(), int(fired or 0), int(skipped or 0)),
+                    )
+                )
+        return found
+
+    def fire_due(self, now: float) -> list[str]:
+        """Enqueue the jobs of all firings that are due. Safe to call from any number of processes at once.
+
+        Args:
+            now: Seconds since the epoch.
+
+        Returns:
+            The ids of the jobs that this call enqueued.
+        """
+        due = self.connection.zrangebyscore(keys.NEXT, "-inf", int(now), start=0, num=BATCH)
+        jobs: list[str] = []
+        for raw, (fields, state) in zip(due, self._read(due), strict=True):
+            entry = self._decode(raw.decode(), fields)
+            if entry is not None:
+                jobs += self._fire(entry, fields[b"version"].decode(), int(state[0] or 0), now)
+        return jobs
+
+    def now(self) -> int:
+        """Redis's clock, in whole seconds: the one clock that all schedulers share."""
+        return int(self.connection.time()[0])
+
+    def _fire(self, entry: Entry, version: str, last: int, time: float) -> list[str]:
+        """Decide the firings of an entry in (last, now]: run them, or pass over those missed for too long."""
+        now = int(time)
+        floor = max(last, now - min(CATCH_UP, entry.misfire_grace) - 1)
+        firings = list(_between(entry, floor, now))
+        if not firings and floor > last:
+            missed = latest(entry.timetable, max(last, now - entry.misfire_grace - 1), now)
+            firings = [missed] if missed is not None else []
+        start = firings[0] if firings else now + 1
+        first = entry.timetable.next_after(last)
+        with self.connection.pipeline(transaction=False) as pipeline:
+            passing = first < start and first <= now
+            if passing or not firings:
+                upto, count = (start - 1, 1) if passing else (last, 0)
+                following = entry.timetable.next_after(upto)
+                names = [keys.ENTRY + entry.id, keys.STATE + entry.id, keys.NEXT]
+                self._run("skip", names, [entry.id, version, upto, following, count], pipeline)
+            for index, firing in enumerate(firings):
+                following = firings[index + 1] if index + 1 < len(firings) else entry.timetable.next_after(firing)
+                self._send(entry, version, firing, following, time, pipeline)
+            answers = pipeline.execute()
+        if (passing or not firings) and answers.pop(0) == 1:
+            log.warning(
+                "%s: firings from %s to %s were missed and are skipped: older than its misfire grace of %s s, or "
+                "followed by a later one",
+                entry.name,
+                _clock(first),
+                _clock(start - 1),
+                entry.misfire_grace,
+            )
+        fired = [entry.job_id(firing) for firing, answer in zip(firings, answers, strict=True) if answer == 1]
+        for job_id in fired:
+            log.info("%s: enqueued %s on %s", entry.name, job_id, entry.queue)
+        return fired
+
+    def _send(self, entry: Entry, version: str, firing: int, following: int, now: float, pipeline: object) -> None:
+        job_id = entry.job_id(firing)
+        names = [
+            keys.ENTRY + entry.id,
+            keys.TEMPLATE + entry.id,
+            keys.STATE + entry.id,
+            keys.NEXT,
+            keys.JOB + job_id,
+            keys.QUEUE + entry.queue,
+            keys.QUEUES,
+        ]
+        self._run("fire", names, [entry.id, version, firing, following, job_id, rq_time(now)], pipeline)
+
+    def _put(self, entry: Entry, now: int, client: object = None) -> int:
+        fields = entry.fields()
+        arguments: list[object] = [entry.id, now, entry.timetable.next_after(now), len(fields)]
+        arguments += [part for pair in fields.items() for part in pair]
+        arguments += [part for pair in entry.template.items() for part in pair]
+        names = [keys.ENTRY + entry.id, keys.TEMPLATE + entry.id, keys.STATE + entry.id, keys.NEXT]
+        return self._run("put", names, arguments, client)  # type: ignore[no-any-return]
+
+    def _keep(self, source: str, mark: str, ids: Sequence[str], client: object = None) -> list[bytes]:
+        names = [keys.NEXT, keys.MARK, keys.ENTRY, keys.TEMPLATE, keys.STATE]
+        return self._run("keep", names, [source, STATE_TTL, mark, *ids], client)  # type: ignore[no-any-return]
+
+    def _read(self, ids: Sequence[bytes]) -> list[tuple[dict[bytes, bytes], list[bytes | None]]]:
+        with self.connection.pipeline(transaction=False) as pipeline:
+            for raw in ids:
+                pipeline.hgetall(keys.ENTRY + raw.decode())
+                pipeline.hmget(keys.STATE + raw.decode(), "last", "last_job", "fired", "skipped")
+            answers = pipeline.execute()
+        return list(zip(answers[::2], answers[1::2], strict=True))
+
+    def _decode(self, id: str, fields: dict[bytes, bytes]) -> Entry | None:
+        try:
+            return Entry.from_fields(id, fields)
+        except (ValueError, KeyError) as error:
+            # Removed since its id was read, or of a time zone that this machine lacks.
+            mark = (id, fields.get(b"version", b"").decode())
+            if fields and mark not in self._broken:
+                self._broken.add(mark)
+                log.error("the cron entry %s cannot be read here: %s", id, error)
+            return None
+
+
+def rq_time(now: float) -> str:
+    """A time as RQ writes it."""
+    from datetime import UTC, datetime
+
+    from rq.utils import utcformat
+
+    return str(utcformat(datetime.fromtimestamp(now, UTC)))
+
+
+def _between(entry: Entry, after: int, upto: int) -> Iterable[int]:
+    firing = entry.timetable.next_after(after)
+    while firing <= upto:
+        yield firing
+        firing = entry.timetable.next_after(firing)
+
+
+def _texts(values: Iterable[bytes]) -> list[str]:
+    return [value.decode() for value in values]
+
+
+def _clock(instant: int) -> str:
+    return rq_time(instant)[:19] + "Z"
