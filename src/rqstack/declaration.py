@@ -72,9 +72,12 @@ class TaskOptions:
             raise ValueError(f"unique={self.unique!r}: should be True, False or a function of the arguments.")
         if self.meta is not None and not isinstance(self.meta, dict):
             raise ValueError(f"meta={self.meta!r}: should be a dict.")
-        _check_timezone(self.timezone)
-        if self.cron is not None:
-            _check_cron(self.cron)
+        if self.cron is not None or self.timezone != "UTC":
+            from rqstack import timetable
+
+            timetable.time_zone(self.timezone)
+            if self.cron is not None:
+                timetable.Cron(self.cron, self.timezone)
 
     def make_retry(self) -> Retry | None:
         """RQ's Retry for one job."""
@@ -103,23 +106,3 @@ def _at_least(name: str, value: object, least: int, *, forever: bool = False) ->
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         also = ", or -1 for ever" if forever else ""
         raise ValueError(f"{name}={value!r}: should be whole seconds, {least} or more{also}.")
-
-
-def _check_timezone(name: str) -> None:
-    if name == "UTC":
-        return
-    from zoneinfo import ZoneInfo
-
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, TypeError, OSError):
-        raise ValueError(f"timezone={name!r}: is no time zone of this machine, such as 'Europe/Berlin'.") from None
-
-
-def _check_cron(expression: str) -> None:
-    from croniter import croniter
-
-    if not isinstance(expression, str) or len(expression.split()) != 5 or not croniter.is_valid(expression):
-        raise ValueError(
-            f"cron={expression!r}: should be five fields (minute hour day month weekday), such as '0 3 * * *'."
-        )

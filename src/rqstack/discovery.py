@@ -17,12 +17,25 @@ from rqstack.errors import TaskImportError, UnknownTask
 from rqstack.registry import Registry, registry
 from rqstack.settings import Settings, get_settings, home
 
-__all__ = ["MODULES", "Failure", "Found", "Registry", "autodiscover", "discover_packages", "registry", "resolve"]
+__all__ = [
+    "CRON",
+    "MODULES",
+    "Failure",
+    "Found",
+    "Registry",
+    "autodiscover",
+    "discover_packages",
+    "registry",
+    "resolve",
+]
 
 log = logging.getLogger("rqstack.discovery")
 
 MODULES = ("tasks", "commands")
 """Names of the modules that are looked for in every project and package."""
+
+CRON = "cron"
+"""Name of the modules that hold a project's cron table. The scheduler imports them, workers and producers do not."""
 
 BUILT_IN = ("rqstack.smoke",)
 LISTED = "rqstack-modules.txt"
@@ -206,7 +219,8 @@ def _project_modules(root: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str,
     listed = root / LISTED
     if listed.is_file():
         for line in listed.read_text().splitlines():
-            if name := line.partition("#")[0].strip():
+            name = line.partition("#")[0].strip()
+            if name and (name.rpartition(".")[2] != CRON or CRON in wanted):
                 yield name, source.joinpath(*name.split("."))
         return
     for folder, inner, files in os.walk(source):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rqstack.connections import explain
 from rqstack.declaration import TaskOptions
 from rqstack.errors import InvalidJob
+from rqstack.publishing import get_publisher
 from rqstack.settings import get_settings
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class Call:
 def enqueue(task: Task[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> Job:
     """Enqueue one job of a task. Arguments, result and errors as `Task.enqueue`."""
     merged, given = _options(task, options)
+    if (publisher := get_publisher()) is not None:
+        _check_call(task, args, kwargs)
+        call: Job = publisher.publish(task, args, kwargs, merged, given)
+        return call
     queue = _queue(given.pop("queue", merged.queue), given.pop("connection", None))
     _check_call(task, args, kwargs)
     when = _when(task, given.pop("at", None), given.pop("in_", None))
@@ -68,6 +73,8 @@ def enqueue_many(task: Task[Any, Any], calls: Iterable[Call | tuple[Any, ...]], 
     merged, given = _options(task, options)
     if not checked:
         return []
+    if (publisher := get_publisher()) is not None:
+        return [publisher.publish(task, call.args, call.kwargs or {}, merged, dict(given)) for call in checked]
     if merged.unique or "at" in given or "in_" in given:
         return [enqueue(task, call.args, call.kwargs or {}, options) for call in checked]
     queue = _queue(given.pop("queue", merged.queue), given.pop("connection", None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterable
@@ -9,7 +10,7 @@ from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from rqstack import producer, retries
+from rqstack import limiting, producer, retries
 from rqstack.declaration import TaskOptions, Unique, make_options
 from rqstack.errors import InvalidJob
 from rqstack.registry import registry
@@ -37,6 +38,8 @@ class Task(Generic[P, R]):
         name: RQ's dotted path of the function, and the job's function name.
         body: What a worker calls.
     """
+
+    _always_marked = False
 
     def __init__(self, func: Callable[P, R], options: TaskOptions) -> None:
         self.func = func
@@ -156,13 +159,20 @@ class Task(Generic[P, R]):
 
     def _make_body(self) -> Callable[P, R]:
         """The function itself where no option needs more, so that a worker's call costs nothing."""
-        if not self.options.retry_on:
-            return self.func
-        return retries.retrying_only(self.func, self.options.retry_on)
+        body: Callable[..., Any] = self.func
+        if self.options.retry_on:
+            body = retries.retrying_only(body, self.options.retry_on)
+        if self.options.rate_limit is not None:
+            body = limiting.limited(body, self.name, self.options.rate_limit)
+        if body is not self.func or self._always_marked:
+            body = _marked(body, self.name)
+        return cast(Callable[P, R], body)
 
 
 class QueueCommand(Task[P, R]):
     """A task whose call enqueues it; `call_now` runs it here and now. In a worker the job's own call runs it."""
+
+    _always_marked = True
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Enqueue a job with these arguments, and return it at once.
@@ -177,29 +187,6 @@ class QueueCommand(Task[P, R]):
     def call_now(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here and now."""
         return self.func(*args, **kwargs)
-
-    def _make_body(self) -> Callable[P, R]:
-        inner: Callable[..., Any] = super()._make_body()
-        name = self.name
-        body: Callable[..., Any]
-        if inspect.iscoroutinefunction(self.func):
-
-            async def body(*args: Any, **kwargs: Any) -> Any:
-                token = _running.set(name)
-                try:
-                    return await inner(*args, **kwargs)
-                finally:
-                    _running.reset(token)
-        else:
-
-            def body(*args: Any, **kwargs: Any) -> Any:
-                token = _running.set(name)
-                try:
-                    return inner(*args, **kwargs)
-                finally:
-                    _running.reset(token)
-
-        return cast(Callable[P, R], body)
 
 
 class BoundTask(Generic[P, R]):
@@ -328,6 +315,30 @@ def _declare_one(kind: type[Task[..., Any]], func: Any, given: dict[str, Any]) -
     except ValueError as error:
         raise ValueError(f"{named}: {error}") from None
     return staticmethod(made) if static else made
+
+
+def _marked(inner: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The body, which says while it runs whose it is: RQ's own path calls a task's object, and so may its body."""
+    if inspect.iscoroutinefunction(inner):
+
+        @functools.wraps(inner)
+        async def body(*args: Any, **kwargs: Any) -> Any:
+            token = _running.set(name)
+            try:
+                return await inner(*args, **kwargs)
+            finally:
+                _running.reset(token)
+    else:
+
+        @functools.wraps(inner)
+        def body(*args: Any, **kwargs: Any) -> Any:
+            token = _running.set(name)
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                _running.reset(token)
+
+    return body
 
 
 def _name(func: Callable[..., Any]) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rqstack.settings import Settings
 
-__all__ = ["REJECTED", "PayloadRejected", "Serializer", "count_rejected", "dumps", "get_serializer", "loads"]
+__all__ = ["REJECTED", "Default", "PayloadRejected", "Serializer", "count_rejected", "get_serializer"]
 
 REJECTED = "rqstack:metrics:payloads_rejected"
 """A hash in Redis: reason -> how many payloads were refused for it."""
@@ -51,17 +51,24 @@ def _make(kind: str, keys: tuple[bytes, ...], allow_unsigned: bool) -> Serialize
         return JSONSerializer
     from rqstack.security.signing import PlainPickle, SignedPickle
 
-    return SignedPickle(keys, allow_unsigned=allow_unsigned) if keys else PlainPickle()
+    made = SignedPickle(keys, allow_unsigned=allow_unsigned) if keys else PlainPickle()
+    # RQ's worker notes its serializer as a path, by which a spawned process finds it again.
+    vars(made).update(__module__=__name__, __qualname__="Default")
+    return made
 
 
-def dumps(obj: Any, /) -> bytes:
-    """As `get_serializer().dumps`: this module is itself a serializer, `rq worker -S rqstack.security`."""
-    return get_serializer().dumps(obj)
+class Default:
+    """The serializer of this process's settings, for what takes a path: `rq worker -S rqstack.security.Default`."""
 
+    @staticmethod
+    def dumps(obj: Any, /) -> bytes:
+        """As `get_serializer().dumps`."""
+        return get_serializer().dumps(obj)
 
-def loads(data: bytes, /) -> Any:
-    """As `get_serializer().loads`."""
-    return get_serializer().loads(data)
+    @staticmethod
+    def loads(data: bytes, /) -> Any:
+        """As `get_serializer().loads`."""
+        return get_serializer().loads(data)
 
 
 def count_rejected(connection: Redis, error: PayloadRejected) -> None:

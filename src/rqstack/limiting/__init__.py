@@ -1,0 +1,97 @@
+"""Holds a task to its rate over all workers: a job over it is put back for later, in order, and waits in no horse.
+
+The `limits` library counts the starts in a moving window in Redis: in no stretch of its length are there more than the
+rate allows. A job that may not start gets a place in a line (`line.lua`): a time of its own, one interval after the job
+before it, so that they come back one by one and in their order rather than all at once. The line is only about when to
+try again; whether a job may start is the library's word each time.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from redis import Redis
+
+if TYPE_CHECKING:
+    from redis.commands.core import Script
+
+    from rqstack.limiting.window import Gate
+    from rqstack.ratelimit import Rate
+
+PREFIX = "rqstack:ratelimit"
+KEPT = 60.0
+"""Seconds for which the place of a job that has not come back at its time still keeps new jobs behind it."""
+
+_SLACK = 0.005
+
+
+def acquire(connection: Redis, name: str, rate: Rate, job_id: str) -> float:
+    """Take one start of a task, if its rate allows one now.
+
+    Args:
+        connection: Redis.
+        name: The task.
+        rate: Its limit.
+        job_id: The job that wants to start.
+
+    Returns:
+        0 if it may start now; else seconds after which it should ask again, with a place in the line kept for it.
+    """
+    line, script, gate = _tools(connection, name)
+    interval = rate.seconds / rate.count
+    if (wait := float(script([line], ["enter", job_id, interval, KEPT]))) > 0:
+        return wait
+    free_in = gate.enter(name, rate)
+    if free_in == 0:
+        connection.zrem(line, job_id)
+        return 0
+    return float(script([line], ["wait", job_id, interval, KEPT, free_in + _SLACK]))
+
+
+def limited(func: Callable[..., Any], name: str, rate: Rate) -> Callable[..., Any]:
+    """The function as a worker calls it: when its job is over the rate it returns `PutBack`, and the function is not
+    called. Outside of a job it is just called.
+
+    Args:
+        func: The task's function.
+        name: The task.
+        rate: Its limit.
+    """
+
+    def put_back() -> Any:
+        from rq import get_current_job
+
+        job = get_current_job()
+        if job is None or (wait := acquire(job.connection, name, rate, job.id)) == 0:
+            return None
+        from rqstack.limiting.putback import PutBack
+
+        # RQ counts what a job returns to be run again; the limit must not use up what the task itself may return.
+        job.number_of_retries = (job.number_of_retries or 0) - 1
+        return PutBack(wait)
+
+    if inspect.iscoroutinefunction(func):
+
+        @functools.wraps(func)
+        async def body(*args: Any, **kwargs: Any) -> Any:
+            return put_back() or await func(*args, **kwargs)
+    else:
+
+        @functools.wraps(func)
+        def body(*args: Any, **kwargs: Any) -> Any:
+            return put_back() or func(*args, **kwargs)
+
+    return body
+
+
+@lru_cache(maxsize=256)
+def _tools(connection: Redis, name: str) -> tuple[str, Script, Gate]:
+    from rqstack.limiting.window import Gate
+
+    text = files("rqstack.limiting").joinpath("line.lua").read_text()
+    return f"{PREFIX}:line:{name}", connection.register_script(text), Gate(connection, PREFIX)

@@ -1,0 +1,65 @@
+"""The `limits` library's moving window in Redis, by Redis's clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from limits import RateLimitItemPerSecond
+from limits.storage import RedisStorage
+from limits.strategies import MovingWindowRateLimiter
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from rqstack.ratelimit import Rate
+
+
+class Gate:
+    """Counts starts in a moving window.
+
+    Args:
+        connection: Redis.
+        prefix: How the keys begin.
+    """
+
+    def __init__(self, connection: Redis, prefix: str) -> None:
+        self._storage = _ByRedisClock(connection, prefix)
+        self._limiter = MovingWindowRateLimiter(self._storage)
+
+    def enter(self, name: str, rate: Rate) -> float:
+        """Count a start, if there is room for one.
+
+        Returns:
+            0 if it was counted; else seconds until there is room.
+        """
+        item = RateLimitItemPerSecond(rate.count, rate.seconds, namespace="window")
+        self._storage.read_clock()
+        if self._limiter.hit(item, name):
+            return 0
+        reset = self._limiter.get_window_stats(item, name).reset_time
+        return max(reset - self._storage.now, 0.001)
+
+
+class _ByRedisClock(RedisStorage):
+    """The library takes the time of each machine, and these differ; the times it writes should be of one clock.
+
+    Its scripts get the time as an argument, so what it does is repeated here with another clock.
+    """
+
+    def __init__(self, connection: Redis, prefix: str) -> None:
+        super().__init__("redis://", connection_pool=connection.connection_pool, key_prefix=prefix)
+        self._redis = connection
+        self.now = 0.0
+
+    def read_clock(self) -> None:
+        """Ask Redis what time it is."""
+        seconds, microseconds = self._redis.time()
+        self.now = seconds + microseconds / 1e6
+
+    def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        arguments: list[str | int] = [f"{self.now:.6f}", limit, expiry, amount]
+        return bool(self.lua_acquire_moving_window([self.prefixed_key(key)], arguments))
+
+    def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
+        window = self.lua_moving_window([self.prefixed_key(key)], [f"{self.now - expiry:.6f}", limit])
+        return (float(window[0]), int(window[1])) if window else (self.now, 0)
