@@ -16,6 +16,7 @@ from rqstack.stack import bundle, env, images, ports
 Say = Callable[[str], None]
 BASE = "docker-compose.yml"
 MONITORING = "docker-compose-monitor.yml"
+OVERRIDE = "docker-compose.override.yml"
 ONE_SHOT = "tasks"
 WELL, NOT_WELL, NOTHING_RUNS = 0, 1, 3
 
@@ -46,6 +47,9 @@ class Compose:
     def __init__(self, root: Path, *, monitoring: bool = False) -> None:
         self.root = root
         self.files = [root / BASE, *([root / MONITORING] if monitoring else [])]
+        # As compose itself does where no file is named: `make start` and `docker compose up` run the same.
+        if (root / OVERRIDE).is_file():
+            self.files.append(root / OVERRIDE)
 
     def command(self, *arguments: str) -> list[str]:
         """The command line of a call."""
@@ -161,22 +165,6 @@ def stop(root: Path, say: Say) -> None:
     compose.run("down", "--remove-orphans", what="stop the stack")
     env.remove_stack_env(root)
     say("Stopped." if there else "Nothing runs.")
-
-
-def stop_monitoring(root: Path, say: Say) -> None:
-    """Stop the services of docker-compose-monitor.yml; the others go on.
-
-    Args:
-        root: The home of the stack.
-        say: Told what happened.
-
-    Raises:
-        StackFailed: Docker could not stop them.
-    """
-    whole = Compose(root, monitoring=True)
-    names = set(whole.config()["services"]) - set(Compose(root).config()["services"])
-    whole.run("rm", "--stop", "--force", *sorted(names), what="stop the monitoring")
-    say("Monitoring stopped.")
 
 
 def status(root: Path, say: Say, *, as_json: bool = False) -> int:
