@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rq import Retry
 
 Unique = bool | Callable[..., str]
+RateRule = Callable[..., str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class TaskOptions:
         unique: At most one job with the same arguments waits or runs; enqueueing it again gives that job. A function
             of the arguments may say what is the same.
         rate_limit: Starts per time over all workers, such as "5/second". A job over it is put back for later.
+            A function of the arguments may give the rate, or None for no limit; each rate is counted for itself.
         cron: Times at which the scheduler enqueues it: five fields.
         timezone: The time zone of `cron`.
         misfire_grace: Seconds by which a missed firing may still run.
@@ -51,7 +53,7 @@ class TaskOptions:
     failure_ttl: int | None = None
     ttl: int | None = None
     unique: Unique = False
-    rate_limit: ratelimit.Rate | None = None
+    rate_limit: ratelimit.Rate | RateRule | None = None
     cron: str | None = None
     timezone: str = "UTC"
     misfire_grace: int | None = None
@@ -87,7 +89,7 @@ class TaskOptions:
 def make_options(
     *,
     retry_on: Iterable[type[BaseException]] | type[BaseException] | None = None,
-    rate_limit: str | None = None,
+    rate_limit: str | RateRule | None = None,
     **given: Any,
 ) -> TaskOptions:
     """The options from what a decorator was given.
@@ -96,7 +98,7 @@ def make_options(
         ValueError: as `TaskOptions`.
     """
     types = () if retry_on is None else exception_types(retry_on)
-    rate = None if rate_limit is None else ratelimit.parse(rate_limit)
+    rate = rate_limit if rate_limit is None or callable(rate_limit) else ratelimit.parse(rate_limit)
     return TaskOptions(retry_on=types, rate_limit=rate, **given)
 
 

@@ -228,10 +228,11 @@ def _remove(queue: Queue, job: Job, over: tuple[Any, ...]) -> None:
     """Delete a job that is over, unless another producer has just enqueued it again."""
     from redis.exceptions import WatchError
 
+    pipeline: Any
     with queue.connection.pipeline() as pipeline:
         try:
-            pipeline.watch(job.key)  # type: ignore[no-untyped-call]
-            status: Any = pipeline.hget(job.key, "status")
+            pipeline.watch(job.key)
+            status = pipeline.hget(job.key, "status")
             if status is None or status.decode() not in over:
                 return
             pipeline.multi()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+log = logging.getLogger("rqstack.tasks")
+
 LARGEST = 365 * 24 * 3600
 
 
@@ -138,17 +141,31 @@ def _seconds(value: object) -> float:
     return value
 
 
+# A job that was deleted while it ran must not come back as a record with one field.
+_FORBID = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'retries_left', 0) end"
+
+
 def retrying_only(func: Callable[..., Any], types: tuple[type[BaseException], ...]) -> Callable[..., Any]:
     """The function, so that its job is not retried after other exceptions than these.
 
-    RQ retries while `retries_left` of the job in hand is above 0, and asks after the function has raised.
+    RQ retries while `retries_left` of the job is above 0, and asks after the function has raised. It asks the object in
+    hand or, on a fast path, one that it reads then: so both are set.
     """
 
     def forbid(error: BaseException) -> None:
+        if isinstance(error, types):
+            return
+        from redis.exceptions import RedisError
         from rq import get_current_job
 
-        if not isinstance(error, types) and (job := get_current_job()) is not None:
-            job.retries_left = 0
+        job = get_current_job()
+        if job is None or not job.retries_left:
+            return
+        job.retries_left = 0
+        try:
+            job.connection.eval(_FORBID, 1, job.key)
+        except RedisError:
+            log.warning("Job %s may be retried after %s: Redis is away", job.id, type(error).__name__)
 
     if inspect.iscoroutinefunction(func):
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from rqstack import limiting, producer, retries
-from rqstack.declaration import TaskOptions, Unique, make_options
+from rqstack.declaration import RateRule, TaskOptions, Unique, make_options
 from rqstack.errors import InvalidJob
 from rqstack.registry import registry
 from rqstack.retries import Backoff
@@ -240,7 +240,7 @@ def task(
     failure_ttl: int | None = ...,
     ttl: int | None = ...,
     unique: Unique = ...,
-    rate_limit: str | None = ...,
+    rate_limit: str | RateRule | None = ...,
     cron: str | None = ...,
     timezone: str = ...,
     misfire_grace: int | None = ...,
@@ -275,7 +275,7 @@ def queue_command(
     failure_ttl: int | None = ...,
     ttl: int | None = ...,
     unique: Unique = ...,
-    rate_limit: str | None = ...,
+    rate_limit: str | RateRule | None = ...,
     at_front: bool = ...,
     description: str | None = ...,
     meta: dict[str, Any] | None = ...,

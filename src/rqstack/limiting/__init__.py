@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from redis import Redis
 
+from rqstack.ratelimit import Rate, parse
+
 if TYPE_CHECKING:
     from redis.commands.core import Script
 
     from rqstack.limiting.window import Gate
-    from rqstack.ratelimit import Rate
 
 PREFIX = "rqstack:ratelimit"
 KEPT = 60.0
@@ -53,21 +54,23 @@ def acquire(connection: Redis, name: str, rate: Rate, job_id: str) -> float:
     return float(script([line], ["wait", job_id, interval, KEPT, free_in + _SLACK]))
 
 
-def limited(func: Callable[..., Any], name: str, rate: Rate) -> Callable[..., Any]:
+def limited(func: Callable[..., Any], name: str, rule: Rate | Callable[..., str | None]) -> Callable[..., Any]:
     """The function as a worker calls it: when its job is over the rate it returns `PutBack`, and the function is not
     called. Outside of a job it is just called.
 
     Args:
         func: The task's function.
         name: The task.
-        rate: Its limit.
+        rule: Its limit, or a function of its arguments that gives it.
     """
 
-    def put_back() -> Any:
+    def put_back(args: Any, kwargs: Any) -> Any:
         from rq import get_current_job
 
-        job = get_current_job()
-        if job is None or (wait := acquire(job.connection, name, rate, job.id)) == 0:
+        if (job := get_current_job()) is None:
+            return None
+        rate = rule if isinstance(rule, Rate) else _rate(rule(*args, **kwargs))
+        if rate is None or (wait := acquire(job.connection, name, rate, job.id)) == 0:
             return None
         from rqstack.limiting.putback import PutBack
 
@@ -79,14 +82,19 @@ def limited(func: Callable[..., Any], name: str, rate: Rate) -> Callable[..., An
 
         @functools.wraps(func)
         async def body(*args: Any, **kwargs: Any) -> Any:
-            return put_back() or await func(*args, **kwargs)
+            return put_back(args, kwargs) or await func(*args, **kwargs)
     else:
 
         @functools.wraps(func)
         def body(*args: Any, **kwargs: Any) -> Any:
-            return put_back() or func(*args, **kwargs)
+            return put_back(args, kwargs) or func(*args, **kwargs)
 
     return body
+
+
+@lru_cache(maxsize=256)
+def _rate(text: str | None) -> Rate | None:
+    return None if text is None else parse(text)
 
 
 @lru_cache(maxsize=256)
