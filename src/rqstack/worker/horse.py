@@ -1,16 +1,404 @@
-"""A horse: the process that runs jobs, one after the other."""
+"""A horse: the process that runs jobs, one after the other, with one call to Redis for each."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import resource
+import select
+import signal
+import sys
+import time
+import zlib
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import CoroutineType, FrameType
+from typing import TYPE_CHECKING, Any
 
-from rq import Worker as RqWorker
+from redis.exceptions import RedisError
+from rq.job import Job, Retry, _job_stack
+from rq.timeouts import JobTimeoutException
+from rq.utils import parse_timeout
+
+from rqstack.discovery import resolve
+from rqstack.errors import PayloadRejected
+from rqstack.security import count_rejected
+from rqstack.worker import hooks
+from rqstack.worker.channel import Channel, Lost, Waiters, pack
+from rqstack.worker.counters import Counters
+from rqstack.worker.lazyjob import lazy_job
+from rqstack.worker.scripts import CLAIM, FINISH, METRICS, SUPERVISORS, running_key
+from rqstack.worker.slow import Ended, Running, SlowPath, damaged
+
+if TYPE_CHECKING:
+    from rqstack.worker.slots import Slots
+    from rqstack.worker.worker import Worker
+
+DONE = 0
+"""Exit code: it was told to stop, or has done what it was started for."""
+
+RECYCLE = 73
+"""Exit code: it has run its jobs or grown too large, and wants to be replaced."""
+
+EXECUTION_TTL = 90
+"""Seconds until RQ's registries take a run for abandoned, as RQ writes them; supervisors refresh it all the time."""
+
+_LOOK = 30.0
+"""Seconds after which an idle horse looks at its queues all the same, and at whether workers are suspended."""
+
+_NOTHING: tuple[Running, Any] = (Running("", "", "", 0.0, None), None)
+
+_CLAIM_LISTS = 5.0
+"""Seconds after which a busy horse, too, looks whether Redis has moved a job to its claim lists."""
 
 
-class Worker(RqWorker):
-    """RQ's worker, whose record comes back at the next heartbeat when it is gone (RQ lists it never again: rq#469)."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a horse ends.
 
-    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        if pipeline is None and self.birth_date and not self.connection.exists(self.key):
-            self.register_birth()
-        super().heartbeat(timeout, pipeline)
+    Args:
+        burst: When the queues are empty.
+        max_jobs: After this many jobs, and with it its worker.
+        recycle_jobs: After this many jobs, to be replaced.
+        max_rss: Above this many MiB of memory, to be replaced.
+        max_idle: After this many seconds without a job.
+        block: Seconds that one wait in Redis takes at most.
+    """
+
+    burst: bool = False
+    max_jobs: int | None = None
+    recycle_jobs: int | None = None
+    max_rss: int | None = None
+    max_idle: float | None = None
+    block: float = 7.0
+
+
+class Horse:
+    """Claims, runs and finishes jobs until it is told to stop.
+
+    Args:
+        worker: The RQ worker that it is to the outside.
+        supervisor: The id of its supervisor.
+        slots: Where its supervisor looks.
+        index: Its place there.
+        limits: When it ends.
+    """
+
+    def __init__(self, worker: Worker, supervisor: str, slots: Slots, index: int, limits: Limits) -> None:
+        self._worker = worker
+        self._slots = slots
+        self._index = index
+        self._limits = limits
+        self._client = worker.connection
+        self._channel = Channel(self._client)
+        self._queue_keys: list[str] = worker.queue_keys()
+        self._waiters = Waiters(self._client, worker.name, self._queue_keys, limits.block)
+        self._slow = SlowPath(worker)
+        self._counters = Counters()
+        self._head = (worker.key, running_key(supervisor), SUPERVISORS)
+        self._who = (worker.name, supervisor)
+        self._keys: Sequence[str] = self._queue_keys
+        self._stopping = False
+        self._jobs = 0
+        self._claims_seen = 0.0
+        self._execution = ""
+        self._now = 0.0
+        self._second = 0
+        self._second_text = ""
+        self._last: tuple[Running, Any] = _NOTHING
+        self._parent = os.getppid()
+        self._wakeup, self._wake = os.pipe()
+        self._loads = worker.serializer.loads
+        self._dumps = worker.serializer.dumps
+
+    def run(self) -> int:
+        """Work until told to stop, or until a limit is reached. Returns the exit code."""
+        self._install_signals()
+        hooks.run(hooks.after_fork)
+        random.seed()
+        finished: list[Any] | None = None
+        idle_since = time.monotonic()
+        idle = True
+        while True:
+            ending = self._ending()
+            if finished is None and ending is not None:
+                return self._leave(ending)
+            reply = self._call(finished, claim=ending is None, idle=idle)
+            idle = False
+            if finished is not None:
+                finished = None
+                self._note_end(reply.pop(0))
+                if not reply:
+                    continue
+            status = reply[0]
+            if status == b"job":
+                finished = self._run(reply)
+                idle_since = time.monotonic()
+                continue
+            if status == b"empty":
+                if self._limits.burst:
+                    return self._leave(DONE)
+                left = None
+                if self._limits.max_idle is not None:
+                    left = self._limits.max_idle - (time.monotonic() - idle_since)
+                    if left <= 0:
+                        return self._leave(DONE)
+                self._wait(left)
+                idle = True
+            elif status == b"suspended":
+                if self._limits.burst:
+                    return self._leave(DONE)
+                self._pause(1.0)
+            elif status == b"unregistered":
+                # Redis has lost our supervisor, or somebody took it for dead: it says at once that it is not.
+                os.kill(os.getppid(), signal.SIGUSR1)
+                self._pause(0.2)
+            else:
+                self._worker.log.error("Worker %s: %r is still on record as running", self._worker.name, reply[1:])
+                return 1
+
+    # -- calls
+
+    def _call(self, finished: list[Any] | None, *, claim: bool, idle: bool) -> list[Any]:
+        """Finish the job before, if there is one, and claim the next; the same call again until Redis has answered."""
+        tail = self._tail(finished, claim=claim, idle=idle)
+        wait = 0.05
+        while True:
+            try:
+                if finished is not None:
+                    return self._channel.run(FINISH, tail)  # type: ignore[no-any-return]
+                if not claim:
+                    return [b"empty"]
+                if idle:
+                    return self._waiters.claim(self._channel, tail)  # type: ignore[no-any-return]
+                return self._channel.run(CLAIM, tail)  # type: ignore[no-any-return]
+            except Lost as error:
+                self._worker.log.warning(
+                    "Worker %s: Redis is away (%s); trying again in %.1f s", self._worker.name, error, wait
+                )
+            except RedisError as error:
+                # Loading, out of memory, a disk that is full: Redis is there but does not take it now.
+                self._worker.log.error("Worker %s: Redis refuses: %s; trying again", self._worker.name, error)
+                wait = max(wait, 1.0)
+            self._waiters.close()
+            if self._stopping and finished is None:
+                return [b"empty"]
+            self._pause(wait * random.uniform(0.5, 1.5))
+            wait = min(wait * 2, 2.0)
+
+    def _tail(self, finished: list[Any] | None, *, claim: bool, idle: bool) -> tuple[Any, ...]:
+        """Number of keys, keys and arguments of the scripts; see claim.lua and finish.lua."""
+        self._now = now = time.time()
+        self._execution = f"{random.getrandbits(128):032x}"
+        if not idle and now - self._claims_seen > _CLAIM_LISTS:
+            idle = True
+        if idle:
+            self._claims_seen = now
+        keys = self._keys
+        head = (
+            3 + len(keys),
+            *self._head,
+            *keys,
+            *self._who,
+            self._execution,
+            self._iso(now),
+            f"{now:.6f}",
+            EXECUTION_TTL,
+            b"1" if idle else b"0",
+        )
+        if finished is None:
+            return head
+        monotonic = time.monotonic()
+        counts = self._counters.take(monotonic) if self._counters.is_due(monotonic) else ()
+        return (*head, b"1" if claim else b"0", *finished, *counts)
+
+    def _iso(self, now: float) -> str:
+        """A date as rq.utils.utcformat writes it, which takes ten times as long."""
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+        return f"{self._second_text}{int((now - second) * 1e6):06d}Z"
+
+    # -- one job
+
+    def _run(self, reply: list[Any]) -> list[Any] | None:
+        """Run a claimed job. Returns finish.lua's arguments, or None if it was recorded by RQ's own methods."""
+        _, queue, job_id, data, timeout, result_ttl, enqueued_at, unusual = reply
+        worker = self._worker
+        running = Running(queue.decode(), job_id.decode(), self._execution, self._now, data)
+        begun = time.monotonic()
+        if worker.work_strategy != "default":
+            self._reorder(running.queue)
+        if hooks.before_job:
+            hooks.run(hooks.before_job)
+        try:
+            if timeout:
+                running.timeout = _seconds(timeout)
+            self._slots.begin(self._index, begun, begun + running.timeout if running.timeout > 0 else 0.0)
+            if data is None:
+                raise damaged(running)
+            if unusual != b"0" or worker.job_class is not Job:
+                self._note(running, self._slow.run(running), begun, enqueued_at)
+                return None
+            value = self._perform(running, data)
+            stored = b"" if value is None else b64encode(self._dumps(value))
+            ttl = worker.default_result_ttl if result_ttl is None else int(result_ttl)
+            if ttl == 0 or isinstance(value, Retry):
+                self._note(running, self._slow.succeed(running, value), begun, enqueued_at)
+                return None
+        except BaseException as error:
+            # Whatever a task raises, SystemExit too, ends the job and not the horse, as in RQ.
+            if isinstance(error, PayloadRejected):
+                count_rejected(self._client, error)
+            self._note(running, self._slow.fail(running, (type(error), error, error.__traceback__)), begun, enqueued_at)
+            return None
+        finally:
+            self._jobs += 1
+            self._slots.end(self._index, self._jobs)
+            if hooks.after_job:
+                hooks.run(hooks.after_job)
+        ran = time.monotonic() - begun
+        self._last = running, value
+        self._counters.add(running.queue, running.name, "finished", wait=self._waited(enqueued_at), run=ran)
+        return [running.job_id, running.execution, running.queue, ttl, stored, f"{self._now:.6f}", f"{ran:.6f}"]
+
+    def _perform(self, running: Running, data: bytes) -> Any:
+        """Call a plain job's function, within its time."""
+        worker = self._worker
+        # zlib's header; RQ reads payloads that are not compressed, too.
+        running.name, instance, args, kwargs = self._loads(zlib.decompress(data) if data[:1] == b"x" else data)
+        function = resolve(running.name, instance)
+        _job_stack.push(lazy_job(worker.job_class, running.job_id, self._client, worker.serializer))
+        try:
+            if running.timeout <= 0:
+                return _call(function, args, kwargs)
+            with worker.death_penalty_class(running.timeout, JobTimeoutException, job_id=running.job_id):
+                return _call(function, args, kwargs)
+        finally:
+            _job_stack.pop()
+
+    def _note_end(self, what: bytes) -> None:
+        """Act on what finish.lua says of the job before."""
+        running, value = self._last
+        self._last = _NOTHING
+        log = self._worker.log
+        if what == b"unusual":
+            self._slow.succeed(running, value)
+        elif what == b"fenced":
+            log.warning(
+                "Worker %s: job %s was given to another worker meanwhile; this result is dropped",
+                self._worker.name,
+                running.job_id,
+            )
+        elif log.isEnabledFor(logging.DEBUG):
+            log.debug("Worker %s: %s: %s (%s) %s", *self._who[:1], running.queue, running.name, running.job_id, what)
+
+    def _note(self, running: Running, ended: Ended, begun: float, enqueued_at: bytes | None) -> None:
+        """Count a job that was recorded by RQ's own methods."""
+        if ended.status in ("finished", "failed", "retried"):
+            wait, ran = self._waited(enqueued_at), time.monotonic() - begun
+            self._counters.add(running.queue, running.name, ended.status, wait=wait, run=ran)
+        if ended.exception:
+            self._counters.add_failure(running.queue, running.name, ended.exception)
+
+    def _waited(self, enqueued_at: bytes | None) -> float | None:
+        try:
+            return max(self._now - datetime.fromisoformat(enqueued_at.decode()).timestamp(), 0.0)  # type: ignore[union-attr]
+        except (AttributeError, ValueError):
+            return None
+
+    def _reorder(self, queue: str) -> None:
+        keys = list(self._keys)
+        if self._worker.work_strategy == "random":
+            random.shuffle(keys)
+        elif f"rq:queue:{queue}" in keys:
+            place = keys.index(f"rq:queue:{queue}") + 1
+            keys = keys[place:] + keys[:place]
+        self._keys = keys
+
+    # -- waiting and ending
+
+    def _wait(self, left: float | None) -> None:
+        """Wait until Redis has moved a job here, a signal has come, or `left` seconds are over."""
+        try:
+            if self._counters:
+                self._flush()
+            until = time.monotonic() + min(_LOOK, _LOOK if left is None else left)
+            while not self._stopping and (remaining := until - time.monotonic()) > 0:
+                if self._waiters.wait(self._wakeup, remaining):
+                    return
+        except RedisError as error:
+            self._worker.log.warning("Worker %s: Redis is away (%s)", self._worker.name, error)
+            self._waiters.close()
+            self._pause(random.uniform(0.1, 0.5))
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep, but not through a signal."""
+        if not self._stopping:
+            select.select([self._wakeup], [], [], seconds)
+
+    def _flush(self) -> None:
+        pairs = self._counters.take(time.monotonic())
+        commands = [pack("HINCRBYFLOAT", METRICS, pairs[at], pairs[at + 1]) for at in range(0, len(pairs), 2)]
+        self._channel.send(*commands)
+        for _ in commands:
+            self._channel.read()
+
+    def _ending(self) -> int | None:
+        """The exit code, if it is time to end."""
+        limits = self._limits
+        if self._stopping or os.getppid() != self._parent:
+            return DONE
+        if limits.max_jobs is not None and self._jobs >= limits.max_jobs:
+            return DONE
+        if limits.recycle_jobs is not None and self._jobs >= limits.recycle_jobs:
+            return RECYCLE
+        if limits.max_rss is not None and _peak_mib() > limits.max_rss:
+            return RECYCLE
+        return None
+
+    def _leave(self, code: int) -> int:
+        with contextlib.suppress(RedisError):
+            self._waiters.stop(self._channel)
+            if self._counters:
+                self._flush()
+        self._channel.close()
+        return code
+
+    def _install_signals(self) -> None:
+        os.set_blocking(self._wake, False)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._stop)
+        # A terminal sends Ctrl-C to all; the supervisor passes on what concerns us.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in (signal.SIGCHLD, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_DFL)
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        self._stopping = True
+
+
+def _call(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    value = function(*args, **kwargs)
+    if type(value) is CoroutineType:
+        return asyncio.run(value)
+    return value
+
+
+def _seconds(text: bytes) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return int(parse_timeout(text.decode()) or 0)
+
+
+def _peak_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024

@@ -43,6 +43,6 @@ def launch(
         consumer = Consumer(names, settings, processes=processes, burst=burst, on_ready=on_ready)
         autodiscover(settings)
         return consumer.run()
-    from rqstack.worker.supervisor import Supervisor
+    from rqstack.worker.service import run
 
-    return Supervisor(names, settings, processes=processes, burst=burst).run()
+    return run(names, settings, processes=processes, burst=burst)

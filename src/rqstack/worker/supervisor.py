@@ -1,97 +1,501 @@
-"""The supervisor: keeps a number of horses running, and runs no user code itself."""
+"""The supervisor: starts horses, watches them, speaks for them to Redis, and runs no task itself."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import gc
+import json
 import os
-import random
+import select
 import signal
+import socket
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from redis.exceptions import RedisError
+from rq.command import handle_command
+from rq.utils import now
 
-from rqstack.connections import connect
+from rqstack.discovery import registry
 from rqstack.settings import Settings, get_settings
-from rqstack.worker.horse import Worker
+from rqstack.worker import hooks
+from rqstack.worker.channel import Channel
+from rqstack.worker.counters import field as counter_field
+from rqstack.worker.horse import DONE, RECYCLE, Horse, Limits
+from rqstack.worker.parent import die_with
+from rqstack.worker.recovery import Held, Recovery
+from rqstack.worker.scripts import METRICS
+from rqstack.worker.slots import Slots
+from rqstack.worker.slow import Running, SlowPath
 
-log = logging.getLogger("rqstack.worker")
+if TYPE_CHECKING:
+    from rqstack.worker.worker import Worker
+
+_TICK = 1.0
+"""Seconds after which the supervisor looks at its horses' deadlines."""
+
+OVERRUN = 5.0
+"""Seconds past a job's time-out after which its horse is killed: it did not react to the signal."""
+
+
+@dataclass(slots=True)
+class Stall:
+    """A horse's place.
+
+    Args:
+        worker: Its RQ worker; it keeps name and record when the horse is replaced.
+        index: Its slot.
+        pid: The horse's process; 0 if there is none.
+        born: Monotonic time of its start.
+        fork_at: Monotonic time at which the next horse is due; None if none is.
+        retired: No more horses.
+        status: The wait status of a horse whose job is not settled yet; None otherwise.
+        why: Why the supervisor killed it: "" (it did not), overrun or return.
+        failures: Horses that ended at once, one after the other.
+    """
+
+    worker: Worker
+    index: int
+    pid: int = 0
+    born: float = 0.0
+    fork_at: float | None = 0.0
+    retired: bool = False
+    status: int | None = None
+    why: str = ""
+    failures: int = 0
+    unsettled: list[Held] = field(default_factory=list)
 
 
 class Supervisor:
-    """Keeps n horses running until it is told to stop.
+    """Keeps a horse running for each worker until all are done.
 
     Args:
-        queues: Queue names, in order of priority.
+        workers: RQ workers, registered already; all listen on the same queues.
+        limits: When a horse ends.
         settings: Default: `get_settings()`.
-        processes: Horses. Default: `settings.processes`.
-        burst: End when the queues are empty.
     """
 
-    def __init__(
-        self,
-        queues: Sequence[str],
-        settings: Settings | None = None,
-        *,
-        processes: int | None = None,
-        burst: bool = False,
-    ) -> None:
-        self.settings = settings or get_settings()
-        self.queues = tuple(queues)
-        self.processes = processes or self.settings.processes
-        self.burst = burst
-        self.horses: dict[int, str] = {}
-        self.stopping = False
+    def __init__(self, workers: Sequence[Worker], limits: Limits, settings: Settings | None = None) -> None:
+        self._settings = settings = settings or get_settings()
+        self._limits = replace(limits, block=settings.dead_after * 0.6)
+        self._stalls = [Stall(worker, index) for index, worker in enumerate(workers)]
+        self._slots = Slots(len(workers))
+        self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self._log = workers[0].log
+        first = workers[0]
+        self._channel = Channel(first.connection, 5.0)
+        self._recovery = Recovery(
+            self._channel,
+            self._id,
+            hostname=socket.gethostname(),
+            queues=first.queue_names(),
+            dead_after=settings.dead_after,
+            worker_ttl=first.worker_ttl + 60,
+            max_crashes=settings.max_crashes,
+        )
+        self._pubsub: Any = None
+        self._stops: list[float] = []
+        self._stop_noted = False
+        self._put_back_at = float("inf")
+        self._beat_at = 0.0
+        self._maintain_at = 0.0
+        self._in_touch_since: float | None = None
+        self._others = 0
+        self._maintenance_pid = 0
+        self._wakeup, self._wake = os.pipe()
 
-    def run(self) -> int:
-        """Run until stopped. Returns the exit code."""
-        signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGINT, self._stop)
-        while not self.stopping and len(self.horses) < self.processes:
-            self._fork()
-        deadline = float("inf")
-        while self.horses:
-            if self.stopping and deadline == float("inf"):
-                deadline = time.monotonic() + self.settings.grace
-            if time.monotonic() > deadline:
-                for pid in self.horses:
-                    os.kill(pid, signal.SIGKILL)
-            self._reap()
-            time.sleep(0.1)
-        return 0
+    @property
+    def jobs(self) -> int:
+        """How many jobs its horses have ended."""
+        return sum(self._slots.total(stall.index) for stall in self._stalls)
 
-    def _stop(self, signum: int, frame: FrameType | None) -> None:
-        self.stopping = True
-        for pid in self.horses:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+    def run(self) -> None:
+        """Run until all workers are done, or until stopped by SIGTERM or SIGINT.
+
+        The first signal stops warmly: no new claims; what has not ended when the grace is nearly over is put back on
+        its queue. A second one, a second later or more, puts back at once.
+        """
+        previous = self._install_signals()
+        gc.collect()
+        gc.freeze()
+        try:
+            while not self._is_over():
+                self._tick()
+                ready = [self._wakeup]
+                if self._pubsub_socket is not None:
+                    ready.append(self._pubsub_socket)
+                readable, _, _ = select.select(ready, [], [], self._pause())
+                if self._wakeup in readable:
+                    os.read(self._wakeup, 4096)
+            self._leave()
+        finally:
+            for stall in self._stalls:
+                if stall.pid:
+                    _kill(stall.pid)
+                    os.waitpid(stall.pid, 0)
+            self._restore_signals(previous)
+            os.close(self._wakeup)
+            os.close(self._wake)
+
+    # -- the loop
+
+    def _tick(self) -> None:
+        self._reap()
+        moment = time.monotonic()
+        if self._stops:
+            self._stop(moment)
+        if moment >= self._beat_at:
+            self._beat(moment)
+        self._listen()
+        self._settle()
+        if self._in_touch_since is not None:
+            self._fork_due(moment)
+            self._maintain(moment)
+        self._check_deadlines(moment)
+
+    def _pause(self) -> float:
+        """Seconds until something is due."""
+        moment = time.monotonic()
+        due = [self._beat_at, self._put_back_at, moment + _TICK]
+        due += [stall.fork_at for stall in self._stalls if stall.fork_at is not None and not stall.retired]
+        if any(stall.status is not None for stall in self._stalls):
+            due.append(moment + 0.1)
+        return max(min(due) - moment, 0.0) + 0.001
+
+    def _is_over(self) -> bool:
+        return all(stall.retired and not stall.pid and stall.status is None for stall in self._stalls)
+
+    # -- horses
+
+    def _fork_due(self, moment: float) -> None:
+        for stall in self._stalls:
+            if stall.fork_at is not None and moment >= stall.fork_at and not stall.retired and stall.status is None:
+                stall.fork_at = None
+                self._fork(stall)
+
+    def _fork(self, stall: Stall) -> None:
+        hooks.run(hooks.before_fork)
+        self._slots.clear(stall.index)
+        stall.worker.killed_on_purpose = False
+        stall.why = ""
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_horse(stall, parent)
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+        stall.pid = stall.worker._horse_pid = pid
+        stall.born = time.monotonic()
+
+    def _become_horse(self, stall: Stall, parent: int) -> None:
+        """The child's part of a fork. Does not return."""
+        code = 1
+        try:
+            # A group of its own: killing a horse takes along what its job has started.
+            os.setpgid(0, 0)
+            die_with(parent)
+            worker = stall.worker
+            worker._is_horse, worker._horse_pid = True, 0
+            os.environ["RQ_WORKER_ID"] = worker.name
+            code = Horse(worker, self._id, self._slots, stall.index, self._limits).run()
+        except BaseException:
+            self._log.exception("Worker %s: the horse has failed", stall.worker.name)
+        finally:
+            os._exit(code)
 
     def _reap(self) -> None:
-        for pid in list(self.horses):
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                del self.horses[pid]
-                if not self.stopping and not self.burst:
-                    self._fork()
-
-    def _fork(self) -> None:
-        name = uuid4().hex
-        pid = os.fork()
-        if pid:
-            self.horses[pid] = name
-            return
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        wait = 0.2
-        while True:
-            connection = connect(self.settings)
-            try:
-                Worker(list(self.queues), name=name, connection=connection).work(burst=self.burst)
-            except RedisError as error:
-                log.warning("Redis is away (%s); trying again in %.1f s", error, wait)
-                time.sleep(wait * random.uniform(0.5, 1.5))
-                wait = min(wait * 2, 5)
+        for stall in self._stalls:
+            if not stall.pid:
                 continue
-            os._exit(0)
+            pid, status = os.waitpid(stall.pid, os.WNOHANG)
+            if pid:
+                self._note_death(stall, status)
+        if self._maintenance_pid and os.waitpid(self._maintenance_pid, os.WNOHANG)[0]:
+            self._maintenance_pid = 0
+
+    def _note_death(self, stall: Stall, status: int) -> None:
+        jobs = self._slots.jobs(stall.index)
+        self._slots.add_total(stall.index, jobs)
+        self._slots.end(stall.index, 0)
+        moment = time.monotonic()
+        stall.failures = stall.failures + 1 if moment - stall.born < 1 and not jobs else 0
+        _kill(stall.pid)  # what its job has started
+        stall.pid = stall.worker._horse_pid = 0
+        stall.status = status
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) in (DONE, RECYCLE):
+            # A job may end the process with any code; whether it did is decided by what is on record.
+            if os.WEXITSTATUS(status) == DONE and not stall.why and not stall.worker.killed_on_purpose:
+                stall.why = "done"
+        else:
+            self._log.warning("Worker %s: the horse has ended: %s", stall.worker.name, _describe(status))
+
+    def _settle(self) -> None:
+        """See to the jobs of horses that have ended, as soon as Redis can be reached."""
+        for stall in self._stalls:
+            if stall.status is None:
+                continue
+            try:
+                held = self._held(stall)
+            except RedisError as error:
+                self._log.warning("Worker %s: its job waits until Redis is back: %s", stall.worker.name, error)
+                return
+            if not all(self._bury(stall, job) for job in held if job.what == "bury"):
+                return
+            done = stall.why == "done" and not held
+            stall.status = None
+            if held:
+                stall.failures = 0
+            if done or self._stops:
+                stall.retired = True
+            if not stall.retired:
+                stall.fork_at = time.monotonic() + (min(0.1 * 2**stall.failures, 5.0) if stall.failures else 0.0)
+
+    def _held(self, stall: Stall) -> list[Held]:
+        worker = stall.worker
+        stopped = worker._stopped_job_id
+        crashed = stall.why != "return"
+        purpose = stall.why == "overrun" or (worker.killed_on_purpose and stopped is None)
+        held = self._recovery.give_back([worker.name], crashed=crashed and stopped is None, fail=purpose)
+        if stopped is not None and not purpose:
+            held = [job for job in held if job.job_id != stopped] + [
+                job._replace(what="bury") for job in held if job.job_id == stopped
+            ]
+        for job in held:
+            if job.what == "requeued":
+                self._log.warning("Worker %s: job %s is back on %s", worker.name, job.job_id, job.queue)
+        return held
+
+    def _bury(self, stall: Stall, held: Held) -> bool:
+        """Fail a job whose horse is gone. False if Redis is away."""
+        worker = stall.worker
+        status = stall.status or 0
+        stopped = worker._stopped_job_id == held.job_id
+        if stopped:
+            reason = "Job stopped by user, work-horse terminated."
+        elif stall.why == "overrun":
+            reason = "The job went on after its time-out, and did not react to it; its work-horse was killed."
+        elif worker.killed_on_purpose:
+            reason = f"Work-horse terminated unexpectedly; {_describe(status)}; somebody asked for it."
+        else:
+            reason = (
+                f"Work-horse terminated unexpectedly; {_describe(status)}; the job has ended its process "
+                f"{self._settings.max_crashes} times, so it is not run again. See RQSTACK_MAX_CRASHES."
+            )
+        return self._fail(worker, held, reason, stopped=stopped, status=status)
+
+    def _fail(self, worker: Worker, held: Held, reason: str, *, stopped: bool, status: int) -> bool:
+        running = Running(held.queue, held.job_id, held.execution, 0.0, None)
+        slow = SlowPath(worker)
+        try:
+            job = slow.read(running)
+            if job is not None and not stopped:
+                worker.handle_work_horse_killed(job, 0, status, None)  # type: ignore[no-untyped-call]
+            if not slow.bury(running, reason, stopped=stopped):
+                return False
+            described = (job.description or "").partition("(")[0] if job is not None else ""
+            task = described if described in registry else "unknown"
+            name = counter_field("processed", held.queue, task, "stopped" if stopped else "killed")
+            self._channel.call("HINCRBYFLOAT", METRICS, name, 1)
+        except RedisError:
+            return False
+        return True
+
+    def _check_deadlines(self, moment: float) -> None:
+        for stall in self._stalls:
+            if not stall.pid or stall.why:
+                continue
+            deadline = self._slots.deadline(stall.index)
+            if deadline and moment > deadline + OVERRUN:
+                self._log.warning("Worker %s: the job in hand ignores its time-out", stall.worker.name)
+                stall.why = "overrun"
+                _kill(stall.pid)
+            elif moment >= self._put_back_at:
+                stall.why = "return"
+                _kill(stall.pid)
+
+    # -- Redis
+
+    def _beat(self, moment: float) -> None:
+        settings = self._settings
+        names = [stall.worker.name for stall in self._stalls if not (stall.retired and not stall.pid)]
+        try:
+            beat = self._recovery.beat(names)
+            for stall in self._stalls:
+                if stall.worker.name in beat.missing:
+                    stall.worker.register_again()
+            if self._in_touch_since is None:
+                self._in_touch_since = moment
+            self._others = beat.others
+            # After an outage the others get the time to say that they live.
+            if moment - self._in_touch_since >= settings.dead_after:
+                for supervisor in beat.dead:
+                    if supervisor != self._id:
+                        self._take_over(supervisor)
+                self._bury_for_others(self._recovery.look_again())
+        except RedisError as error:
+            self._log.warning("Redis is away (%s); trying again", error)
+            self._in_touch_since = None if self._in_touch_since is None else moment
+            self._beat_at = moment + 0.5
+            return
+        self._beat_at = moment + settings.heartbeat
+
+    def _take_over(self, supervisor: str) -> None:
+        held = self._recovery.take_over(supervisor)
+        self._log.warning("Supervisor %s is dead; of its jobs, %d are queued again", supervisor, len(held))
+        self._bury_for_others(held)
+
+    def _bury_for_others(self, held: Sequence[Held]) -> None:
+        for job in held:
+            if job.what == "bury":
+                reason = (
+                    "Work-horse terminated unexpectedly, with its whole worker; the job has ended its process "
+                    f"{self._settings.max_crashes} times, so it is not run again. See RQSTACK_MAX_CRASHES."
+                )
+                self._fail(self._stalls[0].worker, job, reason, stopped=False, status=0)
+
+    @property
+    def _pubsub_socket(self) -> Any:
+        connection = getattr(self._pubsub, "connection", None)
+        return getattr(connection, "_sock", None)
+
+    def _listen(self) -> None:
+        """RQ's commands for the workers: stop-job, kill-horse, shutdown."""
+        try:
+            if self._pubsub is None:
+                self._pubsub = self._stalls[0].worker.connection.pubsub(ignore_subscribe_messages=True)
+                self._pubsub.subscribe(*(stall.worker.pubsub_channel_name for stall in self._stalls))
+            while (message := self._pubsub.get_message(timeout=0)) is not None:
+                if message.get("type") == "message":
+                    self._command(message)
+        except RedisError as error:
+            self._log.debug("No commands while Redis is away: %s", error)
+            with contextlib.suppress(Exception):
+                self._pubsub.close()
+            self._pubsub = None
+
+    def _command(self, message: dict[str, Any]) -> None:
+        channel = message["channel"].decode()
+        stall = next(stall for stall in self._stalls if stall.worker.pubsub_channel_name == channel)
+        worker = stall.worker
+        try:
+            payload = json.loads(message["data"])
+            command = payload["command"]
+        except (ValueError, KeyError, TypeError):
+            self._log.error("Worker %s: a command that cannot be read: %r", worker.name, message["data"])
+            return
+        if command == "shutdown":
+            worker.log.info("Worker %s: shutdown was asked for", worker.name)
+            stall.retired = True
+            worker._shutdown_requested_date = now()
+            if stall.pid:
+                os.kill(stall.pid, signal.SIGTERM)
+        elif command == "kill-horse" and not self._slots.busy_since(stall.index):
+            worker.log.info("Worker %s is not working, kill horse command ignored", worker.name)
+        elif stall.pid:
+            handle_command(worker, payload)
+
+    def _maintain(self, moment: float) -> None:
+        """RQ's cleaning of registries, in a process of its own: it may take long, and calls users' callbacks."""
+        if moment < self._maintain_at or self._maintenance_pid or self._stops:
+            return
+        # Jobs of workers that are only cut off must not be taken for abandoned: see _beat.
+        if self._others and moment - (self._in_touch_since or moment) < self._settings.dead_after:
+            return
+        worker = self._stalls[0].worker
+        self._maintain_at = moment + worker.maintenance_interval
+        scheduler = worker.scheduler
+        if worker.last_cleaned_at and scheduler and not (scheduler._process and scheduler._process.is_alive()):
+            with contextlib.suppress(RedisError):
+                scheduler.acquire_locks(auto_start=True)
+        worker.last_cleaned_at = now()  # type: ignore[assignment]
+        pid = os.fork()
+        if pid == 0:
+            try:
+                die_with(os.getppid())
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                worker.scheduler = None
+                worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
+            except BaseException:
+                self._log.exception("Maintenance has failed")
+            finally:
+                os._exit(0)
+        self._maintenance_pid = pid
+
+    # -- ending
+
+    def _stop(self, moment: float) -> None:
+        if not self._stop_noted:
+            self._stop_noted = True
+            self._log.info("Stopping: no new jobs; what runs has %d s", self._settings.grace)
+            grace = self._settings.grace
+            self._put_back_at = self._stops[0] + max(grace - 3, grace * 0.5)
+            for stall in self._stalls:
+                stall.worker._shutdown_requested_date = now()
+                if self._slots.busy_since(stall.index):
+                    with contextlib.suppress(RedisError):
+                        stall.worker.set_shutdown_requested_date()  # type: ignore[no-untyped-call]
+                stall.fork_at = None
+                if stall.pid:
+                    os.kill(stall.pid, signal.SIGTERM)
+                elif stall.status is None:
+                    stall.retired = True
+        # RQ: a second signal within a second is the same one, sent to the group and by a parent.
+        if self._stops[-1] - self._stops[0] >= 1:
+            self._put_back_at = 0.0
+
+    def _leave(self) -> None:
+        if self._maintenance_pid:
+            os.waitpid(self._maintenance_pid, 0)
+            self._maintenance_pid = 0
+        try:
+            self._recovery.give_back([stall.worker.name for stall in self._stalls], crashed=False)
+            self._recovery.leave()
+        except RedisError as error:
+            self._log.warning("Redis is away (%s); the next supervisor gives back what is left", error)
+        if self._pubsub is not None:
+            with contextlib.suppress(RedisError):
+                self._pubsub.close()
+        self._channel.close()
+
+    # -- signals
+
+    def _install_signals(self) -> dict[int, Any]:
+        os.set_blocking(self._wake, False)
+        wakeup = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        handlers: dict[int, Any] = {-1: wakeup}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            handlers[number] = signal.signal(number, self._note_stop)
+        handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _ignore)
+        handlers[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._note_unknown)
+        return handlers
+
+    def _restore_signals(self, previous: dict[int, Any]) -> None:
+        signal.set_wakeup_fd(previous.pop(-1))
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def _note_stop(self, signum: int, frame: FrameType | None) -> None:
+        self._stops.append(time.monotonic())
+
+    def _note_unknown(self, signum: int, frame: FrameType | None) -> None:
+        """A horse was told that its supervisor is not on record."""
+        self._beat_at = 0.0
+
+
+def _ignore(signum: int, frame: FrameType | None) -> None:
+    """Only to be woken: a child has ended."""
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _describe(status: int) -> str:
+    """A wait status in RQ's words."""
+    ended_by = f" (signal {os.WTERMSIG(status)})" if os.WIFSIGNALED(status) else ""
+    return f"waitpid returned {status}{ended_by}"

@@ -1,0 +1,101 @@
+-- Take the next job for a horse: all or nothing.
+--
+-- KEYS[1]  rq:worker:<worker>             the worker's record, RQ's
+-- KEYS[2]  rqstack:running:<supervisor>   hash: worker -> what it holds (its lease)
+-- KEYS[3]  rqstack:supervisors            zset: supervisor -> its last heartbeat
+-- KEYS[4+] rq:queue:<queue>               the queues, in order of priority
+--
+-- ARGV[1]  worker name
+-- ARGV[2]  supervisor id
+-- ARGV[3]  id of the execution that begins if a job is there; a call that is sent again carries the same
+-- ARGV[4]  now, as RQ writes dates (2026-01-31T12:00:00.000000Z)
+-- ARGV[5]  now, in Unix seconds with a fraction
+-- ARGV[6]  seconds until the execution counts as abandoned, for RQ's registries
+-- ARGV[7]  '1' if the horse waited idle: what Redis moved to its claim lists comes first
+--
+-- A lease is '<queue>\n<job id>:<execution id>' while a job runs, '=<execution id>' after the last one.
+--
+-- Returns {'job', queue, id, data, timeout, result_ttl, enqueued_at, unusual}; unusual is '1' for a job that
+-- RQ's own methods must finish. Or {'empty'}, {'suspended'}, {'unregistered'} (the supervisor was taken for
+-- dead, so nobody would recover this job), {'unfinished', lease} (the job before is still on record).
+
+local call = redis.call
+
+local function claim_list(queue_key)
+  return 'rqstack:claim:' .. ARGV[1] .. ':' .. queue_key
+end
+
+local function put_back_claims()
+  for i = 4, #KEYS do
+    while call('LMOVE', claim_list(KEYS[i]), KEYS[i], 'RIGHT', 'LEFT') do end
+  end
+end
+
+local function job_reply(queue, id)
+  local f = call('HMGET', 'rq:job:' .. id, 'data', 'timeout', 'result_ttl', 'enqueued_at', 'success_callback_name',
+    'webhooks', 'repeats_left', 'group_id', 'dependency_ids')
+  local unusual = '0'
+  for i = 5, 9 do
+    if f[i] and f[i] ~= '' then unusual = '1' end
+  end
+  return {'job', queue, id, f[1], f[2], f[3], f[4], unusual}
+end
+
+-- Queue key and id of the next job whose hash exists; a job that was deleted while it waited is passed over, as RQ does.
+local function next_job()
+  if ARGV[7] == '1' then
+    for i = 4, #KEYS do
+      local id = call('LPOP', claim_list(KEYS[i]))
+      if id and call('EXISTS', 'rq:job:' .. id) == 1 then return KEYS[i], id end
+    end
+  end
+  for i = 4, #KEYS do
+    local id = call('LPOP', KEYS[i])
+    while id do
+      if call('EXISTS', 'rq:job:' .. id) == 1 then return KEYS[i], id end
+      id = call('LPOP', KEYS[i])
+    end
+  end
+end
+
+local function claim()
+  local worker, execution, iso, now = ARGV[1], ARGV[3], ARGV[4], ARGV[5]
+  local lease = call('HGET', KEYS[2], worker)
+  if lease and string.sub(lease, 1, 1) ~= '=' then
+    local queue, id, held = string.match(lease, '^(.*)\n(.*):(%x+)$')
+    if held == execution then return job_reply(queue, id) end
+    if call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. held) then return {'unfinished', lease} end
+    call('HSET', KEYS[2], worker, '=' .. held)
+  end
+  if call('EXISTS', 'rq:suspended') == 1 then
+    put_back_claims()
+    call('HSET', KEYS[1], 'state', 'suspended')
+    return {'suspended'}
+  end
+  if not call('ZSCORE', KEYS[3], ARGV[2]) then
+    put_back_claims()
+    return {'unregistered'}
+  end
+  local queue_key, id = next_job()
+  if ARGV[7] == '1' then put_back_claims() end
+  if not id then
+    call('HSET', KEYS[1], 'state', 'idle')
+    call('HDEL', KEYS[1], 'current_job')
+    return {'empty'}
+  end
+
+  local job_key = 'rq:job:' .. id
+  local queue = call('HGET', job_key, 'origin') or string.sub(queue_key, 10)
+  local ttl, seconds = tonumber(ARGV[6]), math.floor(tonumber(now))
+  local execution_key = 'rq:execution:' .. id .. ':' .. execution
+  call('HSET', KEYS[2], worker, queue .. '\n' .. id .. ':' .. execution)
+  call('HSET', execution_key, 'id', execution, 'created_at', now, 'last_heartbeat', now, 'worker_name', worker)
+  call('EXPIRE', execution_key, ttl)
+  call('ZADD', 'rq:executions:' .. id, seconds + ttl + 60, execution)
+  call('EXPIRE', 'rq:executions:' .. id, ttl + 60)
+  call('ZADD', 'rq:wip:' .. queue, seconds + ttl, id .. ':' .. execution)
+  call('HSET', job_key, 'status', 'started', 'last_heartbeat', iso, 'started_at', iso, 'worker_name', worker)
+  call('PERSIST', job_key)
+  call('HSET', KEYS[1], 'state', 'busy', 'current_job', id, 'current_job_working_time', 0, 'last_heartbeat', iso)
+  return job_reply(queue, id)
+end

@@ -1,0 +1,75 @@
+-- Give back what workers of one supervisor hold: their claims, and the jobs that they were running.
+--
+-- KEYS[1]  rqstack:running:<supervisor>
+-- KEYS[2]  rqstack:supervisors
+-- ARGV[1]  'crash' counts against the job, 'return' does not
+-- ARGV[2]  how many crashes a job may have
+-- ARGV[3]  '' for one's own workers; or the id of another supervisor: its workers are forgotten, if it is still dead
+-- ARGV[4]  seconds without a sign of life after which a supervisor is dead
+-- ARGV[5]  how many queues follow
+-- ARGV[6+] queue names, then worker names
+--
+-- Returns a list of {worker, what, queue, job id, execution id}: what is 'requeued' (at the front), 'bury' (it has
+-- crashed too often: nothing was changed, the caller fails it), or 'gone' (deleted, or given to somebody else).
+
+local call = redis.call
+local queues = tonumber(ARGV[5])
+local reply = {}
+
+if ARGV[3] ~= '' then
+  local last = call('ZSCORE', KEYS[2], ARGV[3])
+  if last and tonumber(call('TIME')[1]) - tonumber(last) < tonumber(ARGV[4]) then return reply end
+  call('ZREM', KEYS[2], ARGV[3])
+end
+
+local function requeue(worker, queue, id, execution)
+  local job_key = 'rq:job:' .. id
+  if not call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution) then return 'gone' end
+  local exists = call('EXISTS', job_key) == 1
+  if exists and ARGV[1] == 'crash' then
+    local crashes_key = 'rqstack:crashes:' .. id
+    local seen = call('HGET', crashes_key, 'execution')
+    if seen ~= execution then
+      call('HINCRBY', crashes_key, 'count', 1)
+      call('HSET', crashes_key, 'execution', execution)
+      call('EXPIRE', crashes_key, 86400)
+    end
+    if tonumber(call('HGET', crashes_key, 'count')) >= tonumber(ARGV[2]) then return 'bury' end
+  end
+  call('ZREM', 'rq:wip:' .. queue, id .. ':' .. execution)
+  call('DEL', 'rq:execution:' .. id .. ':' .. execution)
+  call('ZREM', 'rq:executions:' .. id, execution)
+  if not exists then return 'gone' end
+  call('HSET', job_key, 'status', 'queued', 'started_at', '', 'worker_name', '')
+  local ttl = call('HGET', job_key, 'ttl')
+  if ttl and ttl ~= '' then call('EXPIRE', job_key, ttl) end
+  call('LPUSH', 'rq:queue:' .. queue, id)
+  return 'requeued'
+end
+
+for i = 6 + queues, #ARGV do
+  local worker = ARGV[i]
+  for q = 6, 5 + queues do
+    local key = 'rq:queue:' .. ARGV[q]
+    while call('LMOVE', 'rqstack:claim:' .. worker .. ':' .. key, key, 'RIGHT', 'LEFT') do end
+  end
+  local what
+  local lease = call('HGET', KEYS[1], worker)
+  if lease and string.sub(lease, 1, 1) ~= '=' then
+    local queue, id, execution = string.match(lease, '^(.*)\n(.*):(%x+)$')
+    what = requeue(worker, queue, id, execution)
+    reply[#reply + 1] = {worker, what, queue, id, execution}
+  end
+  if what ~= 'bury' then
+    call('HDEL', KEYS[1], worker)
+    call('HDEL', 'rq:worker:' .. worker, 'current_job')
+    if ARGV[3] ~= '' then
+      call('DEL', 'rq:worker:' .. worker)
+      call('SREM', 'rq:workers', 'rq:worker:' .. worker)
+      for q = 6, 5 + queues do
+        call('SREM', 'rq:workers:' .. ARGV[q], 'rq:worker:' .. worker)
+      end
+    end
+  end
+end
+return reply

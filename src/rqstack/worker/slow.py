@@ -1,0 +1,272 @@
+"""What the fast path does not serve: RQ's own methods, on the same horse, fenced and patient with a lost Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+import traceback
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redis.exceptions import RedisError
+from rq.executions import Execution
+from rq.job import Job, JobStatus, Retry
+from rq.timeouts import JobTimeoutException
+from rq.utils import now
+
+from rqstack.discovery import resolve
+from rqstack.errors import InvalidJob
+from rqstack.worker.channel import Lost
+
+if TYPE_CHECKING:
+    from rq import Queue
+
+    from rqstack.worker.worker import Worker
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+
+
+@dataclass(slots=True)
+class Running:
+    """The job that a horse runs.
+
+    Args:
+        queue: The queue's name.
+        job_id: The job's id.
+        execution: The id of this run of it.
+        started: When it began, in Unix seconds.
+        data: Its payload as stored; None if its record has none.
+        timeout: Seconds it may run; 0 or less for no limit. RQ's default is 180.
+        name: Its function's name, as soon as it is known.
+    """
+
+    queue: str
+    job_id: str
+    execution: str
+    started: float
+    data: bytes | None
+    timeout: int = 180
+    name: str = "unknown"
+
+
+class Ended(NamedTuple):
+    """How a job ended.
+
+    Args:
+        status: finished, failed, retried, deleted or fenced (somebody else has it; nothing was recorded).
+        exception: The class of what it raised, or "".
+    """
+
+    status: str
+    exception: str = ""
+
+
+class SlowPath:
+    """Ends jobs by RQ's own methods.
+
+    Args:
+        worker: The RQ worker that this horse is.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def run(self, running: Running) -> Ended:
+        """Run a job that needs RQ's methods afterwards: callbacks, dependents, repeats, webhooks, a group."""
+        worker = self._worker
+        job = self.job(running)
+        if job is None:
+            return Ended("deleted")
+        try:
+            running.name = job.func_name or ""
+            resolve(running.name, job.instance)
+            with worker.death_penalty_class(running.timeout, JobTimeoutException, job_id=job.id):
+                value = job.perform()
+        except BaseException:
+            return self.fail(running, _current(), job)
+        return self.succeed(running, value, job)
+
+    def succeed(self, running: Running, value: Any, job: Job | None = None) -> Ended:
+        """Record that a job returned a value.
+
+        Args:
+            running: The job.
+            value: What it returned.
+            job: RQ's object for it, if it is known already.
+        """
+        worker = self._worker
+        job = job or self.job(running)
+        if job is None:
+            return Ended("deleted")
+        queue = self.queue(job)
+        job.ended_at = now()
+        job._result = value
+        if isinstance(value, Retry):
+            registry = queue.started_job_registry
+
+            def retry() -> None:
+                assert worker.execution is not None
+                worker.handle_job_retry(job, queue, value, registry, worker.execution)
+
+            done = self._patiently(running, job, retry)
+            return Ended(_status(job)) if done else Ended("fenced")
+        try:
+            job._status = JobStatus.FINISHED
+            job.execute_success_callback(worker.death_penalty_class, value)
+        except BaseException:
+            return self.fail(running, _current(), job)
+        done = self._patiently(running, job, lambda: worker.handle_job_success(job, queue, queue.started_job_registry))
+        if done:
+            job.send_webhooks(JobStatus.FINISHED)
+        return Ended("finished" if done else "fenced")
+
+    def fail(self, running: Running, exc_info: ExcInfo, job: Job | None = None) -> Ended:
+        """Record that a job raised. Arguments as `succeed`."""
+        worker = self._worker
+        job = job or self.job(running)
+        if job is None:
+            return Ended("deleted")
+        queue = self.queue(job)
+        if not self._owned(running):
+            return Ended("fenced")
+        job._status = JobStatus.FAILED
+        job.ended_at = now()
+        exc_string = "".join(traceback.format_exception(*exc_info))
+        try:
+            job.execute_failure_callback(worker.death_penalty_class, *exc_info)
+        except BaseException:
+            exc_info = _current()
+            exc_string = "".join(traceback.format_exception(*exc_info))
+        worker.handle_exception(job, *exc_info)
+        done = self._patiently(running, job, lambda: worker.handle_job_failure(job, queue, exc_string=exc_string))
+        return Ended(_status(job), exc_info[0].__name__) if done else Ended("fenced")
+
+    def bury(self, running: Running, reason: str, *, stopped: bool) -> bool:
+        """Fail a job whose process is gone, as RQ's `monitor_work_horse` does.
+
+        Args:
+            running: The job.
+            reason: What is stored as its exception.
+            stopped: It was stopped by a person's command.
+
+        Returns:
+            Whether it is settled; if not, Redis is away, and it is to be tried again.
+        """
+        worker = self._worker
+        try:
+            job = self.read(running)
+            if job is None or not self._is_owned(running):
+                return True
+            if stopped:
+                worker._stopped_job_id = job.id
+                job.execute_stopped_callback(worker.death_penalty_class)
+            job.ended_at = now()
+            self._begin(running)
+            worker.handle_job_failure(job, self.queue(job), exc_string=reason)
+            return not self._is_owned(running)
+        except RedisError as error:
+            worker.log.warning("Worker %s: job %s waits to be recorded: %s", worker.name, running.job_id, error)
+            return False
+
+    def job(self, running: Running) -> Job | None:
+        """RQ's object for a job; None if it was deleted. One whose record is damaged comes as far as it can be read."""
+        while True:
+            try:
+                return self.read(running)
+            except Lost:
+                time.sleep(0.2)
+
+    def read(self, running: Running) -> Job | None:
+        """As `job`, but a lost Redis is an error."""
+        worker = self._worker
+        raw: Any = worker.connection.hgetall(Job.key_for(running.job_id))
+        if not raw:
+            return None
+        job = worker.job_class(running.job_id, connection=worker.connection, serializer=worker.serializer)
+        try:
+            job.restore(raw)
+        except Exception as error:
+            job = worker.job_class(running.job_id, connection=worker.connection, serializer=worker.serializer)
+            job.data = raw.get(b"data", b"")
+            with contextlib.suppress(zlib.error):
+                job.data = zlib.decompress(job.data)
+            job.origin, job.timeout = running.queue, running.timeout
+            job.description = f"damaged record: {error}"
+        job.origin = job.origin or running.queue
+        return job
+
+    def queue(self, job: Job) -> Queue:
+        """The queue a job belongs to."""
+        worker = self._worker
+        return worker.queue_class(
+            job.origin,
+            connection=worker.connection,
+            job_class=worker.job_class,
+            serializer=worker.serializer,
+            death_penalty_class=worker.death_penalty_class,
+        )
+
+    def _owned(self, running: Running) -> bool:
+        """Whether this run of the job is still the one on record: else somebody else has it, or it was recorded."""
+        wait = 0.05
+        while True:
+            try:
+                return self._is_owned(running)
+            except Lost:
+                time.sleep(wait)
+                wait = min(wait * 2, 2)
+
+    def _is_owned(self, running: Running) -> bool:
+        key, member = f"rq:wip:{running.queue}", f"{running.job_id}:{running.execution}"
+        return self._worker.connection.zscore(key, member) is not None
+
+    def _begin(self, running: Running) -> None:
+        """Tell RQ's methods which run of the job they record."""
+        worker = self._worker
+        worker.execution = Execution(running.execution, running.job_id, worker.connection, worker.name)
+        if running.started:
+            worker.execution.created_at = datetime.fromtimestamp(running.started, UTC)
+
+    def _patiently(self, running: Running, job: Job, record: Callable[[], None]) -> bool:
+        """Record an outcome, again and again while Redis is away. False if the job is not this horse's any more."""
+        worker = self._worker
+        before = dict(job.__dict__)
+        wait = 0.05
+        if not self._owned(running):
+            return False
+        while True:
+            self._begin(running)
+            try:
+                record()
+            except RedisError as error:
+                worker.log.warning("Worker %s: job %s waits to be recorded: %s", worker.name, job.id, error)
+            # RQ's methods log and swallow a lost connection; the registry tells whether they were done.
+            if not self._owned(running):
+                return True
+            job.__dict__.clear()
+            job.__dict__.update(before)
+            time.sleep(wait)
+            wait = min(wait * 2, 2)
+
+
+def _current() -> ExcInfo:
+    kind, error, trace = sys.exc_info()
+    assert kind is not None
+    assert error is not None
+    return kind, error, trace
+
+
+def _status(job: Job) -> str:
+    return "retried" if job.get_status(refresh=False) in (JobStatus.QUEUED, JobStatus.SCHEDULED) else "failed"
+
+
+def damaged(running: Running) -> InvalidJob:
+    """The error of a job whose record has no payload."""
+    return InvalidJob(
+        f"the record of job {running.job_id} in Redis is damaged: it has no data, so nothing is known to run."
+    )
