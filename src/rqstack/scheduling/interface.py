@@ -125,7 +125,7 @@ def _backoff(retry_backoff: bool | int, retry_intervals: int | Sequence[int], ji
     for wait in waits:
         if isinstance(wait, bool) or not isinstance(wait, int | float) or wait < 0:
             raise ValueError(f"retry_intervals={retry_intervals!r}: {wait!r} should be seconds, 0 or more.")
-    if retry_backoff is False:
+    if not retry_backoff:
         if jitter:
             raise ValueError("retry_jitter=True: needs retry_backoff.")
         return retry_intervals if isinstance(retry_intervals, int | float) else list(retry_intervals)
