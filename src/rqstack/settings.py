@@ -52,7 +52,9 @@ class _SecretFiles(PydanticBaseSettingsSource):
         if not path:
             return None, field_name, False
         try:
-            return Path(path).read_text().strip(), name, False
+            # Under the key by which the other sources give it, so that theirs and this are one.
+            key = name if field.validation_alias else field_name
+            return Path(path).read_text().strip(), key, False
         except OSError as error:
             raise SettingsError(
                 f"{name}_FILE: cannot read {path}: {error.strerror}. Set it to a readable file."

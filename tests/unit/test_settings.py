@@ -105,3 +105,15 @@ def test_the_command_line_says_it_in_one_line(monkeypatch: pytest.MonkeyPatch) -
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("Error: RQSTACK_GRACE: 'soon' is not allowed")
+
+
+def test_every_secret_comes_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cls in (Settings, StackSettings):
+        for name, field in cls.model_fields.items():
+            if env.is_secret(field):
+                monkeypatch.setenv(f"{env_name(name, field)}_FILE", str(tmp_path / name))
+                (tmp_path / name).write_text(f"the {name}\n")
+        settings = load(cls)
+        for name, field in cls.model_fields.items():
+            if env.is_secret(field):
+                assert getattr(settings, name).get_secret_value() == f"the {name}"
