@@ -1,0 +1,1 @@
+"""Needs a version of a library that another project does not."""

@@ -1,0 +1,1 @@
+"""Tells what ran it."""

@@ -1,0 +1,1 @@
+from probe.version import VERSION as VERSION

@@ -1,0 +1,214 @@
+"""The stack as a person runs it, with eight workers: what it does, and what it loses when parts of it die (nothing)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError
+
+COUNT = "wordcount.tasks.count_words_at_url"
+WORKERS = ("worker", "long-worker", "worker-older", "worker-newer")
+
+
+def words(stack: Any, numbers: range) -> tuple[list[str], dict[str, int]]:
+    """Word counts of pages that are enqueued: the ids, and the right count of each."""
+    ids = stack.enqueue(COUNT, [[f"http://pages:8000/{number}.html"] for number in numbers])
+    return ids, dict(zip(ids, numbers, strict=True))
+
+
+def check(outcomes: dict[str, list[Any]], expected: dict[str, int]) -> None:
+    wrong = {
+        identity: (outcomes[identity], number)
+        for identity, number in expected.items()
+        if outcomes[identity][:2] != ["finished", number]
+    }
+    assert not wrong
+
+
+def test_every_service_is_healthy(stack: Any) -> None:
+    assert stack.healthy("worker") == 8
+    for service in ("redis", "long-worker", "scheduler", "worker-older", "worker-newer", "pages"):
+        assert stack.healthy(service) == 1, service
+    (tasks,) = stack.containers("tasks")
+    assert tasks["State"]["ExitCode"] == 0
+    status = stack.rqstack("stack", "status", "--json")
+    assert all(row["well"] for row in json.loads(status.stdout)["processes"])
+
+
+def test_a_word_count_by_hand(stack: Any) -> None:
+    identity = stack.rqstack("trigger", "--url", "http://pages:8000/42.html").stdout.splitlines()[-1]
+    stack.rqstack("wait", "--timeout", "30", identity)
+    assert stack.rqstack("result", "--jobid", identity).stdout.strip() == "42"
+
+
+def test_two_hundred_counts_survive_a_restart_of_redis(stack: Any) -> None:
+    ids, expected = words(stack, range(1, 201))
+    stack.compose("restart", "redis")
+    outcomes = stack.wait(ids)
+    check(outcomes, expected)
+    assert len({worker for _, _, worker in outcomes.values()}) > 1
+
+
+def test_killing_every_worker_loses_nothing(stack: Any) -> None:
+    naps = stack.enqueue("probe.tasks.nap", [[0.2]] * 60)
+    stack.compose("kill", *WORKERS)
+    ids, expected = words(stack, range(1, 51))
+    stack.start("--scale", "worker=8")
+    check(stack.wait(ids), expected)
+    # What was in hand when its worker was killed runs again.
+    outcomes = stack.wait(naps)
+    assert {status for status, _, _ in outcomes.values()} == {"finished"}, outcomes
+
+
+def test_killing_a_producer_does_no_harm(stack: Any) -> None:
+    """Whatever it had enqueued is run; what it was about to enqueue is not half there."""
+    program = (
+        "import sys\nfrom rqstack import autodiscover\nfrom rqstack.discovery import registry\nautodiscover()\n"
+        "nap = registry.get('probe.tasks.nap')\nwhile True:\n    print(nap.delay(0).id, flush=True)\n"
+    )
+    producer = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=stack.home, env=stack.environment, stdout=subprocess.PIPE, text=True
+    )
+    assert producer.stdout is not None
+    ids = [producer.stdout.readline().strip() for _ in range(30)]
+    producer.kill()
+    ids += [line.strip() for line in producer.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+    producer.wait()
+    assert {status for status, _, _ in stack.wait(ids).values()} == {"finished"}
+    assert stack.healthy("worker") == 8
+
+
+def test_two_projects_have_two_versions_of_a_library(stack: Any) -> None:
+    (older,) = stack.enqueue("older.tasks.library", [[]])
+    (newer,) = stack.enqueue("newer.tasks.library", [[]])
+    assert stack.wait([older])[older][:2] == ["finished", "0.12.1"]
+    assert stack.wait([newer])[newer][:2] == ["finished", "1.0.0"]
+
+
+def test_the_long_queue_has_its_own_worker(stack: Any) -> None:
+    (identity,) = stack.enqueue("probe.tasks.where", [[]])
+    (container,) = stack.containers("long-worker")
+    assert stack.wait([identity])[identity][:2] == ["finished", container["Id"][:12]]
+
+
+def test_every_service_is_hardened(stack: Any) -> None:
+    containers = stack.containers()
+    assert len(containers) == 16
+    for container in containers:
+        name, host = container["Name"], container["HostConfig"]
+        assert host["Init"] is True, name
+        assert host["ReadonlyRootfs"] is True, name
+        assert host["CapDrop"] == ["ALL"], name
+        assert not host["CapAdd"], name
+        assert "no-new-privileges:true" in host["SecurityOpt"], name
+        assert host["Privileged"] is False, name
+        assert container["Config"]["User"].split(":")[0] not in ("", "0", "root"), name
+        assert 0 < host["PidsLimit"] <= 512, name
+        assert host["Memory"] > 0, name
+        assert host["NanoCpus"] > 0, name
+        assert host["LogConfig"]["Type"] == "json-file", name
+        assert host["LogConfig"]["Config"].keys() >= {"max-size", "max-file"}, name
+        bindings = [each for entry in (host["PortBindings"] or {}).values() for each in entry]
+        assert all(each["HostIp"] == "127.0.0.1" for each in bindings), name
+        if container["Config"]["Labels"]["com.docker.compose.service"] == "tasks":
+            continue
+        assert host["RestartPolicy"]["Name"] == "unless-stopped", name
+        assert container["Config"]["Healthcheck"]["Test"][0].startswith("CMD"), name
+        assert container["Config"]["StopTimeout"] == 30, name
+    (worker, *_) = stack.containers("worker")
+    assert [mount["RW"] for mount in worker["Mounts"] if mount["Destination"] == "/tasks"] == [False]
+    (scheduler,) = stack.containers("scheduler")
+    networks = scheduler["NetworkSettings"]["Networks"]
+    assert list(networks) == [f"{stack.project}_broker"]
+    network = json.loads(stack.docker("network", "inspect", f"{stack.project}_broker"))[0]
+    assert network["Internal"] is True
+
+
+def test_no_secret_is_in_arguments_or_environment(stack: Any) -> None:
+    secrets = [path.read_text().strip() for path in (stack.home / "var" / "secrets").iterdir()]
+    assert len(secrets) >= 6
+    for container in stack.containers():
+        shown = json.dumps(container)
+        assert not [secret for secret in secrets if secret in shown], container["Name"]
+        if container["State"]["Running"]:
+            processes = stack.docker("top", container["Id"], "-eo", "args")
+            assert not [secret for secret in secrets if secret in processes], container["Name"]
+
+
+def test_a_role_may_do_no_more_than_it_needs(stack: Any) -> None:
+    port = next(line for line in (stack.home / ".env").read_text().splitlines() if line.startswith("REDIS_PORT="))
+
+    def user(role: str) -> Redis:
+        password = (stack.home / "var" / "secrets" / f"redis_{role}_password").read_text()
+        return Redis(port=int(port.partition("=")[2]), username=role, password=password)
+
+    for role in ("worker", "producer"):
+        for command in (("FLUSHALL",), ("CONFIG", "SET", "appendonly", "no")):
+            with pytest.raises(NoPermissionError):
+                user(role).execute_command(*command)
+    with pytest.raises(NoPermissionError):
+        user("exporter").set("rq:x", "1")
+    with pytest.raises(AuthenticationError):
+        Redis(port=int(port.partition("=")[2])).ping()
+    settings = user("admin").config_get("*")
+    assert settings["appendonly"] == "yes"
+    assert settings["appendfsync"] == "everysec"
+    assert settings["maxmemory-policy"] == "noeviction"
+    assert int(settings["maxmemory"]) > 0
+
+
+def test_new_task_code_is_shipped_under_load(stack: Any) -> None:
+    """No container restarts, no job is lost, and each runs wholly on one release; a rollback leads back."""
+    module = stack.home / "tasks" / "probe" / "probe" / "version.py"
+    before = {
+        container["Id"]: container["RestartCount"] for container in stack.containers() if container["State"]["Running"]
+    }
+    first = stack.enqueue("probe.tasks.nap", [[0.3]] * 200)
+    module.write_text("VERSION = 2\n")
+    shipped = stack.rqstack("stack", "deploy-tasks").stdout
+    assert "installed" in shipped
+
+    def version() -> Any:
+        (identity,) = stack.enqueue("probe.tasks.nap", [[0]])
+        return stack.wait([identity])[identity][1][0]
+
+    outcomes = stack.wait(first, 120)
+    assert {status for status, _, _ in outcomes.values()} == {"finished"}
+    assert not [value for _, value, _ in outcomes.values() if value[0] != value[1]]
+    stack.until(lambda: version() == 2)
+    after = {
+        container["Id"]: container["RestartCount"] for container in stack.containers() if container["State"]["Running"]
+    }
+    assert after == before
+
+    module.write_text("import nothing_of_that_name\n")
+    refused = stack.rqstack("stack", "deploy-tasks", check=False)
+    assert refused.returncode == 1
+    assert "probe" in refused.stderr
+    assert "nothing_of_that_name" in refused.stderr
+    assert "the running one stays" in refused.stderr
+    assert version() == 2
+
+    assert "is current again" in stack.rqstack("stack", "rollback-tasks").stdout
+    stack.until(lambda: version() == 1)
+    module.write_text("VERSION = 2\n")
+
+
+def test_queued_jobs_outlive_a_stop_of_everything(stack: Any) -> None:
+    stack.rqstack("suspend")
+    ids, expected = words(stack, range(1, 21))
+    stack.rqstack("stack", "stop")
+    assert stack.containers() == []
+    assert not (stack.home / "var" / "stack.env").exists()
+    started = time.monotonic()
+    stack.start("--scale", "worker=2")
+    print(f"started again in {time.monotonic() - started:.1f} s")
+    assert {status for status, _, _ in stack.outcomes(ids).values()} == {"queued"}
+    stack.rqstack("resume")
+    check(stack.wait(ids), expected)

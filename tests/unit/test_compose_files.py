@@ -1,0 +1,81 @@
+"""The compose files and Dockerfiles, as text: defaults are those of settings.py, and shared parts are the same."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rqstack.settings import Settings, StackSettings, env_name
+from rqstack.stack import env
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted(ROOT.glob("docker-compose*.yml"))
+VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>[A-Z_]+)(?::(?P<kind>[-?])(?P<value>[^}]*))?\}")
+COMPOSE_OWN = {"COMPOSE_PROJECT_NAME"}
+"""Settings of compose itself; the name is the default of compose as well, once it is in the file."""
+
+
+def defaults() -> dict[str, str]:
+    return {
+        env_name(name, field): env.default(field)
+        for cls in (Settings, StackSettings)
+        for name, field in cls.model_fields.items()
+    }
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
+def test_each_default_is_that_of_settings_py(file: Path) -> None:
+    known = defaults()
+    found = [match for match in VARIABLE.finditer(file.read_text()) if match["name"] not in COMPOSE_OWN]
+    assert len(found) > 10
+    for match in found:
+        assert match["name"] in known, f"{match[0]} is no setting"
+        assert match["kind"], f"{match[0]} has neither a default nor a message"
+        if match["kind"] == "-":
+            assert match["value"] == known[match["name"]], match[0]
+
+
+def test_the_shared_stage_of_both_dockerfiles_is_the_same() -> None:
+    """So that the layers are built once, for the workers' image and for that of the tasks."""
+
+    def stage(path: str) -> str:
+        found = re.search(r"^FROM \S+ AS rqstack\n.*?(?=\n\n)", (ROOT / path).read_text(), re.DOTALL | re.MULTILINE)
+        assert found
+        return found[0]
+
+    assert stage("tasks/Dockerfile") == stage("services/worker/Dockerfile")
+
+
+def test_no_file_needs_a_registry_to_be_read() -> None:
+    """A `# syntax=` line makes the builder fetch its frontend."""
+    for path in [
+        *ROOT.glob("services/*/Dockerfile"),
+        *ROOT.glob("deploy/**/Dockerfile"),
+        ROOT / "tasks" / "Dockerfile",
+    ]:
+        assert not re.search(r"^#\s*syntax\s*=", path.read_text(), re.MULTILINE | re.IGNORECASE), path
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="no docker command")
+@pytest.mark.parametrize("files", [FILES[-1:], FILES[:1] + FILES[-1:]], ids=["alone", "with monitoring"])
+@pytest.mark.parametrize("profile", ["", "ledger"])
+def test_compose_reads_the_files(files: list[Path], profile: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("RQSTACK_SECRET_KEY=a-key\n")
+    command = ["docker", "compose", "--project-directory", str(tmp_path)]
+    command += [part for path in sorted(files, key=lambda path: len(path.name)) for part in ("--file", str(path))]
+    if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("docker has no compose")
+    profiles = ["--profile", profile] if profile else []
+    done = subprocess.run([*command, *profiles, "config", "--quiet"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+
+    (tmp_path / ".env").unlink()
+    done = subprocess.run([*command, "config", "--quiet"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert 'run "make setup" first' in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
