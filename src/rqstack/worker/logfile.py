@@ -30,7 +30,9 @@ class LogFile(io.RawIOBase):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._open()
         except OSError as error:
-            raise DaemonError(f"The log {path} cannot be written: {error.strerror}. Choose another with -l.") from None
+            # mkdir says "File exists" of a parent that is a file.
+            reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
+            raise DaemonError(f"The log {path} cannot be written: {reason}. Choose another with -l.") from None
         self._identity = _identity(os.fstat(self._file))
 
     def capture(self) -> None:

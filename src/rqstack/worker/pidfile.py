@@ -37,14 +37,14 @@ class PidFile:
             DaemonError: The file cannot be read.
         """
         try:
-            file = os.open(self.path, os.O_RDWR)
+            file = os.open(self.path, os.O_RDONLY)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise self._unusable(error) from None
         try:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return self._read(file)
             return None
@@ -128,4 +128,6 @@ class PidFile:
             time.sleep(0.01)
 
     def _unusable(self, error: OSError) -> DaemonError:
-        return DaemonError(f"The pid file {self.path} cannot be written: {error.strerror}. Choose another with -p.")
+        # mkdir says "File exists" of a parent that is a file.
+        reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
+        return DaemonError(f"The pid file {self.path} cannot be used: {reason}. Choose another with -p.")
