@@ -63,6 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         os.environ["RQ_SUITE_PORT"] = str(port)
+        os.environ["RQSTACK_ALLOW_UNREGISTERED"] = "1"  # RQ's tests enqueue plain functions
+        os.environ["RQSTACK_HOME"] = folder
         substitute.install()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 RQ_TESTS_PORT = 6379  # RQ's tests name it nowhere, or in a URL
@@ -49,15 +49,18 @@ def own_classes(what: str) -> None:
         from rqstack import worker
 
         own: type = worker.Worker
-        simple: type = getattr(worker, "SimpleWorker", own)
-        replaced += [(rq.worker.Worker, own), (rq.worker.SimpleWorker, simple)]
+        replaced.append((rq.worker.Worker, own))
+    swap = {id(theirs): ours for theirs, ours in replaced}
     for name, module in list(sys.modules.items()):
-        if isinstance(module, ModuleType) and name.partition(".")[0] == "rq":
-            for attribute, value in list(vars(module).items()):
-                for theirs, ours in replaced:
-                    # not where it is defined: RQ's other workers stay RQ's
-                    if value is theirs and not (theirs.__module__ == name and "worker" in name):
-                        setattr(module, attribute, ours)
+        if not isinstance(module, ModuleType) or name.partition(".")[0] != "rq":
+            continue
+        for attribute, value in list(vars(module).items()):
+            # The workers' own module is left: RQ's other workers are made of them.
+            if id(value) in swap and name != "rq.worker.worker_classes":
+                setattr(module, attribute, swap[id(value)])
+            for function in (value, *vars(value).values()) if isinstance(value, type) else (value,):
+                if isinstance(function, FunctionType) and function.__module__ == name and function.__defaults__:
+                    function.__defaults__ = tuple(swap.get(id(given), given) for given in function.__defaults__)
 
 
 def install() -> None:

@@ -1,0 +1,43 @@
+"""RQ, with the worker class that BENCH_WORKER names."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from redis import Redis
+from rq import Queue
+from rq.job import Job
+
+from bench import jobs
+
+PORT = int(os.environ["BENCH_PORT"])
+DONE = (0, ["ZCARD", "rq:finished:default"])
+connection = Redis(port=PORT)
+queue = Queue("default", connection=connection)
+
+
+def worker_commands(processes: int) -> list[list[str]]:
+    url = f"redis://127.0.0.1:{PORT}/0"
+    return [["rq", "worker", "--url", url, "--worker-class", os.environ["BENCH_WORKER"], "default"]] * processes
+
+
+def enqueue(kind: str, value: int) -> Any:
+    return queue.enqueue(getattr(jobs, kind), value)
+
+
+def enqueue_bulk(kind: str, values: list[int]) -> list[Any]:
+    function = getattr(jobs, kind)
+    return list(queue.enqueue_many([Queue.prepare_data(function, args=(value,)) for value in values]))
+
+
+def ident(handle: Any) -> str:
+    return str(handle.id)
+
+
+def ready(job: str) -> tuple[int, list[str]]:
+    return 0, ["EXISTS", f"rq:results:{job}"]
+
+
+def result(job: str) -> Any:
+    return Job.fetch(job, connection=connection).return_value()

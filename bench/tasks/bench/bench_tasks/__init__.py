@@ -1,0 +1,1 @@
+"""The benchmark's jobs as rqstack tasks."""
