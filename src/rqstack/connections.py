@@ -35,6 +35,9 @@ def connect(settings: Settings | None = None, *, retries: int = 3, **options: An
         "retry_on_error": [exceptions.ConnectionError, exceptions.TimeoutError],
     }
     url = urlsplit(settings.redis_url)
+    if url.scheme == "unix":
+        # A socket file has nothing to keep alive.
+        del given["socket_keepalive"]
     if settings.redis_username and not url.username:
         given["username"] = settings.redis_username
     if settings.redis_password and not url.password:

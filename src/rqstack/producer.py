@@ -62,7 +62,7 @@ def enqueue(task: Task[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any],
             return queue.schedule_job(job, when, pipeline=pipeline)
         return queue.enqueue_call(task.name, args=args, kwargs=kwargs, pipeline=pipeline, **fields)
     except Exception as error:
-        raise _reason(task, error) from error
+        raise _reason(task, error, queue, [Call(args, kwargs)]) from error
 
 
 def enqueue_many(task: Task[Any, Any], calls: Iterable[Call | tuple[Any, ...]], options: dict[str, Any]) -> list[Job]:
@@ -87,7 +87,7 @@ def enqueue_many(task: Task[Any, Any], calls: Iterable[Call | tuple[Any, ...]], 
         ]
         return queue.enqueue_many(data, pipeline=pipeline)
     except Exception as error:
-        raise _reason(task, error) from error
+        raise _reason(task, error, queue, checked) from error
 
 
 def unique_id(task: Task[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions) -> str:
@@ -99,8 +99,8 @@ def unique_id(task: Task[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any
         bound.apply_defaults()
         try:
             text = json.dumps(bound.arguments, sort_keys=True, default=_digest).encode()
-        except (TypeError, ValueError) as error:
-            raise _reason(task, error) from error
+        except (TypeError, ValueError, AttributeError, pickle.PicklingError) as error:
+            raise _unstorable(task, error) from error
     return f"unique-{hashlib.sha256(task.name.encode() + b'|' + text).hexdigest()[:32]}"
 
 
@@ -242,12 +242,19 @@ def _remove(queue: Queue, job: Job, over: tuple[Any, ...]) -> None:
             return
 
 
-def _reason(task: Task[Any, Any], error: Exception) -> Exception:
+def _reason(task: Task[Any, Any], error: Exception, queue: Queue, calls: Iterable[Call]) -> Exception:
     """An error of the queue, in a sentence for a person; others as they are."""
     from redis.exceptions import RedisError
 
     if isinstance(error, RedisError):
         return explain(error, get_settings().redis_url)
-    if isinstance(error, pickle.PicklingError | TypeError | AttributeError | ValueError | RecursionError):
-        return InvalidJob(f"{task.name}: the job cannot be stored: {error}.")
+    for call in calls:
+        try:
+            queue.serializer.dumps((task.name, None, call.args, call.kwargs))
+        except Exception as reason:
+            return _unstorable(task, reason)
     return error
+
+
+def _unstorable(task: Task[Any, Any], error: Exception) -> InvalidJob:
+    return InvalidJob(f"{task.name}: the arguments cannot be stored: {type(error).__name__}: {error}.")

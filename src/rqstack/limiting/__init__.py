@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,7 @@ KEPT = 60.0
 """Seconds for which the place of a job that has not come back at its time still keeps new jobs behind it."""
 
 _SLACK = 0.005
+_held: ContextVar[bool] = ContextVar("rqstack_rates_held", default=True)
 
 
 def acquire(connection: Redis, name: str, rate: Rate, job_id: str) -> float:
@@ -67,7 +70,7 @@ def limited(func: Callable[..., Any], name: str, rule: Rate | Callable[..., str 
     def put_back(args: Any, kwargs: Any) -> Any:
         from rq import get_current_job
 
-        if (job := get_current_job()) is None:
+        if not _held.get() or (job := get_current_job()) is None:
             return None
         rate = rule if isinstance(rule, Rate) else _rate(rule(*args, **kwargs))
         if rate is None or (wait := acquire(job.connection, name, rate, job.id)) == 0:
@@ -90,6 +93,16 @@ def limited(func: Callable[..., Any], name: str, rule: Rate | Callable[..., str 
             return put_back(args, kwargs) or func(*args, **kwargs)
 
     return body
+
+
+@contextmanager
+def unlimited() -> Iterator[None]:
+    """Within it no rate is held: for tests, which should not wait."""
+    token = _held.set(False)
+    try:
+        yield
+    finally:
+        _held.reset(token)
 
 
 @lru_cache(maxsize=256)
