@@ -25,7 +25,7 @@ ROOMS = (
     ("metrics", "api"),
     ("stack",),
     ("cli",),
-    ("contrib",),
+    ("contrib", "pytest_plugin"),
 )
 RANKS = {name: rank for rank, names in enumerate(ROOMS) for name in names}
 
