@@ -107,7 +107,7 @@ def _unreadable(job_id: str, error: Exception) -> RqstackError:
 
 
 # The line of a traceback that names the exception: `package.module.Name: words`, or the name alone.
-_NAMED = re.compile(r"^(?:[A-Za-z_]\w*\.)*(?P<name>[A-Za-z_]\w*)(?:: (?P<words>.*))?$")
+_NAMED = re.compile(r"^(?:[A-Za-z_]\w*\.)*(?P<name>[A-Za-z_]\w*)(?::(?P<words>| .*))?$")
 
 
 def reason_of(traceback: str) -> str:
@@ -124,5 +124,6 @@ def reason_of(traceback: str) -> str:
     is_traceback = any(line.startswith("Traceback (most recent call last)") for line in lines)
     line = lines[last + 1] if is_traceback and last + 1 < len(lines) else lines[-1 if is_traceback else 0]
     if is_traceback and (found := _NAMED.match(line)):
-        return f"{found['name']}: {found['words']}" if found["words"] else str(found["name"])
+        said = (found["words"] or "").strip()
+        return f"{found['name']}: {said}" if said else str(found["name"])
     return line
