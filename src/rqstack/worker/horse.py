@@ -247,9 +247,10 @@ class Horse:
                 self._note(running, self._slow.run(running), begun, enqueued_at)
                 return None
             value = self._perform(running, data)
-            stored = b"" if value is None else b64encode(self._dumps(value))
+            asks = isinstance(value, Retry)
+            stored = b"" if value is None or asks else b64encode(self._dumps(value))
             ttl = worker.default_result_ttl if result_ttl is None else int(result_ttl)
-            if ttl == 0 or isinstance(value, Retry):
+            if ttl == 0 or asks:
                 self._note(running, self._slow.succeed(running, value), begun, enqueued_at)
                 return None
         except BaseException as error:

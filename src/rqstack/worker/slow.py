@@ -21,6 +21,7 @@ from rq.utils import now
 
 from rqstack.discovery import resolve
 from rqstack.errors import InvalidJob
+from rqstack.limiting.putback import PutBack
 from rqstack.worker.channel import Lost
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Ended(NamedTuple):
     """How a job ended.
 
     Args:
-        status: finished, failed, retried, deleted or fenced (somebody else has it; nothing was recorded).
+        status: finished, failed, retried, put back (it is over its rate limit), deleted or fenced (somebody else has
+            it; nothing was recorded).
         exception: The class of what it raised, or "".
     """
 
@@ -114,6 +116,8 @@ class SlowPath:
                 worker.handle_job_retry(job, queue, value, registry, worker.execution)
 
             done = self._patiently(running, job, retry)
+            if done and isinstance(value, PutBack):
+                return Ended("put back")
             return Ended(_status(job)) if done else Ended("fenced")
         try:
             job._status = JobStatus.FINISHED
@@ -223,7 +227,11 @@ class SlowPath:
 
     def _is_owned(self, running: Running) -> bool:
         key, member = f"rq:wip:{running.queue}", f"{running.job_id}:{running.execution}"
-        return self._worker.connection.zscore(key, member) is not None
+        connection = self._worker.connection
+        if connection.zscore(key, member) is not None:
+            return True
+        # A job that was cancelled while it ran left the registry; RQ records how it ended all the same.
+        return connection.hget(Job.key_for(running.job_id), "status") == b"canceled"
 
     def _begin(self, running: Running) -> None:
         """Tell RQ's methods which run of the job they record."""

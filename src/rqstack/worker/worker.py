@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from typing import TYPE_CHECKING
 
 from rq import Worker as RqWorker
 from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
 from rq.worker.base import DequeueStrategy
+
+from rqstack.limiting.putback import PutBack, put_back
+
+if TYPE_CHECKING:
+    from rq import Queue, Retry
+    from rq.executions import Execution
+    from rq.job import Job
+    from rq.registry import StartedJobRegistry
 
 
 class Worker(RqWorker):
@@ -76,6 +85,15 @@ class Worker(RqWorker):
         """Kill the horse and what it has started. The supervisor then fails its job, as RQ does."""
         self.killed_on_purpose = True
         super().kill_horse(sig)
+
+    def handle_job_retry(
+        self, job: Job, queue: Queue, retry: Retry, started_job_registry: StartedJobRegistry, execution: Execution
+    ) -> None:
+        """As RQ's; but a job over its rate limit is put back, and counts neither as a failure nor as a retry."""
+        if isinstance(retry, PutBack):
+            put_back(self, job, queue, retry.wait)
+        else:
+            super().handle_job_retry(job, queue, retry, started_job_registry, execution)
 
     def procline(self, message: str) -> None:
         """The title of the process; not once a job, which would cost more than a short job."""
