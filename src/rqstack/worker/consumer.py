@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import logging
 import os
@@ -20,11 +19,10 @@ from rqstack.backends import BaseQueue, open_queue
 from rqstack.backends.messages import FAILED
 from rqstack.settings import Settings, get_settings
 from rqstack.worker import hooks
+from rqstack.worker.parent import die_with
 from rqstack.worker.reader import Reader
 
 log = logging.getLogger("rqstack.worker")
-
-PR_SET_PDEATHSIG = 1
 
 
 class Consumer:
@@ -61,6 +59,7 @@ class Consumer:
         self.queues: list[BaseQueue] = [open_queue(name, self.settings) for name in self.names]
         self.readers: dict[int, str] = {}
         self.stopping = False
+        self.pid = os.getpid()
         self.crashes: Counter[bytes] = Counter()
 
     def run(self) -> int:
@@ -105,6 +104,8 @@ class Consumer:
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         again = self.stopping
+        if not again:
+            log.info("Stopping: jobs get %d s to end", self.settings.grace)
         self.stopping = True
         self._signal(signal.SIGKILL if again else signal.SIGTERM)
 
@@ -184,9 +185,8 @@ class Consumer:
     def _become_reader(self, owner: str) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if sys.platform == "linux":
-            # A reader whose consumer was killed must not go on beside the one that takes over its message.
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # A reader whose consumer was killed must not go on beside the one that takes over its message.
+        die_with(self.pid)
         reader = Reader(self.names, owner, self.settings, burst=self.burst)
         signal.signal(signal.SIGTERM, reader._stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))

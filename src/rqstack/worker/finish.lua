@@ -25,7 +25,9 @@ local function finish()
   end
   if call('EXISTS', 'rq:job:' .. id .. ':dependents') == 1 then return 'unusual' end
   call('HSET', KEYS[2], worker, '=' .. execution)
-  if call('ZREM', 'rq:wip:' .. queue, id .. ':' .. execution) == 0 then return 'fenced' end
+  -- A job that was cancelled while it ran is no longer in the registry; RQ records how it ended all the same.
+  if call('ZREM', 'rq:wip:' .. queue, id .. ':' .. execution) == 0
+    and call('HGET', 'rq:job:' .. id, 'status') ~= 'canceled' then return 'fenced' end
   call('DEL', 'rq:execution:' .. id .. ':' .. execution)
   call('ZREM', 'rq:executions:' .. id, execution)
   call('HINCRBY', KEYS[1], 'successful_job_count', 1)
