@@ -64,7 +64,7 @@ def create_app(settings: Settings | None = None, stack: StackSettings | None = N
     from rq_dashboard import default_settings
     from rq_dashboard.web import blueprint
 
-    from rqstack.connections import connect, explain
+    from rqstack.connections import connect, explain, safe_url
 
     settings = settings or load(Settings)
     stack = stack or load(StackSettings)
@@ -72,7 +72,8 @@ def create_app(settings: Settings | None = None, stack: StackSettings | None = N
     if not password:
         raise SettingsError("DASHBOARD_PASSWORD: no value. The jobs page has no login without one. Set it in .env.")
 
-    app = Flask("rqstack.jobs_page")
+    # rq-dashboard's pages ask the application, not its blueprint, for their style sheets and scripts.
+    app = Flask("rqstack.jobs_page", static_folder=blueprint.static_folder)
     app.config.from_object(default_settings)
     app.config.update(
         SECRET_KEY=secrets.token_bytes(32),  # of this process: sessions end when the page is started again
@@ -81,7 +82,7 @@ def create_app(settings: Settings | None = None, stack: StackSettings | None = N
         SESSION_COOKIE_HTTPONLY=True,
         PERMANENT_SESSION_LIFETIME=SESSION_HOURS * 3600,
         MAX_CONTENT_LENGTH=64 * 1024,
-        RQ_DASHBOARD_REDIS_URL=[settings.redis_url],
+        RQ_DASHBOARD_REDIS_URL=[safe_url(settings.redis_url)],
         RQ_DASHBOARD_DISABLE_DELETE=False,
         DEPRECATED_OPTIONS=[],
     )
@@ -157,7 +158,7 @@ def _require_login(app: Flask, username: str, password: str) -> None:
             abort(401, "Log in first, at /login.")
         rule = request.url_rule
         if request.method in READING and rule is not None and rule.methods and "POST" in rule.methods:
-            abort(405, "This changes jobs: it takes a POST.")
+            abort(405, valid_methods=["POST"], description="This changes jobs: it takes a POST.")
         return None
 
     @app.after_request
