@@ -106,7 +106,7 @@ def job_scheduler(
             job = scheduler.enqueue(queue_name, function, function_args, function_kwargs, **options)
         if is_burst:
             scheduler.work(queue_name, with_scheduler=True)
-            job.refresh()  # type: ignore[no-untyped-call]
+            job.refresh()
         return job
 
 

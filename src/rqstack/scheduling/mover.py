@@ -75,7 +75,7 @@ class Mover:
         names = [keys.SCHEDULED + queue, keys.QUEUE + queue, keys.QUEUES, keys.LOCK + queue]
         passed = 0
         while True:
-            arguments = [int(now), BATCH, rq_time(now), queue, keys.JOB, self.job_timeout, ORPHAN_AGE, passed]
+            arguments = [round(now, 3), BATCH, rq_time(now), queue, keys.JOB, self.job_timeout, ORPHAN_AGE, passed]
             moved, dropped, left = self._run("move", names, arguments)
             if moved < 0:
                 return

@@ -252,7 +252,7 @@ class Scheduler:
         """
         queue = self.get_queue(queue_name)
         if queue_state == "queued":
-            queue.empty()  # type: ignore[no-untyped-call]
+            queue.empty()
             return self.queued_count(queue_name)
         if queue_state == "failed":
             return self._delete_all(queue.failed_job_registry)
@@ -300,7 +300,7 @@ class Scheduler:
     def clear(self) -> None:
         """Delete the waiting jobs of all queues that this object has used."""
         for queue in self._queues.values():
-            queue.empty()  # type: ignore[no-untyped-call]
+            queue.empty()
 
     def _task_options(self, function: Function, given: dict[str, Any]) -> dict[str, Any]:
         """The options of a task by RQ's names, and those given in their place."""

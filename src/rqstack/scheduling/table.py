@@ -63,7 +63,7 @@ class CronTable:
     def __init__(self, connection: Redis) -> None:
         self.connection: Any = connection
         self._run = keys.Scripts(connection)
-        self._broken: set[tuple[str, str]] = set()
+        self._read_before: dict[str, tuple[dict[bytes, bytes], Entry | None]] = {}
 
     def put(self, entry: Entry, now: int | None = None) -> bool:
         """Add an entry, or replace the one of its id. Its state stays; what differs is written, nothing else.
@@ -226,15 +226,17 @@ class CronTable:
         return list(zip(answers[::2], answers[1::2], strict=True))
 
     def _decode(self, id: str, fields: dict[bytes, bytes]) -> Entry | None:
+        """An entry, or None if it was removed since its id was read, or is of a time zone that this machine lacks."""
+        known, entry = self._read_before.get(id, ({}, None))
+        if known == fields:
+            return entry
         try:
-            return Entry.from_fields(id, fields)
+            entry = Entry.from_fields(id, fields)
         except (ValueError, KeyError) as error:
-            # Removed since its id was read, or of a time zone that this machine lacks.
-            mark = (id, fields.get(b"version", b"").decode())
-            if fields and mark not in self._broken:
-                self._broken.add(mark)
-                log.error("the cron entry %s cannot be read here: %s", id, error)
-            return None
+            entry = None
+            log.error("the cron entry %s cannot be read here: %s", id, error)
+        self._read_before[id] = fields, entry
+        return entry
 
 
 def rq_time(now: float) -> str:
