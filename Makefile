@@ -9,7 +9,7 @@ START   = $(RUN) stack start --mode $(MODE) $(addprefix --scale ,$(SCALE))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup start stop status logs start-rq-mon stop-rq-mon deploy-tasks rollback-tasks test lint lock bench clean
+.PHONY: help setup start stop status logs start-rq-mon stop-rq-mon deploy-tasks rollback-tasks test lint dashboards lock bench clean
 
 help: ## Print this
 	@echo "make TARGET [MODE=auto|local|compose] [SCALE=worker=8] [PYTHON=python3]"
@@ -71,6 +71,9 @@ test: .venv/.installed-dev ## Run the linters and every test that this machine c
 
 lint: .venv/.installed-dev ## Run the linters
 	@.ci/lint
+
+dashboards: .venv/.installed-dev ## Write grafana/dashboards/*.json from grafana/build.py
+	@.venv/bin/python grafana/build.py
 
 lock: .venv/.installed-dev ## Compile requirements/*.txt and the lists of settings (OPTIONS=--upgrade for newer versions)
 	@requirements/lock $(OPTIONS)

@@ -152,8 +152,35 @@ def test_each_alert_has_a_runbook_page(name: str) -> None:
     text = page.read_text()
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert headings == ["Meaning", "Impact", "Diagnosis", "What to do", "How to see that it is over"]
-    assert "```" in text.split("## Diagnosis")[1].split("## What to do")[0], "no command to diagnose with"
+    diagnosis = text.split("## Diagnosis")[1].split("## What to do")[0]
+    assert re.search(r"^    \S", diagnosis, re.MULTILINE), "no command to diagnose with"
 
 
 def test_each_runbook_page_has_an_alert() -> None:
     assert {path.stem for path in (ROOT / "docs" / "runbook").glob("RQ*.md")} == set(ALERTS)
+
+
+@pytest.mark.parametrize("page", ["monitoring.md", *(f"runbook/{name}.md" for name in ALERTS)])
+def test_the_commands_of_the_pages_exist(page: str) -> None:
+    import click
+
+    from rqstack.cli.group import cli
+
+    text = (ROOT / "docs" / page).read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^    |`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
+    for line in re.findall(r"\.venv/bin/rqstack ([^`\n]+)", text):
+        words = line.split()
+        context = click.Context(cli)
+        command: click.Command | None = cli
+        while isinstance(command, click.Group):
+            command = command.get_command(context, words.pop(0))
+        assert command is not None, line
+        command.make_context(line, words)  # complains of what it does not know
+
+
+def test_the_table_of_alerts_is_complete() -> None:
+    table = (ROOT / "docs" / "monitoring.md").read_text().split("## Alerts")[1]
+    assert {
+        name: severity.strip() for name, severity in re.findall(r"^\| \[(RQ\w+)\]\(.*\| (\w+) \|$", table, re.MULTILINE)
+    } == {name: rule["labels"]["severity"] for name, rule in ALERTS.items()}  # type: ignore[index]

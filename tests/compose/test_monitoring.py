@@ -1,0 +1,151 @@
+"""The stack with monitoring as `make start-rq-mon` starts it: everything healthy, every target up, alerts that fire."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+SERVICES = ("rq-exporter", "dashboard", "prometheus", "alertmanager")
+
+
+@pytest.fixture(scope="module")
+def monitored(stack: Any) -> Iterator[Any]:
+    """The stack, with monitoring added while it runs."""
+    images = {"RQ_EXPORTER_IMAGE": "rqstack/rq-exporter", "DASHBOARD_IMAGE": "rqstack/dashboard"}
+    images = {name: f"{image}:{stack.project}" for name, image in images.items()}
+    with (stack.home / ".env").open("a") as file:
+        file.writelines(f"{name}={value}\n" for name, value in images.items())
+    # Alerts within seconds rather than minutes.
+    path = stack.home / "prometheus" / "prometheus.yml"
+    path.write_text(path.read_text().replace(": 15s", ": 1s").replace(": 10s", ": 1s"))
+    alerts = stack.home / "prometheus" / "rules" / "alerts.yml"
+    alerts.write_text(alerts.read_text().replace("for: 1m", "for: 2s").replace("for: 2m", "for: 2s"))
+    try:
+        stack.start("--monitoring", "--scale", "worker=8")
+        yield stack
+    finally:
+        files = ("-f", "docker-compose.yml", "-f", "docker-compose-monitor.yml")
+        stack.compose(*files, "down", "--volumes", "--remove-orphans", "--timeout=5", check=False)
+        stack.docker("image", "rm", *images.values(), check=False)
+
+
+def setting(stack: Any, name: str) -> str:
+    found = [line.split("=", 1)[1] for line in (stack.home / ".env").read_text().splitlines() if line.startswith(name)]
+    return str(found[-1])
+
+
+def get(stack: Any, service: str, path: str, **parameters: str) -> str:
+    query = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
+    url = f"http://127.0.0.1:{setting(stack, f'{service}_PORT')}{path}{query}"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def firing(stack: Any) -> set[str]:
+    """The alerts that have reached Alertmanager and are not inhibited there."""
+    found = json.loads(get(stack, "ALERTMANAGER", "/api/v2/alerts", inhibited="false"))
+    return {alert["labels"]["alertname"] for alert in found}
+
+
+def test_every_service_is_healthy_and_hardened(monitored: Any) -> None:
+    services = [*SERVICES, "grafana"] if monitored.containers("grafana") else list(SERVICES)
+    for service in services:
+        assert monitored.healthy(service) == 1, service
+        (container,) = monitored.containers(service)
+        host = container["HostConfig"]
+        assert host["ReadonlyRootfs"], service
+        assert host["Init"], service
+        assert host["CapDrop"] == ["ALL"], service
+        assert host["SecurityOpt"] == ["no-new-privileges:true"], service
+        assert host["PidsLimit"], service
+        assert host["Memory"], service
+        assert host["RestartPolicy"]["Name"] == "unless-stopped", service
+        assert container["Config"]["User"].split(":")[0] not in ("", "0", "root"), service
+        bound = {place["HostIp"] for places in host["PortBindings"].values() for place in places}
+        assert bound == {"127.0.0.1"}, service
+        values = [
+            line.split("=", 1)[1] for line in (monitored.home / ".env").read_text().splitlines() if "_PASSWORD=" in line
+        ]
+        shown = json.dumps([container["Config"]["Cmd"], container["Config"]["Env"], container["Args"]])
+        assert not [value for value in values if value and value in shown], service
+
+
+def test_nothing_waits_for_grafana(monitored: Any) -> None:
+    """Where its image cannot be had, all others run without it."""
+    config = json.loads(
+        monitored.compose(
+            "-f", "docker-compose.yml", "-f", "docker-compose-monitor.yml", "config", "--format=json"
+        ).stdout
+    )
+    assert "grafana" in config["services"]
+    assert not [name for name, service in config["services"].items() if "grafana" in (service.get("depends_on") or {})]
+
+
+def test_prometheus_scrapes_every_target(monitored: Any) -> None:
+    def targets() -> dict[str, str]:
+        found = json.loads(get(monitored, "PROMETHEUS", "/api/v1/targets"))["data"]["activeTargets"]
+        return {target["labels"]["job"]: target["health"] for target in found}
+
+    expected = {"rq": "up", "prometheus": "up", "alertmanager": "up"}
+    monitored.until(lambda: targets() == expected)
+    managers = json.loads(get(monitored, "PROMETHEUS", "/api/v1/alertmanagers"))["data"]["activeAlertmanagers"]
+    assert len(managers) == 1
+
+
+def test_rq_exporter_shows_the_workers_and_their_jobs(monitored: Any) -> None:
+    ids = monitored.enqueue("probe.tasks.nap", [[0.01]] * 20)
+    outcomes = monitored.wait(ids)
+    assert {identity: outcome[0] for identity, outcome in outcomes.items()} == dict.fromkeys(ids, "finished")
+
+    def shown() -> bool:
+        page = get(monitored, "RQ_EXPORTER", "/metrics")
+        workers = [line for line in page.splitlines() if line.startswith("rq_workers{")]
+        succeeded = [line for line in page.splitlines() if line.startswith("rq_workers_success_total{")]
+        done = sum(float(line.rsplit(" ", 1)[1]) for line in succeeded)
+        return "redis_up 1.0" in page and len(workers) >= 9 and done >= len(ids)
+
+    monitored.until(shown)
+
+
+def test_the_jobs_page_needs_the_login(monitored: Any) -> None:
+    assert "password" in get(monitored, "DASHBOARD", "/")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        get(monitored, "DASHBOARD", "/0/data/queues.json")
+    assert refused.value.code == 401
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    base = f"http://127.0.0.1:{setting(monitored, 'DASHBOARD_PORT')}"
+    form = {"username": "admin", "password": setting(monitored, "DASHBOARD_PASSWORD")}
+    opener.open(f"{base}/login", data=urllib.parse.urlencode(form).encode(), timeout=10).close()
+    with opener.open(f"{base}/0/data/queues.json", timeout=10) as answer:
+        queues = {queue["name"] for queue in json.loads(answer.read())["queues"]}
+    assert "short-running" in queues
+    with opener.open(f"{base}/0/data/workers.json", timeout=10) as answer:
+        assert len(json.loads(answer.read())["workers"]) >= 9
+
+
+def test_a_queue_without_workers_raises_an_alert_until_it_has_some(monitored: Any) -> None:
+    monitored.until(lambda: "RQWatchdog" in firing(monitored), seconds=90)
+    monitored.compose("stop", "long-worker")
+    ids = monitored.enqueue("probe.tasks.where", [[]])
+    monitored.until(lambda: "RQQueueWithoutWorkers" in firing(monitored), seconds=120)
+    monitored.compose("start", "long-worker")
+    outcomes = monitored.wait(ids)
+    assert outcomes[ids[0]][0] == "finished"
+
+
+def test_a_lost_redis_raises_one_alert_and_the_exporter_stays(monitored: Any) -> None:
+    monitored.compose("stop", "redis")
+    try:
+        monitored.until(lambda: "RQRedisDown" in firing(monitored), seconds=120)
+        assert "redis_up 0.0" in get(monitored, "RQ_EXPORTER", "/metrics")
+        assert firing(monitored) <= {"RQRedisDown", "RQWatchdog"}
+        assert monitored.healthy("rq-exporter") == 1
+    finally:
+        monitored.compose("start", "redis")
+    monitored.until(lambda: "redis_up 1.0" in get(monitored, "RQ_EXPORTER", "/metrics"))
