@@ -38,6 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     without = bool(mine) and not engine_answers()
     for item in mine:
         item.add_marker(pytest.mark.compose)
+        # The first test of a module waits for images to be built and for every service to be healthy.
+        item.add_marker(pytest.mark.timeout(600))
         # One engine: one after the other.
         item.add_marker(pytest.mark.xdist_group("compose"))
         if without:
@@ -178,7 +180,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     # Its files are mounted into containers that run as other users.
     for folder in (home, *home.parents[:2]):
         folder.chmod(0o755)
-    stack = Compose(home, {"HEALTH_INTERVAL": "2s"})
+    stack = Compose(home)
     try:
         for project in (HERE / "projects").iterdir():
             shutil.copytree(project, home / "tasks" / project.name)

@@ -44,19 +44,24 @@ def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     command = [request.param, "--port", str(number), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
     process = subprocess.Popen([*command, "--aclfile", str(folder / "users.acl")], stdout=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                user("admin", number).ping()
-                break
-            except RedisError:
-                assert process.poll() is None, process.stdout.read().decode() if process.stdout else ""
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+        answers(number, process)
         yield number
     finally:
         process.kill()
         process.communicate()
+
+
+def answers(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server answers."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            user("admin", port).ping()
+            return
+        except RedisError:
+            assert process.poll() is None, process.stdout.read().decode() if process.stdout else ""
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def user(role: str, port: int) -> Redis:
@@ -64,9 +69,9 @@ def user(role: str, port: int) -> Redis:
 
 
 @pytest.fixture
-def as_role(port: int) -> Iterator[Callable[[str], Redis]]:
+def as_role(port: int) -> Callable[[str], Redis]:
     user("admin", port).flushall()
-    yield lambda role: user(role, port)
+    return lambda role: user(role, port)
 
 
 def test_no_password_is_written_in_clear() -> None:
@@ -135,7 +140,7 @@ def test_the_exporter_reads_and_does_not_write(as_role: Callable[[str], Redis]) 
 
 def test_a_script_may_not_touch_other_keys(as_role: Callable[[str], Redis]) -> None:
     for role in ("producer", "worker"):
-        with pytest.raises(RedisError, match="permission|ACL|can't access"):
+        with pytest.raises(RedisError, match=r"permission|ACL|can't access"):
             as_role(role).eval("return redis.call('GET', 'other')", 0)
 
 
@@ -192,3 +197,30 @@ def test_an_idle_worker_waits_and_is_woken(as_role: Callable[[str], Redis]) -> N
     scheduled = as_role("producer").pipeline()
     scheduled.zadd("rq:scheduled:a", {"j": 1})
     scheduled.execute()
+
+
+def test_what_a_transaction_wrote_outlives_a_restart(tmp_path: Path) -> None:
+    """Redis reads its append-only file as the default user, and drops the transactions which that user may not do."""
+    for server in servers():
+        folder = tmp_path / ("lite" if "lite" in server else "own")
+        folder.mkdir()
+        (folder / "users.acl").write_text(users_acl(PASSWORDS))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            number = int(probe.getsockname()[1])
+        command = [server, "--port", str(number), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+        command += ["--appendonly", "yes", "--aclfile", str(folder / "users.acl")]
+        ids: list[str] = []
+        for start in range(2):
+            process = subprocess.Popen(command, stdout=subprocess.PIPE)
+            try:
+                answers(number, process)
+                queue = Queue("short-running", connection=user("producer", number))
+                if start == 0:
+                    ids = [job.id for job in queue.enqueue_many([Queue.prepare_data("operator.add", (1, 2))] * 3)]
+                    ids.append(queue.enqueue("operator.add", 1, 2).id)
+                assert queue.job_ids == ids
+                assert [Job.fetch(each, connection=queue.connection).args for each in ids] == [(1, 2)] * 4
+            finally:
+                process.terminate()
+                process.communicate()
