@@ -1,0 +1,358 @@
+"""`empty`, `purge`, `requeue`, `suspend`, `resume` and `info`, on what RQ itself writes, and on 300,000 entries."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq import Queue, Worker
+from rq.job import Job
+from rq.registry import DeferredJobRegistry, FailedJobRegistry, ScheduledJobRegistry
+
+from rqstack.bulk import BATCH
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+MANY = 300_000
+
+
+@pytest.fixture
+def rqstack(redis_url: str, tmp_path: Path) -> Run:
+    def run(*arguments: str, program: tuple[str, ...] = ("-m", "rqstack.cli.main"), **env: str) -> Any:
+        command = [sys.executable, *program, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path, env=os.environ | env)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run
+
+
+def failed_job(queue: Queue, worker_queues: list[Queue] | None = None, **options: Any) -> Job:
+    """A job that a worker of RQ ran and that failed."""
+    job = queue.enqueue("operator.truediv", 1, 0, **options)
+    run_all([queue])
+    assert job.id in FailedJobRegistry(queue=queue)
+    return job
+
+
+def run_all(queues: list[Queue]) -> None:
+    """RQ's worker, until the queues are empty, without a fork."""
+    from rq import SimpleWorker
+
+    class Quiet(SimpleWorker):
+        log_result_lifespan = False
+
+    Quiet(queues, connection=queues[0].connection).work(burst=True, logging_level="CRITICAL")
+
+
+def keys(connection: Redis) -> set[str]:
+    return {key.decode() for key in connection.scan_iter("*", count=1000)}
+
+
+# -- empty and purge
+
+
+def test_empty_deletes_what_rq_deletes(rqstack: Run, connection: Redis) -> None:
+    queue, other = Queue("default", connection=connection), Queue("other", connection=connection)
+    jobs = [queue.enqueue("time.time") for _ in range(BATCH + 3)]
+    dependent = queue.enqueue("time.time", depends_on=jobs[0])
+    kept = other.enqueue("time.time")
+    assert connection.exists(jobs[0].dependents_key)
+    done = rqstack("empty", "default")
+    assert (done.returncode, done.stdout) == (0, f"{BATCH + 3} queued jobs deleted from default.\n")
+    assert queue.job_ids == []
+    assert keys(connection) >= {kept.key, dependent.key, other.key}
+    assert not {key for job in jobs for key in (job.key, job.dependents_key)} & keys(connection)
+    assert other.job_ids == [kept.id]
+
+
+def test_empty_all_and_json(rqstack: Run, connection: Redis) -> None:
+    for name in ("a", "b"):
+        Queue(name, connection=connection).enqueue("time.time")
+    assert json.loads(rqstack("empty", "--all", "--json").stdout) == {
+        "state": "queued",
+        "deleted": {"a": 1, "b": 1, "default": 0, "long-running": 0, "short-running": 0},
+    }
+
+
+def test_purge_failed_deletes_jobs_and_results(rqstack: Run, connection: Redis) -> None:
+    queue = Queue("default", connection=connection)
+    job = failed_job(queue)
+    good = queue.enqueue("time.time", result_ttl=-1)
+    run_all([queue])
+    waiting = queue.enqueue("time.time")
+    assert rqstack("purge", "default", "--state", "failed").stdout == "1 failed job deleted from default.\n"
+    assert not {key for key in keys(connection) if job.id in key}
+    assert FailedJobRegistry(queue=queue).get_job_ids() == []
+    assert queue.job_ids == [waiting.id]
+    assert good.latest_result() is not None
+
+
+def test_purge_leaves_a_job_that_has_gone_on(rqstack: Run, connection: Redis) -> None:
+    queue = Queue("default", connection=connection)
+    job = queue.enqueue("time.time")
+    connection.zadd("rq:failed:default", {job.id: time.time() + 1000})
+    assert rqstack("purge", "default", "--state", "failed").stdout == "0 failed jobs deleted from default.\n"
+    assert FailedJobRegistry(queue=queue).get_job_ids() == []
+    assert Job.exists(job.id, connection=connection)
+    assert queue.job_ids == [job.id]
+
+
+def test_purge_scheduled_and_queued(rqstack: Run, connection: Redis) -> None:
+    queue = Queue("default", connection=connection)
+    later, now = queue.enqueue_in(timedelta(hours=1), "time.time"), queue.enqueue("time.time")
+    assert rqstack("purge", "default", "--state", "scheduled").stdout == "1 scheduled job deleted from default.\n"
+    assert not Job.exists(later.id, connection=connection)
+    assert Job.exists(now.id, connection=connection)
+    assert rqstack("purge", "default", "--state", "queued").stdout == "1 queued job deleted from default.\n"
+    assert not Job.exists(now.id, connection=connection)
+
+
+# -- requeue
+
+
+def test_requeue_writes_what_rq_writes(rqstack: Run, connection: Redis) -> None:
+    queue = Queue("default", connection=connection)
+    options: dict[str, Any] = {"meta": {"a": 1}, "description": "divide", "failure_ttl": 900}
+    ours, rqs = failed_job(queue, **options), failed_job(queue, **options)
+    FailedJobRegistry(queue=queue).requeue(rqs.id)
+    done = rqstack("requeue", ours.id)
+    assert (done.returncode, done.stdout) == (0, "1 job put back.\n")
+    assert queue.job_ids == [rqs.id, ours.id]
+    assert FailedJobRegistry(queue=queue).get_job_ids() == []
+    left, right = connection.hgetall(ours.key), connection.hgetall(rqs.key)
+    times = {b"created_at", b"enqueued_at", b"last_heartbeat", b"worker_name"}
+    assert left.keys() == right.keys()
+    assert {k: v for k, v in left.items() if k not in times | {b"data"}} == {
+        k: v for k, v in right.items() if k not in times | {b"data"}
+    }
+    assert left[b"enqueued_at"] > left[b"created_at"]
+    assert abs(connection.ttl(ours.key) - connection.ttl(rqs.key)) <= 60
+    fetched = Job.fetch(ours.id, connection=connection)
+    assert (fetched.get_status(), fetched.exc_info, fetched.started_at) == ("queued", rqs.exc_info, None)
+    run_all([queue])
+    assert {ours.id, rqs.id} == set(FailedJobRegistry(queue=queue).get_job_ids())
+
+
+def test_requeue_by_queue_and_all(rqstack: Run, connection: Redis) -> None:
+    a, b = Queue("default", connection=connection), Queue("long-running", connection=connection)
+    first, second, third = failed_job(a), failed_job(a), failed_job(b)
+    connection.delete(second.key)
+    done = rqstack("requeue", "--queue", "default")
+    assert done.stdout == "1 job put back. 1 job had expired.\n"
+    assert (a.job_ids, b.job_ids) == ([first.id], [])
+    assert json.loads(rqstack("requeue", "--all", "--json").stdout) == {"requeued": 1, "expired": 0}
+    assert b.job_ids == [third.id]
+
+
+def test_requeue_of_what_has_not_failed_changes_nothing(rqstack: Run, connection: Redis) -> None:
+    queue = Queue("default", connection=connection)
+    failed, waiting = failed_job(queue), queue.enqueue("time.time")
+    done = rqstack("requeue", failed.id, waiting.id, "nobody")
+    assert done.returncode == 1
+    assert f"these are not: {waiting.id} (queued), nobody (unknown). None was put back." in done.stderr
+    assert queue.job_ids == [waiting.id]
+    assert failed.id in FailedJobRegistry(queue=queue)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["empty", "defualt"], ["purge", "defualt", "--state", "failed"], ["requeue", "-q", "defualt"]]
+)
+def test_an_unknown_queue(rqstack: Run, arguments: list[str]) -> None:
+    done = rqstack(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: no queue is named 'defualt'. Did you mean default? Known are default, ")
+
+
+@pytest.mark.parametrize("arguments", [["empty"], ["empty", "a", "--all"], ["requeue"], ["requeue", "x", "--all"]])
+def test_wrong_use(rqstack: Run, arguments: list[str]) -> None:
+    assert rqstack(*arguments).returncode == 2
+
+
+def make_failed(connection: Redis, number: int) -> list[str]:
+    """Many failed jobs, each as a real one is written."""
+    real = failed_job(Queue("default", connection=connection))
+    record = [part for pair in connection.hgetall(real.key).items() for part in pair]
+    connection.flushall()
+    script = """
+    for i = ARGV[1], ARGV[2] do
+        redis.call('HSET', 'rq:job:job-' .. i, unpack(ARGV, 4))
+        redis.call('ZADD', 'rq:failed:default', ARGV[3], 'job-' .. i)
+    end"""
+    with connection.pipeline(transaction=False) as pipe:
+        for start in range(0, number, 10_000):
+            pipe.eval(script, 0, start, start + 9_999, time.time() + 10_000, *record)
+        pipe.execute()
+    assert connection.zcard("rq:failed:default") == number
+    connection.config_resetstat()
+    return [f"job-{n}" for n in range(number)]
+
+
+def in_batches(connection: Redis) -> bool:
+    """Whether many small scripts ran rather than one that keeps Redis from others."""
+    return int(connection.info("commandstats")["cmdstat_evalsha"]["calls"]) >= MANY // BATCH
+
+
+@pytest.mark.slow
+def test_300_000_failed_jobs_are_put_back_then_deleted(rqstack: Run, connection: Redis) -> None:
+    ids = make_failed(connection, MANY)
+    assert json.loads(rqstack("requeue", "--all", "--json").stdout) == {"requeued": MANY, "expired": 0}
+    assert connection.zcard("rq:failed:default") == 0
+    assert {job.decode() for job in connection.lrange("rq:queue:default", 0, -1)} == set(ids)
+    assert in_batches(connection)
+    connection.config_resetstat()
+    deleted = {"state": "queued", "deleted": {"default": MANY}}
+    assert json.loads(rqstack("empty", "default", "--json").stdout) == deleted
+    assert keys(connection) == {"rq:queues"}
+    assert in_batches(connection)
+
+
+@pytest.mark.slow
+def test_300_000_failed_jobs_are_purged(rqstack: Run, connection: Redis) -> None:
+    make_failed(connection, MANY)
+    deleted = {"state": "failed", "deleted": {"default": MANY}}
+    assert json.loads(rqstack("purge", "default", "--state", "failed", "--json").stdout) == deleted
+    assert keys(connection) == set()
+    assert in_batches(connection)
+
+
+# -- suspend, resume, info
+
+
+def test_suspend_and_resume(rqstack: Run, connection: Redis) -> None:
+    assert rqstack("suspend", "--duration", "100").returncode == 0
+    assert 90 < connection.ttl("rq:suspended") <= 100
+    assert "Suspended for 1 min" in rqstack("info").stdout
+    assert rqstack("resume").stdout == "Resumed.\n"
+    assert rqstack("resume").stdout == "Workers were not suspended.\n"
+    assert rqstack("suspend").returncode == 0
+    assert connection.ttl("rq:suspended") == -1
+    assert json.loads(rqstack("info", "--json").stdout)["suspended"] is True
+
+
+def test_info_counts_each_state(rqstack: Run, connection: Redis) -> None:
+    queue = Queue("default", connection=connection)
+    queue.enqueue("time.time")
+    run_all([queue])
+    failed_job(queue)
+    connection.zadd("rq:finished:default", {"expired": time.time() - 1})
+    connection.zadd("rq:wip:default", {"job:execution": time.time() + 60})
+    oldest = queue.enqueue("time.time")
+    connection.hset(oldest.key, "enqueued_at", "2026-01-01T00:00:00.000000Z")
+    queue.enqueue("time.time", depends_on=oldest)
+    queue.enqueue_in(timedelta(hours=1), "time.time")
+    worker = Worker([queue, "other"], name="bob", connection=connection)
+    worker.register_birth()
+    Worker(["gone"], name="dead", connection=connection).register_birth()
+    connection.delete("rq:worker:dead")
+
+    done = rqstack("info", "--json")
+    found = json.loads(done.stdout)
+    (row,) = (each for each in found["queues"] if each["name"] == "default")
+    assert time.time() - 1767225600 - row.pop("oldest_seconds") < 60
+    assert row == {
+        "name": "default",
+        "queued": 1,
+        "started": 1,
+        "failed": 1,
+        "scheduled": 1,
+        "deferred": 1,
+        "finished": 1,
+        "workers": 1,
+    }
+    assert [each["name"] for each in found["queues"]] == ["default", "long-running", "short-running"]
+    assert [(each["name"], each["queues"]) for each in found["workers"]] == [("bob", ["default", "other"])]
+    assert connection.sismember("rq:workers", "rq:worker:dead"), "a look changes nothing"
+    assert len(DeferredJobRegistry(queue=queue)) == len(ScheduledJobRegistry(queue=queue)) == 1
+
+    text = rqstack("info", "default", "--by-queue").stdout
+    assert "bob" in text
+    assert "long-running" not in text
+    assert text.splitlines()[-1].startswith("1 queue, 1 job waiting, 1 worker (")
+
+
+def test_info_takes_a_constant_number_of_round_trips(connection: Redis) -> None:
+    from rqstack.cli.snapshot import take_snapshot
+
+    def trips(queues: int, workers: int) -> int:
+        connection.flushall()
+        for n in range(queues):
+            Queue(f"q{n}", connection=connection).enqueue("time.time")
+        for n in range(workers):
+            Worker(["q0"], name=f"w{n}", connection=connection).register_birth()
+        client = Redis(port=connection.connection_pool.connection_kwargs["port"])
+        sent = []
+        link = client.connection_pool.get_connection()
+        send = link.send_packed_command
+        link.send_packed_command = lambda *a, **k: (sent.append(1), send(*a, **k))[1]  # type: ignore[method-assign]
+        client.connection_pool.release(link)
+        snapshot = take_snapshot(client)
+        assert (len(snapshot.queues), len(snapshot.workers)) == (queues, workers)
+        client.close()
+        return len(sent)
+
+    assert trips(1, 1) == trips(40, 60) <= 4
+
+
+def test_watch_ends_with_ctrl_c(rqstack: Run, redis_url: str, tmp_path: Path) -> None:
+    import signal
+
+    command = [sys.executable, "-m", "rqstack.cli.main", "info", "--watch", "--json", "--interval", "0.1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        assert process.stdout is not None
+        for _ in range(2):
+            assert json.loads(process.stdout.readline())["queues"]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+        assert (process.returncode, err.strip()) == (130, "Stopped.")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# -- RQ's own commands
+
+
+def test_rqs_own_commands_take_the_settings_file(rqstack: Run, connection: Redis, tmp_path: Path) -> None:
+    from rqstack.settings import get_settings
+    from rqstack.stack.rq_settings import rq_settings
+
+    connection.acl_setuser(
+        "admin", enabled=True, passwords=["+p@ss/w:rd"], commands=["+@all"], keys=["*"], channels=["*"]
+    )
+    connection.acl_setuser("default", enabled=True, nopass=True, commands=["+@all"], keys=["*"], channels=["*"])
+    given = {"redis_username": "admin", "redis_password": "p@ss/w:rd"}
+    from rqstack.settings import Settings, load
+
+    settings = load(Settings, **given)
+    assert settings.queues == get_settings().queues
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "rq_settings.py").write_text(rq_settings(settings))
+    project = tmp_path / "tasks" / "sample"
+    (project / "sample").mkdir(parents=True)
+    (project / "pyproject.toml").write_text("")
+    (project / "sample" / "tasks.py").write_text("def double(x):\n    return 2 * x\n")
+    rq = ("-m", "rq.cli")
+    job = Queue("default", connection=connection).enqueue("sample.tasks.double", 21)
+    bad = Queue("default", connection=connection).enqueue("operator.truediv", 1, 0)
+    assert "default" in rqstack("info", "-c", "var.rq_settings", program=rq).stdout
+    assert rqstack("suspend", "-c", "var.rq_settings", program=rq).returncode == 0
+    assert connection.exists("rq:suspended")
+    assert rqstack("resume", "-c", "var.rq_settings", program=rq).returncode == 0
+    command = [sys.executable, *rq, "worker", "-c", "var.rq_settings", "--burst"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert job.latest_result().return_value == 42
+    assert rqstack("requeue", "--queue", "default", bad.id, "-c", "var.rq_settings", program=rq).returncode == 0
+    assert bad.get_status(refresh=True) == "queued"
+    assert "1 jobs removed" in rqstack("empty", "default", "-c", "var.rq_settings", program=rq).stdout
+    connection.acl_deluser("admin")
