@@ -7,7 +7,7 @@ import pickle
 import sys
 from importlib import import_module
 
-from rqstack.errors import SettingsError
+from rqstack.errors import RqstackError, SettingsError
 from rqstack.settings import Settings, get_settings
 
 DJANGO = "rqstack.contrib.django.worker:setup"
@@ -44,6 +44,8 @@ def _load(name: str) -> None:
         module = import_module(module_name)
         if attribute:
             getattr(module, attribute)()
+    except RqstackError:
+        raise
     except Exception as error:
         raise SettingsError(f"RQSTACK_PRELOAD: {name} does not load: {type(error).__name__}: {error}") from error
 
@@ -67,7 +69,7 @@ def preloaded_settings() -> Settings:
     if child == 0:
         try:
             answer: Settings | str = preload()
-        except SettingsError as error:
+        except RqstackError as error:
             answer = str(error)
         except BaseException as error:
             answer = f"{type(error).__name__}: {error}"

@@ -15,9 +15,9 @@ def scheduler(name: str | None) -> None:
 
     SIGHUP reads the task code again; a deploy or a `git pull` is noticed by itself.
     """
+    from rqstack.preload import preloaded_settings
     from rqstack.scheduling.process import SchedulerProcess
-    from rqstack.settings import get_settings
 
-    settings = get_settings()
+    settings = preloaded_settings()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sys.exit(SchedulerProcess(settings, name=name).run())

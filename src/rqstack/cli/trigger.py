@@ -40,9 +40,9 @@ def trigger(
     from rqstack.cli.queues import check_queues
     from rqstack.connections import connect
     from rqstack.discovery import autodiscover, registry
-    from rqstack.settings import get_settings
+    from rqstack.preload import preload
 
-    settings = get_settings()
+    settings = preload()
     args = [url] if url is not None else [parse_value(text) for text in arguments]
     kwargs = parse_keywords(keywords)
     autodiscover(settings)

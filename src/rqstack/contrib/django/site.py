@@ -1,0 +1,71 @@
+"""rqstack's settings from those of a Django site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rqstack.settings import Settings, env_name, set_site_defaults
+
+ENGINES = {"django.db.backends.sqlite3": "sqlite", "django.db.backends.postgresql": "postgresql+psycopg"}
+
+
+def use_site_settings() -> None:
+    """Let `get_settings()` take from the site's settings what the environment and `.env` do not say.
+
+    Raises:
+        SettingsError: The site sets something that is not a setting of rqstack.
+    """
+    from django.conf import settings
+
+    set_site_defaults(site_settings(settings))
+
+
+def site_settings(settings: Any) -> dict[str, Any]:
+    """What a site says about rqstack, by environment name.
+
+    Args:
+        settings: `django.conf.settings`, or a module. Read are the dict `RQSTACK`, whose keys are names of settings
+            with or without their prefix, then names as in the environment: `RQSTACK_QUEUES`, `REDIS_URL`,
+            `QUEUE_BACKEND`. The database is the site's default one, unless `RQSTACK_DATABASE_URL` is there.
+    """
+    found: dict[str, Any] = {}
+    if url := database_url(getattr(settings, "DATABASES", {}).get("default", {})):
+        found["RQSTACK_DATABASE_URL"] = url
+    names = {env_name(name, field) for name, field in Settings.model_fields.items()} - {"DJANGO_SETTINGS_MODULE"}
+    given = dict(getattr(settings, "RQSTACK", {}))
+    found |= {f"RQSTACK_{key}" if f"RQSTACK_{key}" in names else key: value for key, value in given.items()}
+    for name in (*names, "QUEUE_BACKEND", "QUEUE_CONNECTION"):
+        if (value := getattr(settings, name, None)) is not None:
+            found[f"RQSTACK_{name}" if f"RQSTACK_{name}" in names else name] = value
+    return {name: _plain(value) for name, value in found.items()}
+
+
+def database_url(database: Mapping[str, Any]) -> str | None:
+    """The URL of one entry of Django's DATABASES; None if it is neither PostgreSQL nor an SQLite file."""
+    kind = ENGINES.get(database.get("ENGINE", ""))
+    name = str(database.get("NAME") or "")
+    if kind is None or not name or (kind == "sqlite" and "memory" in name):
+        return None
+    try:
+        from sqlalchemy import URL
+    except ImportError:
+        return None  # nothing here needs a database then
+    if kind == "sqlite":
+        return URL.create(kind, database=name).render_as_string()
+    options = database.get("OPTIONS") or {}
+    query = {key: str(value) for key, value in options.items() if key in ("sslmode", "sslrootcert", "options")}
+    return URL.create(
+        kind,
+        username=database.get("USER") or None,
+        password=database.get("PASSWORD") or None,
+        host=database.get("HOST") or None,
+        port=int(database["PORT"]) if database.get("PORT") else None,
+        database=name,
+        query=query,
+    ).render_as_string(hide_password=False)
+
+
+def _plain(value: Any) -> Any:
+    """Lists become tuples, as settings are not to be changed."""
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,3 @@
+"""Not to be imported."""
+
+raise RuntimeError("this module does not import")

@@ -1,0 +1,1 @@
+"""A small real site, driven by test_django.py."""
