@@ -81,6 +81,15 @@ lock: .venv/.installed-dev ## Compile requirements/*.txt and the lists of settin
 	@{ sed '/<!-- settings -->/q' docs/settings.md; echo; $(RUN) stack env-example --markdown; } > docs/settings.md.new
 	@mv docs/settings.md.new docs/settings.md
 
+dashboards: .venv/.installed-dev ## Write grafana/dashboards/*.json from grafana/build.py
+	@.venv/bin/python grafana/build.py
+
+diagram: ## Draw docs/architecture.svg from its text (needs graphviz)
+	@dot -Tsvg docs/architecture.dot -o docs/architecture.svg
+
+bench: .venv/.installed-dev ## Measure this beside other task queues (OPTIONS=--quick for a short run)
+	@.venv/bin/python -m bench $(OPTIONS)
+
 clean: ## Remove environments and caches; keeps .env and var/
 	@rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -prune -exec rm -rf {} +
