@@ -135,6 +135,9 @@ class Settings(_Base):
     serializer: Literal["pickle", "json"] = Field("pickle", description="How arguments and results are stored.")
     tasks_path: Path = Field(Path("tasks"), description="The folder of task projects, from the project's root.")
     projects: Names = Field((), description="Projects of that folder to use; empty for all.")
+    reload: bool = Field(
+        False, description="1 replaces horses when a file of the task code is saved, for development."
+    )
     modules: Names = Field((), description="Further modules with tasks, by dotted name.")
     allow_unregistered: bool = Field(
         False, description="1 lets workers run any importable function, for plain RQ producers."
@@ -152,7 +155,7 @@ class Settings(_Base):
     grace: int = Field(30, ge=1, description="Seconds a worker's jobs get to end when it is told to stop.")
     heartbeat: float = Field(5, gt=0, le=60, description="Seconds between a worker's heartbeats.")
     dead_after: float = Field(
-        15, gt=0, description="Seconds without a heartbeat after which a worker's jobs run again."
+        12, ge=2, description="Seconds without a heartbeat after which a worker's jobs run again."
     )
     max_jobs: int | None = Field(None, ge=1, description="Jobs after which a horse is replaced; empty for never.")
     max_rss: int | None = Field(None, ge=1, description="MiB of memory above which a horse is replaced after its job.")

@@ -12,11 +12,12 @@
 -- ARGV[5]  now, in Unix seconds with a fraction
 -- ARGV[6]  seconds until the execution counts as abandoned, for RQ's registries
 -- ARGV[7]  '1' if the horse waited idle: what Redis moved to its claim lists comes first
+-- ARGV[8]  the job's meta, serialized, if it has none yet: which release of the task code runs it; '' for none
 --
 -- A lease is '<queue>\n<job id>:<execution id>' while a job runs, '=<execution id>' after the last one.
 --
--- Returns {'job', queue, id, data, timeout, result_ttl, enqueued_at, unusual}; unusual is '1' for a job that
--- RQ's own methods must finish. Or {'empty'}, {'suspended'}, {'unregistered'} (the supervisor was taken for
+-- Returns {'job', queue, id, data, timeout, result_ttl, enqueued_at, unusual, meta}; unusual is '1' for a job that
+-- RQ's own methods must finish; meta is '1' if the job has meta of its own, so that ARGV[8] was not written. Or {'empty'}, {'suspended'}, {'unregistered'} (the supervisor was taken for
 -- dead, so nobody would recover this job), {'unfinished', lease} (the job before is still on record).
 
 local call = redis.call
@@ -31,14 +32,14 @@ local function put_back_claims()
   end
 end
 
-local function job_reply(queue, id)
+local function job_reply(queue, id, meta)
   local f = call('HMGET', 'rq:job:' .. id, 'data', 'timeout', 'result_ttl', 'enqueued_at', 'success_callback_name',
     'webhooks', 'repeats_left', 'group_id', 'dependency_ids')
   local unusual = '0'
   for i = 5, 9 do
     if f[i] and f[i] ~= '' then unusual = '1' end
   end
-  return {'job', queue, id, f[1], f[2], f[3], f[4], unusual}
+  return {'job', queue, id, f[1], f[2], f[3], f[4], unusual, meta}
 end
 
 -- Queue key and id of the next job whose hash exists; a job that was deleted while it waited is passed over, as RQ does.
@@ -63,7 +64,7 @@ local function claim()
   local lease = call('HGET', KEYS[2], worker)
   if lease and string.sub(lease, 1, 1) ~= '=' then
     local queue, id, held = string.match(lease, '^(.*)\n(.*):(%x+)$')
-    if held == execution then return job_reply(queue, id) end
+    if held == execution then return job_reply(queue, id, '0') end
     if call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. held) then return {'unfinished', lease} end
     call('HSET', KEYS[2], worker, '=' .. held)
   end
@@ -97,5 +98,6 @@ local function claim()
   call('HSET', job_key, 'status', 'started', 'last_heartbeat', iso, 'started_at', iso, 'worker_name', worker)
   call('PERSIST', job_key)
   call('HSET', KEYS[1], 'state', 'busy', 'current_job', id, 'current_job_working_time', 0, 'last_heartbeat', iso)
-  return job_reply(queue, id)
+  local meta = ARGV[8] ~= '' and call('HSETNX', job_key, 'meta', ARGV[8]) == 0
+  return job_reply(queue, id, meta and '1' or '0')
 end

@@ -1,15 +1,15 @@
 -- Record the success of a plain job, then take the next one: one call a job on a busy queue.
--- Comes after claim.lua, whose KEYS and ARGV[1..7] it shares.
+-- Comes after claim.lua, whose KEYS and ARGV[1..8] it shares.
 --
--- ARGV[8]   '1' to claim the next job too
--- ARGV[9]   job id
--- ARGV[10]  id of the execution that ended
--- ARGV[11]  queue
--- ARGV[12]  seconds the result is kept; -1 for ever
--- ARGV[13]  the serialized result, base64; '' for None
--- ARGV[14]  when the execution began, in Unix seconds with a fraction
--- ARGV[15]  seconds the job ran
--- ARGV[16+] pairs: field of rqstack:metrics, amount to add
+-- ARGV[9]   '1' to claim the next job too
+-- ARGV[10]   job id
+-- ARGV[11]  id of the execution that ended
+-- ARGV[12]  queue
+-- ARGV[13]  seconds the result is kept; -1 for ever
+-- ARGV[14]  the serialized result, base64; '' for None
+-- ARGV[15]  when the execution began, in Unix seconds with a fraction
+-- ARGV[16]  seconds the job ran
+-- ARGV[17+] pairs: field of rqstack:metrics, amount to add
 --
 -- Returns {what, ...} followed by what a claim returns. what is 'finished'; 'again' when this very call was
 -- recorded before (its reply was lost); 'fenced' when the job was given to somebody else meanwhile, and nothing
@@ -17,7 +17,7 @@
 
 local function finish()
   local worker, iso, now = ARGV[1], ARGV[4], ARGV[5]
-  local id, execution, queue, ttl = ARGV[9], ARGV[10], ARGV[11], tonumber(ARGV[12])
+  local id, execution, queue, ttl = ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[13])
   local lease = call('HGET', KEYS[2], worker)
   if lease ~= queue .. '\n' .. id .. ':' .. execution then
     if lease and (lease == '=' .. execution or string.sub(lease, -#ARGV[3]) == ARGV[3]) then return 'again' end
@@ -31,16 +31,16 @@ local function finish()
   call('DEL', 'rq:execution:' .. id .. ':' .. execution)
   call('ZREM', 'rq:executions:' .. id, execution)
   call('HINCRBY', KEYS[1], 'successful_job_count', 1)
-  call('HINCRBYFLOAT', KEYS[1], 'total_working_time', ARGV[15])
+  call('HINCRBYFLOAT', KEYS[1], 'total_working_time', ARGV[16])
   local job_key, results_key = 'rq:job:' .. id, 'rq:results:' .. id
   if call('EXISTS', job_key) == 0 then return 'deleted' end
   call('HSET', job_key, 'status', 'finished', 'ended_at', iso, 'last_heartbeat', iso)
-  if ARGV[13] == '' then
+  if ARGV[14] == '' then
     call('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', 1, 'worker_name', worker, 'execution_id', execution,
-      'execution_started_at', ARGV[14], 'execution_ended_at', now)
+      'execution_started_at', ARGV[15], 'execution_ended_at', now)
   else
-    call('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', 1, 'worker_name', worker, 'return_value', ARGV[13],
-      'execution_id', execution, 'execution_started_at', ARGV[14], 'execution_ended_at', now)
+    call('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', 1, 'worker_name', worker, 'return_value', ARGV[14],
+      'execution_id', execution, 'execution_started_at', ARGV[15], 'execution_ended_at', now)
   end
   if ttl >= 0 then
     call('EXPIRE', results_key, ttl)
@@ -54,10 +54,10 @@ local function finish()
 end
 
 local what = finish()
-for i = 16, #ARGV, 2 do
+for i = 17, #ARGV, 2 do
   call('HINCRBYFLOAT', 'rqstack:metrics', ARGV[i], ARGV[i + 1])
 end
-if what == 'unusual' or ARGV[8] ~= '1' then return {what} end
+if what == 'unusual' or ARGV[9] ~= '1' then return {what} end
 local reply = claim()
 table.insert(reply, 1, what)
 return reply

@@ -21,12 +21,13 @@ from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
+from rq.exceptions import DeserializationError
 from rq.job import Job, Retry, _job_stack
 from rq.timeouts import JobTimeoutException
 from rq.utils import parse_timeout
 
 from rqstack.discovery import resolve
-from rqstack.errors import PayloadRejected
+from rqstack.errors import InvalidJob, PayloadRejected
 from rqstack.security import count_rejected
 from rqstack.worker import hooks
 from rqstack.worker.channel import Channel, Lost, Waiters, pack
@@ -83,13 +84,22 @@ class Horse:
 
     Args:
         worker: The RQ worker that it is to the outside.
-        supervisor: The id of its supervisor.
+        supervisor: The id of its supervisor, and its process.
         slots: Where its supervisor looks.
         index: Its place there.
         limits: When it ends.
+        release: The name of the task code, for the jobs' meta; "" for none.
     """
 
-    def __init__(self, worker: Worker, supervisor: str, slots: Slots, index: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        supervisor: tuple[str, int],
+        slots: Slots,
+        index: int,
+        limits: Limits,
+        release: str = "",
+    ) -> None:
         self._worker = worker
         self._slots = slots
         self._index = index
@@ -100,8 +110,9 @@ class Horse:
         self._waiters = Waiters(self._client, worker.name, self._queue_keys, limits.block)
         self._slow = SlowPath(worker)
         self._counters = Counters()
-        self._head = (worker.key, running_key(supervisor), SUPERVISORS)
-        self._who = (worker.name, supervisor)
+        self._supervisor_pid = supervisor[1]
+        self._head = (worker.key, running_key(supervisor[0]), SUPERVISORS)
+        self._who = (worker.name, supervisor[0])
         self._keys: Sequence[str] = self._queue_keys
         self._stopping = False
         self._jobs = 0
@@ -115,6 +126,8 @@ class Horse:
         self._wakeup, self._wake = os.pipe()
         self._loads = worker.serializer.loads
         self._dumps = worker.serializer.dumps
+        self._release = release
+        self._meta = self._dumps({"release": release}) if release else b""
 
     def run(self) -> int:
         """Work until told to stop, or until a limit is reached. Returns the exit code."""
@@ -156,7 +169,7 @@ class Horse:
                 self._pause(1.0)
             elif status == b"unregistered":
                 # Redis has lost our supervisor, or somebody took it for dead: it says at once that it is not.
-                os.kill(os.getppid(), signal.SIGUSR1)
+                os.kill(self._supervisor_pid, signal.SIGUSR1)
                 self._pause(0.2)
             else:
                 self._worker.log.error("Worker %s: %r is still on record as running", self._worker.name, reply[1:])
@@ -210,6 +223,7 @@ class Horse:
             f"{now:.6f}",
             EXECUTION_TTL,
             b"1" if idle else b"0",
+            self._meta,
         )
         if finished is None:
             return head
@@ -229,7 +243,7 @@ class Horse:
 
     def _run(self, reply: list[Any]) -> list[Any] | None:
         """Run a claimed job. Returns finish.lua's arguments, or None if it was recorded by RQ's own methods."""
-        _, queue, job_id, data, timeout, result_ttl, enqueued_at, unusual = reply
+        _, queue, job_id, data, timeout, result_ttl, enqueued_at, unusual, has_meta = reply
         worker = self._worker
         running = Running(queue.decode(), job_id.decode(), self._execution, self._now, data)
         begun = time.monotonic()
@@ -241,6 +255,8 @@ class Horse:
             if timeout:
                 running.timeout = _seconds(timeout)
             self._slots.begin(self._index, begun, begun + running.timeout if running.timeout > 0 else 0.0)
+            if has_meta == b"1":
+                self._slow.note_release(running, self._release)
             if data is None:
                 raise damaged(running)
             if unusual != b"0" or worker.job_class is not Job:
@@ -248,7 +264,7 @@ class Horse:
                 return None
             value = self._perform(running, data)
             asks = isinstance(value, Retry)
-            stored = b"" if value is None or asks else b64encode(self._dumps(value))
+            stored = b"" if value is None or asks else self._store(value)
             ttl = worker.default_result_ttl if result_ttl is None else int(result_ttl)
             if ttl == 0 or asks:
                 self._note(running, self._slow.succeed(running, value), begun, enqueued_at)
@@ -272,8 +288,14 @@ class Horse:
     def _perform(self, running: Running, data: bytes) -> Any:
         """Call a plain job's function, within its time."""
         worker = self._worker
-        # zlib's header; RQ reads payloads that are not compressed, too.
-        running.name, instance, args, kwargs = self._loads(zlib.decompress(data) if data[:1] == b"x" else data)
+        with contextlib.suppress(zlib.error):  # RQ reads payloads that are not compressed, too
+            data = zlib.decompress(data)
+        try:
+            running.name, instance, args, kwargs = self._loads(data)
+        except PayloadRejected:
+            raise
+        except Exception as error:
+            raise DeserializationError(f"the job's function and arguments cannot be read: {error}") from error
         function = resolve(running.name, instance)
         _job_stack.push(lazy_job(worker.job_class, running.job_id, self._client, worker.serializer))
         try:
@@ -283,6 +305,18 @@ class Horse:
                 return _call(function, args, kwargs)
         finally:
             _job_stack.pop()
+
+    def _store(self, value: Any) -> bytes:
+        """A return value, as RQ stores it.
+
+        Raises:
+            InvalidJob: It does not pickle. (RQ stores a text that says so, as if the task had returned it.)
+        """
+        try:
+            return b64encode(self._dumps(value))
+        except Exception as error:
+            kind = type(value).__name__
+            raise InvalidJob(f"the task returned a {kind} that cannot be stored: {error}") from error
 
     def _note_end(self, what: bytes) -> None:
         """Act on what finish.lua says of the job before."""

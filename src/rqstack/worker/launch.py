@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from rqstack.preload import preload
+from rqstack.preload import preloaded_settings
 
 
 def launch(
@@ -31,16 +31,18 @@ def launch(
     Raises:
         RqstackError: The framework or the backend cannot be loaded.
     """
-    settings = preload()
+    settings = preloaded_settings()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if backend:
         settings = settings.model_copy(update={"queue_backend": backend})
     names = tuple(queues) or settings.queues
     if settings.queue_backend:
         from rqstack.discovery import autodiscover
+        from rqstack.preload import preload
         from rqstack.worker.consumer import Consumer
 
         consumer = Consumer(names, settings, processes=processes, burst=burst, on_ready=on_ready)
+        preload()
         autodiscover(settings)
         return consumer.run()
     from rqstack.worker.service import run

@@ -6,8 +6,10 @@ import ctypes
 import os
 import signal
 import sys
+import time
 
 _PR_SET_PDEATHSIG = 1
+_PATIENCE = 5.0
 
 
 def die_with(parent: int) -> None:
@@ -22,3 +24,29 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def wait_for_end(pid: int) -> None:
+    """Kill a process that is not this one's child, and wait until it is gone.
+
+    Args:
+        pid: The process; it leads a group, which is killed with it.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(pid, signal.SIGKILL)
+            if _is_zombie(pid):
+                return
+        except (ProcessLookupError, PermissionError):
+            return
+        time.sleep(0.002)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether it has ended, and waits only to be noticed by whoever inherited it."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - in a loop
+            return file.read().rpartition(b")")[2].split()[0] == b"Z"
+    except OSError:
+        return not os.path.isdir("/proc/self")  # noqa: PTH112

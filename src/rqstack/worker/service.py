@@ -14,11 +14,9 @@ from uuid import uuid4
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from rqstack.connections import connect, explain
-from rqstack.discovery import autodiscover
 from rqstack.enqueue import Queue
-from rqstack.preload import preload
 from rqstack.security import get_serializer
-from rqstack.settings import Settings
+from rqstack.settings import Settings, get_settings
 from rqstack.worker.horse import Limits
 from rqstack.worker.supervisor import Supervisor
 from rqstack.worker.worker import Worker
@@ -66,8 +64,7 @@ def run(
         BrokerUnavailable: Redis refuses the user or the password.
         ValueError: A worker of this name is alive.
     """
-    settings = preload(settings)
-    autodiscover(settings)
+    settings = settings or get_settings()
     client = connect(settings, socket_timeout=10)
     if not _wait_for(client, settings):
         return 0

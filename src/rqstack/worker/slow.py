@@ -150,6 +150,13 @@ class SlowPath:
         done = self._patiently(running, job, lambda: worker.handle_job_failure(job, queue, exc_string=exc_string))
         return Ended(_status(job), exc_info[0].__name__) if done else Ended("fenced")
 
+    def note_release(self, running: Running, release: str) -> None:
+        """Write the release of the task code into a job's meta that has other things in it."""
+        job = self.job(running)
+        if job is not None:
+            job.meta["release"] = release
+            job.save_meta()
+
     def bury(self, running: Running, reason: str, *, stopped: bool) -> bool:
         """Fail a job whose process is gone, as RQ's `monitor_work_horse` does.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
 import select
@@ -11,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -20,17 +19,20 @@ from redis.exceptions import RedisError
 from rq.command import handle_command
 from rq.utils import now
 
-from rqstack.discovery import registry
+from rqstack.discovery import autodiscover, registry
+from rqstack.errors import SettingsError
+from rqstack.preload import preload
 from rqstack.settings import Settings, get_settings
-from rqstack.worker import hooks
 from rqstack.worker.channel import Channel
 from rqstack.worker.counters import field as counter_field
 from rqstack.worker.horse import DONE, RECYCLE, Horse, Limits
-from rqstack.worker.parent import die_with
+from rqstack.worker.parent import die_with, wait_for_end
 from rqstack.worker.recovery import Held, Recovery
+from rqstack.worker.reload import CodeWatch, release
 from rqstack.worker.scripts import METRICS
 from rqstack.worker.slots import Slots
 from rqstack.worker.slow import Running, SlowPath
+from rqstack.worker.template import Died, Forked, Ready, Template
 
 if TYPE_CHECKING:
     from rqstack.worker.worker import Worker
@@ -54,7 +56,8 @@ class Stall:
         fork_at: Monotonic time at which the next horse is due; None if none is.
         retired: No more horses.
         status: The wait status of a horse whose job is not settled yet; None otherwise.
-        why: Why the supervisor killed it: "" (it did not), overrun or return.
+        why: Why it ends: "" (the supervisor does not know), done, overrun, return or replace.
+        template: Where its horse came from.
         failures: Horses that ended at once, one after the other.
     """
 
@@ -66,8 +69,8 @@ class Stall:
     retired: bool = False
     status: int | None = None
     why: str = ""
+    template: Template | None = None
     failures: int = 0
-    unsettled: list[Held] = field(default_factory=list)
 
 
 class Supervisor:
@@ -106,6 +109,13 @@ class Supervisor:
         self._in_touch_since: float | None = None
         self._others = 0
         self._maintenance_pid = 0
+        self._pid = os.getpid()
+        self._template: Template
+        self._next: Template | None = None
+        self._former: list[Template] = []
+        self._release = ""
+        self._watch = CodeWatch(settings)
+        self._look_at = 0.0
         self._wakeup, self._wake = os.pipe()
 
     @property
@@ -120,23 +130,24 @@ class Supervisor:
         its queue. A second one, a second later or more, puts back at once.
         """
         previous = self._install_signals()
-        gc.collect()
-        gc.freeze()
+        self._template = Template(self._load, self._run_horse)
         try:
             while not self._is_over():
                 self._tick()
-                ready = [self._wakeup]
+                ready: list[Any] = [self._wakeup]
                 if self._pubsub_socket is not None:
                     ready.append(self._pubsub_socket)
+                for template in (self._template, self._next, *self._former):
+                    if template is not None and template.pid:
+                        ready.append(template.connection)
                 readable, _, _ = select.select(ready, [], [], self._pause())
                 if self._wakeup in readable:
                     os.read(self._wakeup, 4096)
             self._leave()
         finally:
-            for stall in self._stalls:
-                if stall.pid:
-                    _kill(stall.pid)
-                    os.waitpid(stall.pid, 0)
+            for template in (self._template, self._next, *self._former):
+                if template is not None:
+                    template.kill()
             self._restore_signals(previous)
             os.close(self._wakeup)
             os.close(self._wake)
@@ -144,7 +155,7 @@ class Supervisor:
     # -- the loop
 
     def _tick(self) -> None:
-        self._reap()
+        self._hear()
         moment = time.monotonic()
         if self._stops:
             self._stop(moment)
@@ -155,13 +166,15 @@ class Supervisor:
         if self._in_touch_since is not None:
             self._fork_due(moment)
             self._maintain(moment)
+            self._reload(moment)
         self._check_deadlines(moment)
 
     def _pause(self) -> float:
         """Seconds until something is due."""
         moment = time.monotonic()
         due = [self._beat_at, self._put_back_at, moment + _TICK]
-        due += [stall.fork_at for stall in self._stalls if stall.fork_at is not None and not stall.retired]
+        if self._template.ready:
+            due += [stall.fork_at for stall in self._stalls if stall.fork_at is not None and not stall.retired]
         if any(stall.status is not None for stall in self._stalls):
             due.append(moment + 0.1)
         return max(min(due) - moment, 0.0) + 0.001
@@ -174,48 +187,114 @@ class Supervisor:
     def _fork_due(self, moment: float) -> None:
         for stall in self._stalls:
             if stall.fork_at is not None and moment >= stall.fork_at and not stall.retired and stall.status is None:
+                if not self._template.ready:
+                    return
                 stall.fork_at = None
                 self._fork(stall)
 
     def _fork(self, stall: Stall) -> None:
-        hooks.run(hooks.before_fork)
         self._slots.clear(stall.index)
         stall.worker.killed_on_purpose = False
         stall.why = ""
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            self._become_horse(stall, parent)
-        with contextlib.suppress(OSError):
-            os.setpgid(pid, pid)
-        stall.pid = stall.worker._horse_pid = pid
+        stall.template = self._template
         stall.born = time.monotonic()
+        self._template.fork(stall.index)
 
-    def _become_horse(self, stall: Stall, parent: int) -> None:
-        """The child's part of a fork. Does not return."""
-        code = 1
+    def _run_horse(self, index: int) -> int:
+        """What a horse does; called in its own process."""
+        worker = self._stalls[index].worker
         try:
-            # A group of its own: killing a horse takes along what its job has started.
-            os.setpgid(0, 0)
-            die_with(parent)
-            worker = stall.worker
             worker._is_horse, worker._horse_pid = True, 0
             os.environ["RQ_WORKER_ID"] = worker.name
-            code = Horse(worker, self._id, self._slots, stall.index, self._limits).run()
+            horse = Horse(worker, (self._id, self._pid), self._slots, index, self._limits, self._release)
+            return horse.run()
         except BaseException:
-            self._log.exception("Worker %s: the horse has failed", stall.worker.name)
-        finally:
-            os._exit(code)
+            self._log.exception("Worker %s: the horse has failed", worker.name)
+            raise
 
-    def _reap(self) -> None:
-        for stall in self._stalls:
-            if not stall.pid:
+    def _load(self) -> list[str]:
+        """What a template does first; called in its own process."""
+        self._release = release(self._settings)
+        preload(self._settings)
+        return [str(failure) for failure in autodiscover(self._settings).failures]
+
+    def _hear(self) -> None:
+        """What the templates have to say: who was born, who has died."""
+        for template in (self._template, self._next, *self._former):
+            if template is None or not template.pid:
                 continue
-            pid, status = os.waitpid(stall.pid, os.WNOHANG)
-            if pid:
-                self._note_death(stall, status)
+            for message in template.messages():
+                if isinstance(message, Forked):
+                    stall = self._stalls[message.slot]
+                    stall.pid = stall.worker._horse_pid = message.pid
+                    if self._stops or stall.retired:
+                        os.kill(message.pid, signal.SIGTERM)
+                elif isinstance(message, Died):
+                    self._note_death(self._stalls[message.slot], message.status)
+                elif isinstance(message, Ready):
+                    self._note_ready(template, message)
+                elif template is self._next:
+                    self._refuse(message.reason)
+                else:
+                    raise SettingsError(message.reason)
+            if template.has_ended():
+                self._note_template_end(template)
+        self._former = [template for template in self._former if template.pid]
         if self._maintenance_pid and os.waitpid(self._maintenance_pid, os.WNOHANG)[0]:
             self._maintenance_pid = 0
+
+    def _note_ready(self, template: Template, message: Ready) -> None:
+        if template is not self._next:
+            # At the start a module that does not import stops only the tasks that it would have declared.
+            template.ready = True
+            return
+        if message.failures:
+            self._refuse("; ".join(message.failures))
+            return
+        self._log.info("The task code has changed: horses are replaced as they end their jobs")
+        self._former.append(self._template)
+        self._template, self._next = template, None
+        template.ready = True
+        for stall in self._stalls:
+            if stall.pid and not stall.why:
+                stall.why = "replace"
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(stall.pid, signal.SIGTERM)
+        for former in self._former:
+            former.end()
+
+    def _refuse(self, reason: str) -> None:
+        self._log.error("The new task code is refused, and the code before goes on: %s", reason)
+        if self._next is not None:
+            self._next.kill()
+            self._next = None
+
+    def _note_template_end(self, template: Template) -> None:
+        """Its horses end with it."""
+        if template is self._next:
+            self._next = None
+        for stall in self._stalls:
+            if stall.template is template and (stall.pid or stall.fork_at is None) and stall.status is None:
+                if stall.pid:
+                    wait_for_end(stall.pid)
+                    self._note_death(stall, signal.SIGKILL)
+                elif self._stops:
+                    stall.retired = True
+                elif not stall.retired:
+                    stall.fork_at = time.monotonic()
+        if template is self._template:
+            self._log.error("The template process has ended; another is started")
+            self._template = Template(self._load, self._run_horse)
+
+    def _reload(self, moment: float) -> None:
+        """Look for new task code, and load it beside the old."""
+        if moment < self._look_at or self._stops or self._limits.burst:
+            return
+        self._look_at = moment + _TICK
+        if self._watch.has_changed():
+            if self._next is not None:
+                self._next.kill()
+            self._next = Template(self._load, self._run_horse)
 
     def _note_death(self, stall: Stall, status: int) -> None:
         jobs = self._slots.jobs(stall.index)
@@ -438,11 +517,12 @@ class Supervisor:
                 if self._slots.busy_since(stall.index):
                     with contextlib.suppress(RedisError):
                         stall.worker.set_shutdown_requested_date()  # type: ignore[no-untyped-call]
-                stall.fork_at = None
                 if stall.pid:
-                    os.kill(stall.pid, signal.SIGTERM)
-                elif stall.status is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(stall.pid, signal.SIGTERM)
+                elif stall.status is None and stall.fork_at is not None:
                     stall.retired = True
+                stall.fork_at = None
         # RQ: a second signal within a second is the same one, sent to the group and by a parent.
         if self._stops[-1] - self._stops[0] >= 1:
             self._put_back_at = 0.0

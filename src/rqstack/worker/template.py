@@ -1,0 +1,193 @@
+"""The template: a process that has imported the tasks and does nothing but fork horses, so that they share its memory.
+
+The supervisor itself imports no task: so new code needs only a new template beside the old one, and code that does
+not import ends a template and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+from collections.abc import Callable
+from multiprocessing import Pipe
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rqstack.worker import hooks
+from rqstack.worker.parent import die_with
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+Load = Callable[[], list[str]]
+"""Imports the tasks; returns what failed, a line each."""
+
+RunHorse = Callable[[int], int]
+"""Runs the horse of an index; returns its exit code."""
+
+
+class Ready(NamedTuple):
+    """The tasks are imported; `failures` is what could not be, a line each."""
+
+    failures: list[str]
+
+
+class Failed(NamedTuple):
+    """The tasks cannot be imported at all, and the template has ended."""
+
+    reason: str
+
+
+class Forked(NamedTuple):
+    """A horse was started."""
+
+    slot: int
+    pid: int
+
+
+class Died(NamedTuple):
+    """A horse has ended, with this wait status."""
+
+    slot: int
+    pid: int
+    status: int
+
+
+Message = Ready | Failed | Forked | Died
+
+
+class Template:
+    """A template process, seen by its supervisor.
+
+    Args:
+        load: Called in the process, first of all.
+        run_horse: Called in each horse.
+    """
+
+    def __init__(self, load: Load, run_horse: RunHorse) -> None:
+        self.ready = False
+        self.connection, theirs = Pipe()
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                self.connection.close()
+                _Process(theirs, run_horse, parent).run(load)
+                code = 0
+            finally:
+                os._exit(code)
+        theirs.close()
+
+    def fork(self, index: int) -> None:
+        """Ask for a horse. `Forked` comes when it is there."""
+        with contextlib.suppress(OSError):
+            self.connection.send(index)
+
+    def end(self) -> None:
+        """End, once its last horse has ended."""
+        with contextlib.suppress(OSError):
+            self.connection.send(None)
+
+    def messages(self) -> list[Message]:
+        """What it has said since."""
+        said: list[Message] = []
+        with contextlib.suppress(EOFError, OSError):
+            while self.connection.poll():
+                said.append(self.connection.recv())
+        return said
+
+    def has_ended(self) -> bool:
+        """Whether the process is gone. True once only."""
+        if self.pid and os.waitpid(self.pid, os.WNOHANG)[0]:
+            self.pid = 0
+            self.connection.close()
+            return True
+        return False
+
+    def kill(self) -> None:
+        """End it and all its horses now."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+            self.connection.close()
+
+
+class _Process:
+    """The template's own side."""
+
+    def __init__(self, connection: Connection, run_horse: RunHorse, parent: int) -> None:
+        self._connection = connection
+        self._run_horse = run_horse
+        self._horses: dict[int, int] = {}
+        self._ending = False
+        # The supervisor alone decides when horses end; a terminal's Ctrl-C comes to all.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+        die_with(parent)
+
+    def run(self, load: Load) -> None:
+        """Load the tasks, then serve until told to end."""
+        try:
+            failures = load()
+        except BaseException as error:
+            self._connection.send(Failed(str(error) or type(error).__name__))
+            return
+        gc.collect()
+        gc.freeze()
+        wakeup, wake = os.pipe()
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _note)
+        self._connection.send(Ready(failures))
+        while self._horses or not self._ending:
+            waited: list[Any] = [wakeup] if self._ending else [wakeup, self._connection]
+            readable, _, _ = select.select(waited, [], [])
+            if wakeup in readable:
+                os.read(wakeup, 4096)
+                self._reap()
+            if self._connection in readable:
+                try:
+                    index: Any = self._connection.recv()
+                except (EOFError, OSError):
+                    return
+                if index is None:
+                    self._ending = True
+                elif not self._fork(index):
+                    return
+
+    def _fork(self, index: int) -> bool:
+        """Start a horse. False in the horse itself, when it has ended."""
+        hooks.run(hooks.before_fork)
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                # A group of its own: killing a horse takes along what its job has started.
+                os.setpgid(0, 0)
+                die_with(parent)
+                self._connection.close()
+                code = self._run_horse(index)
+            finally:
+                os._exit(code)
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+        self._horses[pid] = index
+        self._connection.send(Forked(index, pid))
+        return True
+
+    def _reap(self) -> None:
+        for pid, index in list(self._horses.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                del self._horses[pid]
+                self._connection.send(Died(index, pid, status))
+
+
+def _note(signum: int, frame: FrameType | None) -> None:
+    """Only to be woken: a horse has ended."""
