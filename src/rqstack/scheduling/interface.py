@@ -82,6 +82,7 @@ def job_scheduler(
     retry = make_retry(retries, backoff)
     if isinstance(job_timeout, bool) or not isinstance(job_timeout, int) or (job_timeout < 1 and job_timeout != -1):
         raise ValueError(f"job_timeout={job_timeout!r}: should be seconds, 1 or more, or -1 for ever.")
+    described: dict[str, Any] = {} if description is None else {"description": description}
     with Scheduler(strategy="burst-no-fork" if is_burst else "fork") as scheduler:
         if cron is not None:
             return scheduler.cron(
@@ -96,9 +97,9 @@ def job_scheduler(
                 retries=retries,
                 backoff=backoff,
                 timeout=job_timeout,
-                description=description,
+                **described,
             )
-        options = {"retry": retry, "job_timeout": job_timeout, "description": description}
+        options = {"retry": retry, "job_timeout": job_timeout, **described}
         if time_delta is not None:
             delta = check_delta(time_delta)
             job = scheduler.enqueue_in(queue_name, delta, function, function_args, function_kwargs, **options)

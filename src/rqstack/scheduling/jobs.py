@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +34,14 @@ class Call:
         args: Positional arguments.
         kwargs: Named arguments.
         options: The options of its jobs.
+        task: The task, where this process knows it.
     """
 
     path: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     options: TaskOptions
+    task: Task[..., Any] | None = None
 
 
 def make_call(
@@ -73,7 +77,7 @@ def make_call(
             task.signature.bind(*given, **named)
         except TypeError as error:
             raise InvalidJob(f"{path}: {error}.") from None
-        return Call(task.name, given, named, replace(task.options, **options))
+        return Call(task.name, given, named, replace(task.options, **options), task)
     if not isinstance(function, str) and not (settings or get_settings()).allow_unregistered:
         raise InvalidJob(f"{path} is no task, so no worker would run it. Put @task above it.")
     return Call(path, given, named, TaskOptions(**options))
@@ -124,10 +128,49 @@ def make_entry(
     )
 
 
+def by_our_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """RQ's options of one job as those of a task."""
+    given = dict(options)
+    if "job_timeout" in given:
+        given["timeout"] = given.pop("job_timeout")
+    if "retry" in given:
+        retry = given.pop("retry")
+        given["retries"], given["backoff"] = (retry.max, list(retry.intervals)) if retry else (0, None)
+    return given
+
+
+def by_rqs_names(call: Call) -> dict[str, Any]:
+    """The options of a task as those of one of RQ's jobs."""
+    options = call.options
+    return {
+        "job_timeout": options.timeout,
+        "result_ttl": options.result_ttl,
+        "failure_ttl": options.failure_ttl,
+        "ttl": options.ttl,
+        "description": options.description,
+        "at_front": options.at_front,
+        "meta": dict(options.meta) if options.meta else None,
+        "retry": options.make_retry() if options.retries else None,
+    }
+
+
+@contextlib.contextmanager
+def storing(call: Call) -> Iterator[None]:
+    """Around what makes a job of a call: says what cannot be stored.
+
+    Raises:
+        InvalidJob: The arguments do not pickle, or an option is out of its range.
+    """
+    try:
+        yield
+    except (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise InvalidJob(f"{call.path}: the job cannot be stored: {error}.") from error
+
+
 def _template(call: Call, queue: Queue) -> dict[str, bytes]:
     """The fields of a job as RQ stores them; what differs from firing to firing is set when it fires."""
     options = call.options
-    try:
+    with storing(call):
         job = queue.create_job(
             call.path,
             args=call.args,
@@ -145,8 +188,6 @@ def _template(call: Call, queue: Queue) -> dict[str, bytes]:
         if options.at_front:
             job.enqueue_at_front = True
         fields = job.to_dict()
-    except Exception as error:  # whatever the arguments raise when they are pickled
-        raise InvalidJob(f"{call.path}: the job cannot be stored: {error}.") from error
     differing = ("created_at", "enqueued_at", "status")
     return {
         key: value if isinstance(value, bytes) else str(value).encode()

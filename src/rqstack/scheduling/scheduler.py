@@ -9,10 +9,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from rqstack.connections import connect
-from rqstack.errors import InvalidJob
 from rqstack.scheduling.declared import declare, make_timetable
 from rqstack.scheduling.entries import RUN_TIME, Entry
-from rqstack.scheduling.jobs import Function, make_call, make_entry
+from rqstack.scheduling.jobs import Call, Function, by_our_names, by_rqs_names, make_call, make_entry, storing
 from rqstack.scheduling.mover import Mover
 from rqstack.scheduling.table import CronTable, Status
 from rqstack.settings import Settings, get_settings
@@ -104,12 +103,10 @@ class Scheduler:
             options: RQ's: `retry`, `job_timeout`, `job_id`, `description`, `result_ttl` and the rest.
 
         Raises:
-            InvalidJob: It is no task, or the arguments do not fit it.
+            InvalidJob: It is no task, or the arguments do not fit it or cannot be stored.
+            BrokerUnavailable: Redis did not take it.
         """
-        call = make_call(function, args, kwargs, {"queue": queue_name}, self.settings)
-        return self.get_queue(queue_name).enqueue(
-            call.path, args=call.args, kwargs=call.kwargs, **self._task_options(function, options)
-        )
+        return self._enqueue(queue_name, None, make_call(function, args, kwargs, {}, self.settings), options)
 
     def enqueue_in(
         self,
@@ -135,10 +132,7 @@ class Scheduler:
             InvalidJob: as `enqueue`.
         """
         when = datetime.now(UTC) + check_delta(time_delta)
-        call = make_call(function, args, kwargs, {"queue": queue_name}, self.settings)
-        return self.get_queue(queue_name).enqueue_at(  # type: ignore[no-any-return]
-            when, call.path, args=call.args, kwargs=call.kwargs, **self._task_options(function, options)
-        )
+        return self._enqueue(queue_name, when, make_call(function, args, kwargs, {}, self.settings), options)
 
     def cron(
         self,
@@ -302,22 +296,21 @@ class Scheduler:
         for queue in self._queues.values():
             queue.empty()
 
-    def _task_options(self, function: Function, given: dict[str, Any]) -> dict[str, Any]:
-        """The options of a task by RQ's names, and those given in their place."""
-        options = getattr(getattr(function, "task", function), "options", None)
-        if options is None:
-            return given
-        own = {
-            "job_timeout": options.timeout,
-            "result_ttl": options.result_ttl,
-            "failure_ttl": options.failure_ttl,
-            "ttl": options.ttl,
-            "description": options.description,
-            "at_front": options.at_front,
-            "meta": dict(options.meta) if options.meta else None,
-            "retry": options.make_retry() if options.retries else None,
-        }
-        return own | given
+    def _enqueue(self, queue_name: str, when: datetime | None, call: Call, options: dict[str, Any]) -> Job:
+        """Through the task, where it is known: so it is unique, or saved first, as it says. Else as RQ would."""
+        if call.task is not None and self.is_async and self.settings is get_settings():
+            given = by_our_names(options)
+            return call.task.enqueue(
+                call.args, call.kwargs, queue=queue_name, at=when, connection=self.connection, **given
+            )
+        queue = self.get_queue(queue_name)
+        given = by_rqs_names(call) | options
+        with storing(call):
+            if when is not None:
+                return queue.enqueue_at(  # type: ignore[no-any-return]
+                    when, call.path, args=call.args, kwargs=call.kwargs, **given
+                )
+            return queue.enqueue(call.path, args=call.args, kwargs=call.kwargs, **given)
 
     def _delete_all(self, registry: BaseRegistry) -> int:
         while ids := registry.get_job_ids(0, BATCH - 1, cleanup=False):
@@ -335,6 +328,3 @@ def check_delta(time_delta: object) -> timedelta:
     if not isinstance(time_delta, timedelta) or time_delta < timedelta(0):
         raise ValueError(f"time_delta={time_delta!r}: should be a timedelta, 0 or more.")
     return time_delta
-
-
-__all__ = ["InvalidJob", "Scheduler", "State", "Strategy", "check_delta"]
