@@ -181,6 +181,7 @@ def test_redis_killed_and_back(own_redis: Any) -> None:
 def test_an_enqueue_is_one_round_trip(connection: Redis) -> None:
     queue = Queue(connection=client_of(connection.connection_pool.connection_kwargs["port"]))
     queue.enqueue("a.b")
+    queue.enqueue("a.b", on_success=rq.Callback("a.c"))  # both scripts are loaded
 
     def reads(act: Callable[[], Any]) -> int:
         before = connection.info("stats")["total_reads_processed"]

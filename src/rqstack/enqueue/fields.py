@@ -72,7 +72,7 @@ class PlainJobs:
         retry: Retry | None = None,
         group_id: str | None = None,
     ) -> tuple[Job, list[Field]]:
-        """A queued job, and the fields and values of its hash, one after the other.
+        """A queued job, and what its hash holds: the values that `plain_job.lua` names, then other fields and values.
 
         Args:
             func: The function, or its dotted path.
@@ -96,16 +96,12 @@ class PlainJobs:
             job_id = new_id()
         else:
             validate_job_id(job_id)
-        instance, func_name = resolve_function_reference(func)
+        instance, func_name = (None, func) if type(func) is str else resolve_function_reference(func)
         args = () if args is None else args
         kwargs = {} if kwargs is None else kwargs
         description = description or get_call_string(func_name, args, kwargs, max_length=_DESCRIPTION_ARGUMENT)
         data = self.serializer.dumps((func_name, instance, args, kwargs))
         moment = now()
-        text = stamp(moment)
-        fields: list[Field] = ["status", "queued", "created_at", text, "data", zlib.compress(data), *_NONE_YET]
-        fields += ("group_id", group_id or "", "origin", self.origin, "description", description or "")
-        fields += ("enqueued_at", text, "timeout", timeout)
         attributes = {
             **self._attributes,
             "_id": job_id,
@@ -126,6 +122,9 @@ class PlainJobs:
             "_dependency_ids": [],
             "group_id": group_id,
         }
+        fields: list[Field] = [stamp(moment), zlib.compress(data), self.origin, description or "", timeout]
+        if group_id:
+            fields += ("group_id", group_id)
         if result_ttl is not None:
             fields += ("result_ttl", result_ttl)
         if failure_ttl is not None:
@@ -136,13 +135,24 @@ class PlainJobs:
             fields += ("meta", self.serializer.dumps(meta))
         if retry is not None:
             fields += ("retries_left", retry.max, "retry_intervals", json.dumps(retry.intervals))
-            attributes |= {"retries_left": retry.max, "retry_intervals": retry.intervals}
+            attributes["retries_left"] = retry.max
+            attributes["retry_intervals"] = retry.intervals
             if retry.enqueue_at_front:
                 fields += ("enqueue_at_front_on_retry", 1)
                 attributes["enqueue_at_front_on_retry"] = retry.enqueue_at_front
         job = Job.__new__(Job)
-        job.__dict__.update(attributes)
+        job.__dict__ = attributes
         return job, fields
+
+
+def whole(fields: list[Field]) -> list[Field]:
+    """The fields and values of a plain job's hash, one after the other, from what `make` gives."""
+    created_at, data, origin, description, timeout, *others = fields
+    return [
+        *("status", "queued", "created_at", created_at, "data", data, *_NONE_YET),
+        *("group_id", "", "origin", origin, "description", description),
+        *("enqueued_at", created_at, "timeout", timeout, *others),
+    ]
 
 
 def fields_of(job: Job) -> list[Field]:

@@ -18,8 +18,8 @@ from rq import Queue as RqQueue
 from rq.job import Job, JobStatus
 from rq.utils import get_version, parse_timeout
 
-from rqstack.enqueue.fields import Field, PlainJobs, fields_of, stamp
-from rqstack.enqueue.wire import Command, Script, pack, transact
+from rqstack.enqueue.fields import Field, PlainJobs, fields_of, stamp, whole
+from rqstack.enqueue.wire import Command, Line, Script, pack, transact
 
 if TYPE_CHECKING:
     from redis.client import Pipeline
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from rq.repeat import Repeat
     from rq.webhook import Webhook
 
-_SCRIPT = Script("rqstack.enqueue", "enqueue.lua")
+_PLAIN_JOB = Script("rqstack.enqueue", "plain_job.lua")
+_ANY_JOB = Script("rqstack.enqueue", "any_job.lua")
 # What RQ's Queue.parse_args takes out of the named arguments of enqueue().
 _OPTIONS = frozenset(
     (
@@ -44,6 +45,7 @@ _QUEUE_STEPS = (
 )
 _JOB_STEPS = ("save", "cleanup", "set_status", "to_dict")
 
+_LINE = "_rqstack_line"  # on the client, so that it lives as long
 _versions: dict[Any, tuple[int, int, int]] = {}
 
 
@@ -93,7 +95,7 @@ class Queue(RqQueue):
         if plain is None:
             return super().enqueue(f, *args, **kwargs)
         job, fields = plain.make(f, args, kwargs, self._default_timeout)
-        self._write(job, fields, "created_at", False)
+        self._write(_PLAIN_JOB, job, fields, False)
         return job
 
     def enqueue_call(
@@ -125,7 +127,7 @@ class Queue(RqQueue):
         if plain is not None:
             limits = self._limits(timeout, result_ttl, ttl, failure_ttl)
             job, fields = plain.make(func, args, kwargs, *limits, description, job_id, meta, retry or None)
-            self._write(job, fields, "created_at", at_front)
+            self._write(_PLAIN_JOB, job, fields, at_front)
             return job
         return super().enqueue_call(
             func, args, kwargs, timeout, result_ttl, ttl, failure_ttl, description, depends_on, job_id, at_front,
@@ -139,7 +141,9 @@ class Queue(RqQueue):
         if pipeline is not None or unique or not self._is_direct() or not _is_simple(job):
             return super().enqueue_job(job, pipeline=pipeline, at_front=at_front, unique=unique)
         self._prepare_for_queue(job)
-        self._write(job, fields_of(job), "enqueued_at", at_front)
+        assert job.enqueued_at
+        # The mark of this call is `enqueued_at`: the job, and so its `created_at`, may have been there before.
+        self._write(_ANY_JOB, job, [stamp(job.enqueued_at), *fields_of(job)], at_front, "enqueued_at")
         return job
 
     def enqueue_many(
@@ -173,7 +177,7 @@ class Queue(RqQueue):
         for push, ids in (("LPUSH", front), ("RPUSH", back)):
             if ids:
                 commands.append(pack((push, self._key, *ids)))
-        transact(self.connection, commands, lambda connection: _is_written(connection, jobs))
+        transact(self._line(), commands, lambda connection: _is_written(connection, jobs))
         self.log.debug("Enqueued %d jobs to queue %s", len(jobs), self.name)
         return jobs
 
@@ -181,10 +185,11 @@ class Queue(RqQueue):
         """A job of `enqueue_many` and the fields of its hash."""
         limits = self._limits(data.timeout, data.result_ttl, data.ttl, data.failure_ttl)
         if not (data.on_success or data.on_failure or data.on_stopped or data.repeat or data.webhooks):
-            return plain.make(
+            job, fields = plain.make(
                 data.func, data.args, data.kwargs, *limits, data.description, data.job_id, data.meta,
                 data.retry or None, group_id,
             )  # fmt: skip
+            return job, whole(fields)
         timeout, result_ttl, ttl, failure_ttl = limits
         job = self.create_job(
             data.func, data.args, data.kwargs, timeout, result_ttl, ttl, failure_ttl, data.description, None,
@@ -203,23 +208,23 @@ class Queue(RqQueue):
             ValueError: A timeout of 0, or a ttl that is not above 0, as in RQ.
             rq.exceptions.TimeoutFormatError: A text that is none of RQ's.
         """
-        seconds = parse_timeout(timeout)
+        seconds = _seconds(timeout)
         if seconds == 0:
             raise ValueError("0 timeout is not allowed. Use -1 for infinite timeout")
-        waits = parse_timeout(ttl)
+        waits = _seconds(ttl)
         if waits is not None and waits <= 0:
             raise ValueError("Job ttl must be greater than 0")
-        chosen = self._default_timeout if seconds is None else seconds
-        return chosen, parse_timeout(result_ttl), waits, parse_timeout(failure_ttl)
+        return self._default_timeout if seconds is None else seconds, _seconds(result_ttl), waits, _seconds(failure_ttl)
 
-    def _write(self, job: Job, fields: list[Field], mark: str, at_front: bool) -> None:
+    def _write(self, script: Script, job: Job, values: list[Field], at_front: bool, mark: str = "created_at") -> None:
         """Write a job's hash and its place in the queue.
 
         Args:
+            script: `plain_job.lua` or `any_job.lua`.
             job: The job.
-            fields: Its hash.
-            mark: The field by which a write of this call is known again: `created_at` of a new job.
+            values: What the script takes after the mark; the first one is the mark's value.
             at_front: Before all others.
+            mark: The field by which a write of this call is known again.
         """
         key = job.key
         if job.ttl:
@@ -227,14 +232,21 @@ class Queue(RqQueue):
         else:
             keys = (3, key, self._key, self.redis_queues_keys)
         where = (job.id, "LPUSH" if at_front else "RPUSH", job.ttl or 0)
-
-        def again() -> Command:
-            moment = job.created_at if mark == "created_at" else job.enqueued_at
-            assert moment
-            return (*keys, *where, mark, stamp(moment), *fields)
-
-        _SCRIPT.call(self.connection, (*keys, *where, "", "", *fields), again)
+        script.call(self._line(), (*keys, *where, "", *values), lambda: (*keys, *where, mark, *values))
         self.log.debug("Enqueued job %s to queue %s (at_front=%s)", job.id, self.name, at_front)
+
+    def _line(self) -> Line:
+        """The connections that this queue shares with the others of its client."""
+        client = self.connection
+        line: Line | None = getattr(client, _LINE, None)
+        if line is None or line.pool is not client.connection_pool:
+            line = Line(client)
+            setattr(client, _LINE, line)
+        return line
+
+
+def _seconds(given: Any) -> int | None:
+    return given if given is None or type(given) is int else parse_timeout(given)
 
 
 def _is_simple(job: Job) -> bool:

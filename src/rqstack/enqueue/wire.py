@@ -1,27 +1,42 @@
-"""Sends prepared commands over a connection of a redis-py client's pool.
+"""Sends prepared commands over connections of a redis-py client.
 
 Why not the client's own methods: `Redis.execute_command` costs more than the rest of an enqueue, and it sends a command
 again after a lost reply without knowing whether the first one was done, which would enqueue a job twice.
 
-Connections come from the client's pool and keep what it gives: thread and fork safety, TLS, passwords, Sentinel,
-health checks, the client's own number of retries and its backoff, and redis-py's exceptions.
+Connections are made as the client's pool makes them, and keep what it gives: TLS, passwords, Sentinel, health checks,
+the client's own number of retries with its backoff, and redis-py's exceptions. Taking one from redis-py's pool and
+giving it back is a tenth of an enqueue, so idle ones are kept here, beside the pool.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
-from redis.exceptions import DataError, ExecAbortError, NoScriptError, ResponseError
+from redis import ConnectionPool
+from redis.exceptions import (
+    ConnectionError,
+    DataError,
+    ExecAbortError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 
 if TYPE_CHECKING:
     from redis import Redis
 
 Command = Sequence[str | bytes | int | float]
 _SEND_BYTES = 1 << 18
+_FRESH = 1.0  # seconds of idleness after which a connection is looked at before its next use
+_KEPT = 64
 _pack: Callable[[tuple[Any, ...]], bytes] = cast(Any, hiredis).pack_command
 
 
@@ -37,21 +52,75 @@ def pack(command: Command) -> bytes:
         raise DataError(str(error)) from error
 
 
-def _send(client: Redis, attempt: Callable[[Any, bool], Any]) -> Any:
-    """Run `attempt(connection, again)` until it succeeds or the client's retries are used up."""
-    pool = client.connection_pool
-    connection: Any = pool.get_connection()
-    again = False
+class Line:
+    """Connections of one client, each lent to one call at a time: from threads, signal handlers and greenlets alike.
+
+    Args:
+        client: The client. Pools other than redis-py's plain one, which may limit or choose, lend their own.
+    """
+
+    def __init__(self, client: Redis) -> None:
+        self.pool = client.connection_pool
+        self.is_plain = type(self.pool) is ConnectionPool and getattr(self.pool, "cache", None) is None
+        self.idle: deque[tuple[Any, int, float]] = deque()
+
+    def send(self, attempt: Callable[[Any, bool], Any]) -> Any:
+        """Run `attempt(connection, again)`, until it succeeds or the client's retries are used up.
+
+        Raises:
+            redis.exceptions.RedisError: as redis-py does.
+        """
+        connection = self._take() if self.is_plain else self.pool.get_connection()
+        is_in_step = False
+        try:
+            try:
+                reply = attempt(connection, False)
+            except RedisError as error:
+                reply = _retry(connection, attempt, error)
+            is_in_step = True
+            return reply
+        finally:
+            if not is_in_step:  # whatever happened, a job's timeout included: no later call may read its reply
+                connection.disconnect()
+            if not self.is_plain:
+                self.pool.release(connection)
+            elif is_in_step and len(self.idle) < _KEPT:
+                self.idle.append((connection, os.getpid(), time.monotonic()))
+
+    def _take(self) -> Any:
+        while self.idle:
+            try:
+                connection, process, used = self.idle.pop()
+            except IndexError:  # another thread was quicker
+                break
+            if process != os.getpid():  # of the parent, before a fork
+                continue
+            if time.monotonic() - used > _FRESH:
+                _check(connection)
+            return connection
+        return self.pool.connection_class(**self.pool.connection_kwargs)
+
+
+def _retry(connection: Any, attempt: Callable[[Any, bool], Any], error: RedisError) -> Any:
+    """Try again as the client's policy says, with the error as the first of its tries."""
+    first = [error]
 
     def run() -> Any:
-        nonlocal again
-        was, again = again, True
-        return attempt(connection, was)
+        if first:
+            raise first.pop()
+        return attempt(connection, True)
 
+    return connection.retry.call_with_retry(run, lambda _: connection.disconnect())
+
+
+def _check(connection: Any) -> None:
+    """Close a connection that its server has closed; the next command opens it again."""
     try:
-        return connection.retry.call_with_retry(run, lambda _: connection.disconnect())
-    finally:
-        pool.release(connection)
+        usable = not connection.can_read()
+    except (ConnectionError, TimeoutError, OSError):
+        usable = False
+    if not usable:
+        connection.disconnect()
 
 
 class Script:
@@ -66,16 +135,16 @@ class Script:
         self.source = files(package).joinpath(name).read_text()
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
-    def call(self, client: Redis, first: Command, again: Callable[[], Command]) -> Any:
+    def call(self, line: Line, first: Command, again: Callable[[], Command]) -> Any:
         """Call the script; it may be sent more than once, but then it is told so.
 
         Args:
-            client: The Redis.
+            line: Where to.
             first: The number of keys, the keys and the arguments of the first try.
             again: Makes those of every other try: the first may have been done, its reply lost.
 
         Raises:
-            redis.exceptions.RedisError: As redis-py does, after as many tries as the client was set to.
+            redis.exceptions.RedisError: as `Line.send`.
         """
 
         def attempt(connection: Any, is_again: bool) -> Any:
@@ -87,19 +156,19 @@ class Script:
                 connection.send_packed_command((pack(("EVAL", self.source, *again())),))
                 return connection.read_response()
 
-        return _send(client, attempt)
+        return line.send(attempt)
 
 
-def transact(client: Redis, commands: Sequence[bytes], is_done: Callable[[Any], bool]) -> None:
+def transact(line: Line, commands: Sequence[bytes], is_done: Callable[[Any], bool]) -> None:
     """Send packed commands as one MULTI transaction, all or nothing, in one round trip.
 
     Args:
-        client: The Redis.
+        line: Where to.
         commands: Each from `pack`.
         is_done: Asked before a further try, with the connection: was the first one done, its reply lost?
 
     Raises:
-        redis.exceptions.RedisError: As redis-py does, after as many tries as the client was set to.
+        redis.exceptions.RedisError: as `Line.send`.
     """
     whole = b"".join((pack(("MULTI",)), *commands, pack(("EXEC",))))
     view = memoryview(whole)
@@ -123,4 +192,4 @@ def transact(client: Redis, commands: Sequence[bytes], is_done: Callable[[Any], 
             if isinstance(reply, ResponseError):
                 raise reply
 
-    _send(client, attempt)
+    line.send(attempt)

@@ -1,6 +1,6 @@
--- Puts one job on a queue: what rq.Queue writes in two round trips, in one.
+-- Puts any job on a queue: what rq.Queue writes in two round trips, in one.
 --
--- KEYS[1]  rq:job:<id>                 KEYS[2]  rq:queue:<name>      KEYS[3]  rq:queues
+-- KEYS[1]  rq:job:<id>      KEYS[2]  rq:queue:<name>      KEYS[3]  rq:queues
 -- KEYS[4]… the job's keys that end with it, where it may wait for a limited time only
 -- ARGV[1]  the job's id
 -- ARGV[2]  RPUSH or LPUSH (at the front)
