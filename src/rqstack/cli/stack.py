@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import click
 
@@ -32,10 +33,15 @@ def _scale(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     return found
 
 
+SCALE = click.option(
+    "--scale", multiple=True, callback=_scale, metavar="NAME=N", help="How many of a process; repeatable."
+)
+
+
 @stack.command()
 @MODE
 @MONITORING
-@click.option("--scale", multiple=True, callback=_scale, metavar="NAME=N", help="How many of a process; repeatable.")
+@SCALE
 def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
     """Start the stack in the background, and return when every process is well."""
     from rqstack.home import home
@@ -175,6 +181,21 @@ def rollback_tasks(mode: str, release: str | None) -> None:
             "check out the version that you want."
         )
     compose.rollback_tasks(home(), click.echo, release)
+
+
+@stack.command()
+@SCALE
+@click.option("--procfile", default="Procfile", show_default=True, help="Whose processes.")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def systemd(folder: Path, procfile: str, scale: dict[str, int]) -> None:
+    """Write a systemd unit for each process of the Procfile into FOLDER, for example ~/.config/systemd/user."""
+    from rqstack.home import home
+    from rqstack.stack import env
+    from rqstack.stack import systemd as units
+
+    env.setup()
+    for path in units.export(home(), procfile, scale, folder):
+        click.echo(path)
 
 
 @stack.command("env-example")
