@@ -213,9 +213,9 @@ def retry_with_backoff(
     policy = Exponential() if backoff is True or backoff == "exponential" else backoff
 
     def wait(state: RetryCallState) -> float:
-        # Exponential waits are drawn at each call, for their jitter.
+        # Exponential waits are drawn at each call, for their jitter. It is asked once too often, after the last call.
         retry = state.attempt_number - 1
-        return policy.wait(retry) if isinstance(policy, Exponential) else waits[retry]
+        return policy.wait(retry) if isinstance(policy, Exponential) else waits[min(retry, len(waits) - 1)]
 
     def decorate(func: Callable[P, R]) -> Callable[P, R]:
         from tenacity import retry, retry_if_exception_type, stop_after_attempt
