@@ -173,6 +173,20 @@ def page(number: int) -> str:
     return f"<html><head><style>no words</style></head><body><p>{words}</p></body></html>"
 
 
+@pytest.fixture
+def new_stack(tmp_path: Path) -> Iterator[Compose]:
+    """A stack that is not started."""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    stack = Compose(tmp_path)
+    try:
+        yield stack
+    finally:
+        stack.close()
+        stack.environment.pop("DOCKER_HOST", None)
+        stack.close()
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Compose]:
     """The stack with eight workers, the tests' own projects and a web server, started as `make start` does."""
@@ -200,7 +214,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report = yield
-    stack = getattr(item, "funcargs", {}).get("stack")
+    given = getattr(item, "funcargs", {})
+    stack = given.get("stack") or given.get("new_stack")
     if report.failed and isinstance(stack, Compose):  # type: ignore[attr-defined]
         report.sections.append(("the stack", stack.show()))  # type: ignore[attr-defined]
     return report

@@ -1,0 +1,52 @@
+"""What a start says that cannot succeed: one sentence, or the service with the end of its log; exit code 1."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+
+
+def test_a_port_in_use_is_named_with_its_setting(new_stack: Any) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        new_stack.environment["REDIS_PORT"] = str(port)
+        done = new_stack.rqstack("stack", "start", "--mode", "compose", check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        f"Error: REDIS_PORT={port}: another program listens on port {port}. End it, or set REDIS_PORT to a free port "
+        "in .env or the environment."
+    )
+    assert new_stack.containers() == []
+
+
+def test_a_service_that_does_not_start_is_named_with_its_log(new_stack: Any) -> None:
+    probe = new_stack.home / "tasks" / "probe"
+    shutil.copytree(HERE / "projects" / "probe", probe)
+    (probe / "probe" / "version.py").write_text("import nothing_of_that_name\n")
+    done = new_stack.rqstack("stack", "start", "--mode", "compose", check=False)
+    assert done.returncode == 1
+    assert "Error: tasks is not well: " in done.stderr
+    assert "is refused; the running one stays. probe: " in done.stderr
+    assert "No module named 'nothing_of_that_name'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+    # Mended, the same command goes on from there.
+    (probe / "probe" / "version.py").write_text("VERSION = 1\n")
+    new_stack.start()
+    assert new_stack.healthy("worker") == 1
+    (identity,) = new_stack.enqueue("probe.tasks.where", [[]])
+    assert new_stack.wait([identity])[identity][0] == "finished"
+
+
+def test_without_env_compose_says_what_to_do(new_stack: Any) -> None:
+    (new_stack.home / ".env").unlink()
+    done = new_stack.run("docker", "compose", "up", check=False)
+    assert done.returncode != 0
+    assert 'run "make setup" first, it writes .env' in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
