@@ -1,0 +1,367 @@
+"""Tasks through a real Redis: what producers enqueue, what the real worker makes of it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from redis import Redis
+from rq import Queue, SimpleWorker
+from rq.job import Job
+
+from rqstack.discovery import autodiscover, registry
+from rqstack.errors import BrokerUnavailable, InvalidJob
+from rqstack.security import REJECTED, get_serializer
+from rqstack.settings import get_settings
+
+SOURCE = """
+import os
+from rq import get_current_job
+from rqstack import queue_command, task
+
+def note(*words):
+    get_current_job().connection.rpush("notes", " ".join(map(str, words)))
+
+@task
+def add(x, y=2):
+    return x + y
+
+@task(queue="q", timeout=7, result_ttl=8, failure_ttl=9, retries=2, backoff=[5, 6], description="d", meta={"m": 1})
+def optioned(x):
+    return x
+
+@task(unique=True)
+def once(x, y=0):
+    return x
+
+@task(at_front=True)
+def first():
+    pass
+
+@queue_command
+def churn(n):
+    note("churn", n)
+    if n:
+        churn(n - 1)
+    return n
+
+@task
+async def waits(x):
+    return x + 1
+
+@queue_command
+async def churn_async(n):
+    if n:
+        churn_async(n - 1)
+    return n
+
+@task(retries=3, retry_on=OSError)
+def picky(kind):
+    note("picky", kind)
+    raise {"os": ConnectionError, "key": KeyError}[kind]("why")
+
+@task(rate_limit="5/second", retries=1)
+def limited(x):
+    note("limited", x, *get_current_job().connection.time())
+    return x
+
+class Model:
+    def __init__(self, name):
+        self.name = name
+
+    @task
+    def greet(self, word):
+        return f"{word} {self.name}"
+
+    @task
+    @staticmethod
+    def still(x):
+        return -x
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The tasks above, in a project of their own, found by this process and by the workers that a test starts."""
+    monkeypatch.setenv("RQSTACK_SECRET_KEY", "the key of the tests")
+    monkeypatch.setenv("RQSTACK_HEARTBEAT", "1")
+    get_settings.cache_clear()
+    package = f"p{uuid4().hex}"
+    folder = tmp_path / "tasks" / "mine" / package
+    folder.mkdir(parents=True)
+    (folder / "tasks.py").write_text(SOURCE)
+    (folder.parent / "pyproject.toml").write_text('[project]\nname = "mine"\nversion = "1"\n')
+    path = list(sys.path)
+    autodiscover().check()
+    yield sys.modules[f"{package}.tasks"]
+    sys.path[:] = path
+    registry.forget(f"{package}.tasks")
+    for name in (package, f"{package}.tasks"):
+        sys.modules.pop(name, None)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "rqstack.cli.main", *arguments]
+
+
+def burst(*queues: str) -> None:
+    """The real worker, until the queues are empty."""
+    done = subprocess.run(command("worker", "run", "--burst", *queues), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[..., None]]:
+    """Starts commands that run until the test ends."""
+    started: list[subprocess.Popen[bytes]] = []
+    yield lambda *words: started.append(subprocess.Popen(command(*words), stderr=subprocess.DEVNULL))
+    for process in started:
+        process.send_signal(signal.SIGTERM)
+    for process in started:
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def until(ready: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.05)
+
+
+def notes(connection: Redis) -> list[str]:
+    return [line.decode() for line in connection.lrange("notes", 0, -1)]
+
+
+def test_a_job_is_what_its_task_says_and_options_of_the_call_win(tasks: Any, connection: Redis) -> None:
+    job = tasks.optioned.delay(1)
+    stored = Job.fetch(job.id, connection=connection, serializer=get_serializer())
+    assert (stored.func_name, stored.args, stored.origin) == (tasks.optioned.name, (1,), "q")
+    assert (stored.timeout, stored.result_ttl, stored.failure_ttl) == (7, 8, 9)
+    assert (stored.retries_left, stored.retry_intervals) == (2, [5, 6])
+    assert (stored.description, stored.meta) == ("d", {"m": 1})
+    other = tasks.optioned.enqueue([2], queue="other", timeout=70, retries=0, job_id="named", meta=None)
+    stored = Job.fetch("named", connection=connection, serializer=get_serializer())
+    assert (stored.origin, stored.timeout, stored.retries_left, stored.meta) == ("other", 70, None, {})
+    last, front = tasks.add.delay(1), tasks.first.delay()
+    assert Queue("default", connection=connection).job_ids == [front.id, last.id]
+    assert other.id == "named"
+
+
+def test_every_kind_of_task_runs_in_the_worker(tasks: Any, connection: Redis) -> None:
+    jobs = {
+        tasks.add.delay(1, y=5): 6,
+        tasks.add.enqueue([1]): 3,
+        tasks.waits.delay(1): 2,
+        tasks.churn(2): 2,
+        tasks.churn_async(1): 1,
+        tasks.Model("Ann").greet.delay("hello"): "hello Ann",
+        tasks.Model.still.delay(4): -4,
+        Queue("default", connection=connection, serializer=get_serializer()).enqueue(tasks.churn, 0): 0,
+        Queue("default", connection=connection, serializer=get_serializer()).enqueue(tasks.add, 1): 3,
+    }
+    many = tasks.add.enqueue_many([(1,), tasks.add.call(2, y=3), (4, 5)])
+    jobs |= dict(zip(many, (3, 5, 9), strict=True))
+    assert notes(connection) == []
+    burst("default")
+    assert {job.id: job.return_value(refresh=True) for job in jobs} == {job.id: value for job, value in jobs.items()}
+    assert sorted(notes(connection)) == ["churn 0", "churn 0", "churn 1", "churn 2"]
+
+
+def test_plain_rq_workers_run_commands_once_too(tasks: Any, connection: Redis) -> None:
+    job = tasks.churn(2)
+    worker = SimpleWorker(["default"], connection=connection, serializer=get_serializer())
+    worker.work(burst=True)
+    assert notes(connection) == ["churn 2", "churn 1", "churn 0"]
+    assert job.return_value(refresh=True) == 2
+
+
+def test_what_cannot_run_is_refused_by_the_producer(tasks: Any, connection: Redis) -> None:
+    for call, said in (
+        (lambda: tasks.add.delay(), "missing a required argument: 'x'"),
+        (lambda: tasks.add.delay(1, z=1), "unexpected keyword argument 'z'"),
+        (lambda: tasks.add.delay(lambda: 0), "cannot be stored"),
+        (lambda: tasks.add.enqueue_many([(1,), (lambda: 0,)]), "cannot be stored"),
+        (lambda: tasks.add.enqueue_many([1]), "not 1"),
+        (lambda: tasks.add.enqueue_many([(1,)], job_id="x"), "one job_id"),
+        (lambda: tasks.add.enqueue([1], colour="red"), "unknown option colour"),
+        (lambda: tasks.add.enqueue([1], retries=-1), "retries=-1"),
+        (lambda: tasks.add.schedule(1), "either at= or in_="),
+        (lambda: tasks.add.schedule(1, in_=-1), "in_=-1"),
+        (lambda: tasks.add.schedule(1, at=datetime(2030, 1, 1)), "time zone"),
+        (lambda: tasks.once.delay(lambda: 0), "cannot be stored"),
+    ):
+        with pytest.raises(InvalidJob) as caught:
+            call()
+        assert said in str(caught.value)
+    assert connection.keys("*") == []
+
+
+def test_a_redis_that_is_away_is_said_in_a_sentence(tasks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    get_settings.cache_clear()
+    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1/0 cannot be reached"):
+        tasks.add.delay(1)
+
+
+def test_scheduled_jobs_wait_in_rqs_registry(tasks: Any, connection: Redis) -> None:
+    when = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
+    at = tasks.add.schedule(1, at=when)
+    later = tasks.add.schedule(1, y=3, in_=timedelta(hours=1))
+    registry_ = Queue("default", connection=connection).scheduled_job_registry
+    assert registry_.get_scheduled_time(at.id) == when
+    wait = registry_.get_scheduled_time(later.id) - datetime.now(UTC)
+    assert timedelta(minutes=59) < wait <= timedelta(hours=1)
+    assert later.get_status() == "scheduled"
+
+
+def test_a_unique_job_is_one_while_it_waits_and_may_come_again_after(tasks: Any, connection: Redis) -> None:
+    first = tasks.once.delay(1)
+    assert tasks.once.delay(x=1, y=0).id == first.id
+    assert tasks.once.schedule(1, in_=5).id == first.id
+    other = tasks.once.delay(1, y=1)
+    assert Queue("default", connection=connection).job_ids == [first.id, other.id]
+    burst("default")
+    assert first.get_status() == "finished"
+    again = tasks.once.delay(1)
+    assert (again.id, again.get_status()) == (first.id, "queued")
+    assert Queue("default", connection=connection).job_ids == [first.id]
+    assert first.id not in Queue("default", connection=connection).finished_job_registry.get_job_ids()
+
+
+def test_only_chosen_exceptions_are_retried(tasks: Any, connection: Redis) -> None:
+    wanted, other = tasks.picky.delay("os"), tasks.picky.delay("key")
+    burst("default")
+    assert sorted(notes(connection)) == ["picky key"] + ["picky os"] * 4
+    assert [job.get_status() for job in (wanted, other)] == ["failed", "failed"]
+    again = tasks.picky.delay("key")
+    SimpleWorker(["default"], connection=connection, serializer=get_serializer()).work(burst=True)
+    assert notes(connection).count("picky key") == 2
+    assert again.get_status() == "failed"
+
+
+class Evil:
+    """Unpickling it creates a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.path,)
+
+
+def test_forged_jobs_fail_with_the_reason_and_are_counted(tasks: Any, connection: Redis, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    good, other = tasks.add.delay(1), tasks.add.delay(2)
+    forged = {}
+    for number, data in enumerate(
+        (
+            pickle.dumps((tasks.add.name, None, (Evil(made),), {})),
+            pickle.dumps((tasks.add.name, None, (Evil(made),), {})) + good.data[-36:],
+            good.data[:5] + b"X" + good.data[6:],
+        )
+    ):
+        job = tasks.add.enqueue([number], job_id=f"forged-{number}")
+        connection.hset(job.key, "data", zlib.compress(data))
+        forged[job.id] = "no signature" if number == 0 else "another key or other data"
+    system = Queue("default", connection=connection, serializer=get_serializer()).enqueue(
+        "os.mkdir", str(made), job_id="system"
+    )
+    burst("default")
+    assert not made.exists()
+    assert [job.return_value(refresh=True) for job in (good, other)] == [3, 4]
+    for job_id, said in forged.items():
+        result = Job(job_id, connection=connection).latest_result()
+        assert result is not None
+        assert "PayloadRejected" in str(result.exc_string)
+        assert said in str(result.exc_string)
+    result = system.latest_result()
+    assert result is not None
+    assert "no task named 'os.mkdir' is registered" in str(result.exc_string)
+    assert connection.hgetall(REJECTED) == {b"unsigned": b"1", b"bad_signature": b"2"}
+
+
+def starts(connection: Redis) -> dict[int, float]:
+    lines = [line.split() for line in notes(connection)]
+    return {int(number): int(seconds) + int(micro) / 1e6 for _, number, seconds, micro in lines}
+
+
+def test_a_rate_holds_over_all_workers_and_nothing_fails(
+    tasks: Any, connection: Redis, running: Callable[..., None]
+) -> None:
+    jobs = tasks.limited.enqueue_many([(number,) for number in range(20)])
+    free = tasks.add.delay(1)
+    running("scheduler")
+    running("worker", "run", "default", "--processes", "2")
+    running("worker", "run", "default")
+    until(lambda: len(notes(connection)) >= 20)
+    until(lambda: all(job.get_status() == "finished" for job in [*jobs, free]))
+    assert [job.return_value(refresh=True) for job in jobs] == list(range(20))
+    times = starts(connection)
+    assert sorted(times) == list(range(20))
+    in_order = sorted(times.values())
+    # A start is counted a moment before the task notes it: six may look closer than a second, never ten.
+    assert all(later - earlier > 0.9 for earlier, later in zip(in_order, in_order[9:], strict=False))
+    assert in_order[-1] - in_order[0] > 2
+    assert sum(times[n] for n in range(5)) < sum(times[n] for n in range(15, 20))
+    refreshed = [Job.fetch(job.id, connection=connection, serializer=get_serializer()) for job in jobs]
+    assert {job.retries_left for job in refreshed} == {1}
+    assert {job.number_of_retries for job in refreshed} == {None}
+    assert Queue("default", connection=connection).failed_job_registry.count == 0
+    for key in connection.scan_iter("rq:worker:*"):
+        assert int(connection.hget(key, "failed_job_count") or 0) == 0
+
+
+def test_a_plain_rq_worker_puts_back_what_is_over_the_rate(tasks: Any, connection: Redis) -> None:
+    jobs = tasks.limited.enqueue_many([(number,) for number in range(7)])
+    SimpleWorker(["default"], connection=connection, serializer=get_serializer()).work(burst=True)
+    assert sorted(starts(connection)) == list(range(5))
+    assert [job.get_status() for job in jobs] == ["finished"] * 5 + ["scheduled"] * 2
+    stored = Job.fetch(jobs[-1].id, connection=connection, serializer=get_serializer())
+    assert (stored.retries_left, stored.number_of_retries or 0) == (1, 0)
+
+
+def smoke(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command("smoke", *arguments), capture_output=True, text=True, check=False)
+
+
+def test_smoke_counts_successes_and_failures(
+    tasks: ModuleType, connection: Redis, running: Callable[..., None]
+) -> None:
+    nobody = smoke("--jobs", "3", "--timeout", "0.3")
+    assert nobody.returncode == 2
+    assert "3 jobs in" in nobody.stdout
+    assert "0 succeeded, 0 failed, 3 not ended." in nobody.stdout
+    assert "Is a worker listening" in nobody.stderr
+    wrong = smoke("--rate", "5/fortnight")
+    assert wrong.returncode == 2
+    assert "'5/fortnight'" in wrong.stderr
+    running("scheduler")
+    running("worker", "run", "short-running", "long-running")
+    good = smoke("--jobs", "30", "--rate", "20", "--json")
+    assert good.returncode == 0, good.stderr
+    assert '"succeeded": 30' in good.stdout
+    assert good.stdout.count('"succeeded": 15') == 2
+    connection.set("rq:suspended", 1)
+    failing = subprocess.Popen(command("smoke", "--jobs", "4", "--rate", "0"), stdout=subprocess.PIPE, text=True)
+    until(lambda: connection.llen("rq:queue:long-running") == connection.llen("rq:queue:short-running") == 2)
+    connection.hset(f"rq:job:{connection.lindex('rq:queue:long-running', 0).decode()}", "data", b"broken")
+    connection.delete("rq:suspended")
+    answer, _ = failing.communicate(timeout=60)
+    assert failing.returncode == 1, answer
+    assert "3 succeeded, 1 failed, 0 not ended." in answer
