@@ -123,7 +123,9 @@ def test_cron_lines_are_made_replaced_and_cancelled() -> None:
 def test_cancelling_keeps_what_is_declared_unless_told() -> None:
     with Scheduler() as scheduler:
         mine = scheduler.cron("short-running", "@daily", touch, ("x",))
-        declared = Entry(**(vars(scheduler.cron("short-running", "@hourly", touch, ("x",))) | {"source": "declared"}))
+        declared = Entry(
+            **(vars(scheduler.cron("short-running", "@hourly", touch, ("x",))) | {"source": "declared:demo"})
+        )
         scheduler.table.sync([declared])
         assert set(scheduler.table.ids()) == {mine.id, declared.id}
         assert scheduler.cancel_cron_jobs() == 1

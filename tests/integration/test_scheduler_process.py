@@ -128,7 +128,7 @@ def nightly(): ...
     nightly = lines["demo.tasks.nightly"]
     assert (nightly.timetable.text, nightly.timetable.zone) == ("0 3 * * *", "Europe/London")
     assert (nightly.misfire_grace, nightly.queue) == (7, "long-running")
-    assert {entry.source for entry in lines.values()} == {"declared"}
+    assert {entry.source for entry in lines.values()} == {"declared:demo"}
     with Scheduler() as scheduler:
         job = scheduler.get_queue("short-running").jobs[0]
         assert (job.func_name, job.args, job.kwargs) == ("demo.tasks.add", (1,), {"b": 2})
@@ -158,6 +158,25 @@ def test_a_restart_replaces_the_table(redis_url: str, connection: Redis, project
     process.process.send_signal(signal.SIGHUP)
     until(lambda: process.said("0 added, 1 changed, 0 unchanged, 0 removed"))
     assert process.stop() == 0
+
+
+def test_schedulers_of_different_projects_leave_each_other_alone(
+    redis_url: str, connection: Redis, start: Start, tmp_path: Path
+) -> None:
+    projects = [Project(tmp_path / "tasks", name) for name in ("one", "two")]
+    for project in projects:
+        project.write(cron=f'schedule("{project.name}.tasks.add", "@daily", args=(1,), name="of {project.name}")')
+    first = start(RQSTACK_PROJECTS="one")
+    until(lambda: first.said("1 added, 0 changed, 0 unchanged, 0 removed"))
+    second = start(RQSTACK_PROJECTS="two")
+    until(lambda: second.said("1 added, 0 changed, 0 unchanged, 0 removed"))
+    projects[0].write(cron="pass")
+    first.process.send_signal(signal.SIGHUP)
+    until(lambda: names(connection) == {"of two"})
+    projects[1].write(cron="pass")
+    both = start()
+    until(lambda: both.said("0 added, 0 changed, 0 unchanged, 1 removed"))
+    assert names(connection) == set()
 
 
 def test_a_new_release_is_noticed_and_a_broken_one_takes_nothing_away(

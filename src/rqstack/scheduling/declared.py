@@ -37,10 +37,12 @@ class Declared:
 
     Args:
         entries: The lines.
+        sources: Whose lines these are, as `CronTable.sync` takes it.
         problems: One sentence for each module that did not import and each line that is wrong.
     """
 
     entries: list[Entry] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -131,6 +133,9 @@ def load(connection: Redis, settings: Settings) -> Declared:
         settings = preload(settings)
         found = autodiscover(settings, modules=(*MODULES, CRON))
     declared = Declared(problems=[str(failure) for failure in found.failures])
+    # A scheduler of some projects answers for their lines alone: another one has those of the others.
+    own = ",".join(sorted(settings.projects))
+    declared.sources = [DECLARED + project for project in (*settings.projects, own)] if own else [f"{DECLARED}*"]
     for task in registry:
         if task.options.cron is not None:
             try:
@@ -140,16 +145,17 @@ def load(connection: Redis, settings: Settings) -> Declared:
             except (ValueError, RqstackError) as error:
                 declared.problems.append(f"{task.name}: cron={task.options.cron!r}: {error}")
     for line in lines:
-        _add(declared, line, connection, settings)
+        project = found.modules.get(line.call.path.rpartition(".")[0]) or own
+        _add(declared, line, DECLARED + project, connection, settings)
     return declared
 
 
-def _add(declared: Declared, line: Declaration, connection: Redis, settings: Settings) -> None:
+def _add(declared: Declared, line: Declaration, source: str, connection: Redis, settings: Settings) -> None:
     try:
         entry = make_entry(
             line.call,
             line.timetable,
-            source=DECLARED,
+            source=source,
             name=line.name,
             misfire_grace=line.misfire_grace,
             connection=connection,

@@ -18,8 +18,11 @@ CATCH_UP = 60
 MISFIRE_GRACE = 3_600
 """Seconds. Default of `Entry.misfire_grace`."""
 
-DECLARED = "declared"
+DECLARED = "declared:"
+"""The source of an entry of task code, before the name of its project."""
+
 RUN_TIME = "run-time"
+"""The source of an entry made by `job_scheduler` or `Scheduler.cron`."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class Entry:
         queue: The queue of its jobs.
         misfire_grace: Seconds by which a missed firing may still run. Of several missed firings the last one runs;
             those late by no more than `CATCH_UP` all run.
-        source: `DECLARED`: in task code, replaced at each start and deploy. `RUN_TIME`: made by `job_scheduler` or
-            `Scheduler.cron`, stays until it is cancelled.
+        source: `DECLARED` and a project: in its code, replaced at each start and deploy. `RUN_TIME`: stays until it is
+            cancelled.
         description: What the job list shows.
         template: The fields of the job that each firing makes.
     """

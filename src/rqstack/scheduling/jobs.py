@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rqstack.declaration import TaskOptions
 from rqstack.errors import InvalidJob
 from rqstack.registry import registry
-from rqstack.scheduling.entries import Entry, arguments_text, check_grace, entry_id
+from rqstack.scheduling.entries import RUN_TIME, Entry, arguments_text, check_grace, entry_id
 from rqstack.settings import Settings, get_settings
 from rqstack.tasks import BoundTask, Task
 
@@ -98,7 +98,7 @@ def make_entry(
     Args:
         call: What its firings call.
         timetable: When.
-        source: `DECLARED` or `RUN_TIME`.
+        source: As `Entry.source`.
         name: Default: the path of the function.
         misfire_grace: Seconds; see `Entry`.
         connection: Redis.
@@ -112,7 +112,7 @@ def make_entry(
     template = _template(call, queue)
     arguments = arguments_text(call.args, call.kwargs)
     if arguments is None:
-        if source != "run-time" and name is None:
+        if source != RUN_TIME and name is None:
             raise ValueError(f"{call.path}: its arguments are more than JSON can say, so the entry needs a name=…")
         arguments = template["data"].hex()
     return Entry(

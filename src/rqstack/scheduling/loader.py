@@ -135,7 +135,7 @@ def read_table(settings: Settings) -> Report:
     connection = connect(settings)
     try:
         declared = load(connection, settings)
-        change = CronTable(connection).sync(declared.entries, remove=not declared.problems)
+        change = CronTable(connection).sync(declared.entries, sources=declared.sources, remove=not declared.problems)
     except RedisError as error:
         return Report(problems=[str(explain(error, settings.redis_url))])
     except RqstackError as error:

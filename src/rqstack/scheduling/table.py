@@ -77,11 +77,19 @@ class CronTable:
         """
         return bool(self._put(entry, self.now() if now is None else now))
 
-    def sync(self, entries: Iterable[Entry], *, remove: bool = True, now: int | None = None) -> Change:
+    def sync(
+        self,
+        entries: Iterable[Entry],
+        *,
+        sources: Sequence[str] = (f"{DECLARED}*",),
+        remove: bool = True,
+        now: int | None = None,
+    ) -> Change:
         """Make the declared entries exactly these, in one transaction. Entries made at run time stay.
 
         Args:
             entries: The declared entries.
+            sources: Whose entries these are; a `*` at the end stands for anything. Those of others stay.
             remove: False keeps declared entries that are not among these.
             now: Seconds since the epoch. Default: Redis's clock.
         """
@@ -92,7 +100,7 @@ class CronTable:
                 self._put(entry, now, pipeline)
             ids = [entry.id for entry in entries]
             if remove:
-                self._keep(DECLARED, "1", ids, pipeline)
+                self._keep(sources, "1", ids, pipeline)
             else:
                 pipeline.set(keys.MARK, "1")
             answers = pipeline.execute()
@@ -111,7 +119,7 @@ class CronTable:
 
     def cancel_all(self, source: str | None = None) -> list[str]:
         """Remove the entries of a source, or all. Returns their ids."""
-        return _texts(self._keep(source or "", "", []))
+        return _texts(self._keep([source or "*"], "", []))
 
     def ids(self) -> list[str]:
         """The ids of all entries, the next to fire first."""
@@ -213,9 +221,9 @@ class CronTable:
         names = [keys.ENTRY + entry.id, keys.TEMPLATE + entry.id, keys.STATE + entry.id, keys.NEXT]
         return self._run("put", names, arguments, client)  # type: ignore[no-any-return]
 
-    def _keep(self, source: str, mark: str, ids: Sequence[str], client: object = None) -> list[bytes]:
+    def _keep(self, sources: Sequence[str], mark: str, ids: Sequence[str], client: object = None) -> list[bytes]:
         names = [keys.NEXT, keys.MARK, keys.ENTRY, keys.TEMPLATE, keys.STATE]
-        return self._run("keep", names, [source, STATE_TTL, mark, *ids], client)  # type: ignore[no-any-return]
+        return self._run("keep", names, [STATE_TTL, mark, len(sources), *sources, *ids], client)  # type: ignore[no-any-return]
 
     def _read(self, ids: Sequence[bytes]) -> list[tuple[dict[bytes, bytes], list[bytes | None]]]:
         with self.connection.pipeline(transaction=False) as pipeline:

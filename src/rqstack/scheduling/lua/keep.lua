@@ -1,21 +1,41 @@
--- Remove the entries of a source that are not among those to keep.
+-- Remove the entries of some sources that are not among those to keep.
 -- KEYS: 1 next firings, 2 mark of the table, 3 prefix of entries, 4 prefix of templates, 5 prefix of states
--- ARGV: 1 source ("" for any), 2 seconds for which a state outlives its entry, 3 mark ("" for none), then ids to keep
+-- ARGV: 1 seconds for which a state outlives its entry, 2 mark ("" for none), 3 number of sources, then those (one that
+--       ends in * stands for all that begin so), then the ids to keep
 -- Returns the ids removed.
-local keep = {}
-for i = 4, #ARGV do
+local keep, exact, prefixes = {}, {}, {}
+local sources = tonumber(ARGV[3])
+for i = 4, 3 + sources do
+    if string.sub(ARGV[i], -1) == '*' then
+        prefixes[#prefixes + 1] = string.sub(ARGV[i], 1, -2)
+    else
+        exact[ARGV[i]] = true
+    end
+end
+for i = 4 + sources, #ARGV do
     keep[ARGV[i]] = true
+end
+local function concerned(source)
+    if exact[source] then
+        return true
+    end
+    for _, prefix in ipairs(prefixes) do
+        if string.sub(source, 1, #prefix) == prefix then
+            return true
+        end
+    end
+    return false
 end
 local removed = {}
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-    if not keep[id] and (ARGV[1] == '' or redis.call('HGET', KEYS[3] .. id, 'source') == ARGV[1]) then
+    if not keep[id] and concerned(redis.call('HGET', KEYS[3] .. id, 'source') or '') then
         redis.call('ZREM', KEYS[1], id)
         redis.call('DEL', KEYS[3] .. id, KEYS[4] .. id)
-        redis.call('EXPIRE', KEYS[5] .. id, ARGV[2])
+        redis.call('EXPIRE', KEYS[5] .. id, ARGV[1])
         removed[#removed + 1] = id
     end
 end
-if ARGV[3] ~= '' then
-    redis.call('SET', KEYS[2], ARGV[3])
+if ARGV[2] ~= '' then
+    redis.call('SET', KEYS[2], ARGV[2])
 end
 return removed
