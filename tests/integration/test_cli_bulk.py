@@ -319,6 +319,31 @@ def test_watch_ends_with_ctrl_c(rqstack: Run, redis_url: str, tmp_path: Path) ->
         process.communicate()
 
 
+@pytest.mark.parametrize(("answer", "code", "left"), [("n", 130, 1), ("y", 0, 0)])
+def test_on_a_terminal_it_asks_first(
+    redis_url: str, connection: Redis, tmp_path: Path, answer: str, code: int, left: int
+) -> None:
+    import pty
+
+    queue = Queue("default", connection=connection)
+    queue.enqueue("time.time")
+    ours, its = pty.openpty()
+    try:
+        command = [sys.executable, "-m", "rqstack.cli.main", "empty", "default"]
+        process = subprocess.Popen(command, stdin=its, stdout=its, stderr=its, cwd=tmp_path, start_new_session=True)
+        shown = b""
+        while b"[y/N]" not in shown:
+            shown += os.read(ours, 1000)
+        assert b"Delete 1 queued job of default?" in shown
+        os.write(ours, f"{answer}\n".encode())
+        assert process.wait(timeout=30) == code
+    finally:
+        process.kill()
+        os.close(ours)
+        os.close(its)
+    assert len(queue) == left
+
+
 # -- RQ's own commands
 
 

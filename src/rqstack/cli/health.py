@@ -152,7 +152,7 @@ def check(options: Options) -> str:
         client.call(["PING"])
         return "ok: Redis answers"
     except RespError as error:
-        raise Unhealthy(f"Redis refuses: {error}.") from error
+        raise Unhealthy(f"Redis answers with an error: {error}.") from error
     except (OSError, ValueError) as error:
         raise Unhealthy(f"Redis cannot be reached: {error}.") from error
     finally:
