@@ -87,8 +87,8 @@ dashboards: .venv/.installed-dev ## Write grafana/dashboards/*.json from grafana
 diagram: ## Draw docs/architecture.svg from its text (needs graphviz)
 	@dot -Tsvg docs/architecture.dot -o docs/architecture.svg
 
-bench: .venv/.installed-dev ## Measure this beside other task queues (OPTIONS=--quick for a short run)
-	@.venv/bin/python -m bench $(OPTIONS)
+bench: .venv/.installed-dev ## Measure this beside other task queues; QUICK=1 for a short run
+	@.venv/bin/python -m bench $(if $(QUICK),--quick) $(OPTIONS)
 
 clean: ## Remove environments and caches; keeps .env and var/
 	@rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
