@@ -62,6 +62,15 @@ def enqueue_many(queue: rq.Queue, call: dict[str, Any]) -> Any:
     return queue.enqueue_many([others[0], queue.prepare_data(**call, job_id=identifier), *others[1:]], group_id="g")
 
 
+class Near(int):
+    """Seconds to live, of which some may pass between two looks."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, int) and abs(int(self) - int(other)) <= (5 if self > 0 else 0)
+
+    __hash__ = int.__hash__
+
+
 def dump(connection: Redis) -> dict[bytes, Any]:
     """All that a Redis holds: type, seconds to live, value."""
     read: dict[bytes, Callable[[bytes], Any]] = {
@@ -73,7 +82,7 @@ def dump(connection: Redis) -> dict[bytes, Any]:
     found = {}
     for key in connection.scan_iter():
         kind = connection.type(key)
-        found[key] = (kind, connection.ttl(key), read[kind](key))
+        found[key] = (kind, Near(connection.ttl(key)), read[kind](key))
     return found
 
 
@@ -94,6 +103,7 @@ def pair(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[R
     monkeypatch.setattr("rq.job.now", lambda: NOW)
     monkeypatch.setattr("rq.queue.now", lambda: NOW)
     monkeypatch.setattr(fields, "now", lambda: NOW)
+    monkeypatch.setattr("rq.registry.current_timestamp", lambda: int(NOW.timestamp()))
     yield connection, other
     other.close()
 
@@ -132,7 +142,7 @@ plain = st.recursive(
     max_leaves=5,
 )
 names = st.from_regex(r"[a-z]{1,8}_", fullmatch=True)  # none of RQ's options ends in _
-seconds = st.sampled_from([None, 1, 7, 86_400, 2**31, "45", "10m", "2h", -1, 0, True, 3.7, "soon"])
+seconds = st.sampled_from([None, 90, 86_400, 2**31, "45", "10m", "2h", -1, 0, True, 3.7, "soon"])
 callbacks = st.sampled_from([None, Callback("a.success"), Callback(operator.add, timeout="2m")])
 calls = st.fixed_dictionaries(
     {"func": st.sampled_from([operator.add, "some.module.task", uuid.uuid4, b"x".join, datetime, 7])},
@@ -179,7 +189,7 @@ def test_any_call_writes_what_rq_writes(
         {"result_ttl": 0},
         {"result_ttl": -1},
         {"failure_ttl": 9},
-        {"ttl": 90},
+        {"ttl": 900},
         {"description": "what it does"},
         {"job_id": "mine"},
         {"at_front": True},
@@ -210,7 +220,7 @@ def test_an_id_used_again_changes_what_rq_changes(
         client.sadd("rq:job:mine:dependents", "other")
         client.rpush("rq:queue:odd name: ö", "mine")
 
-    call = {"func": "a.b", "job_id": "mine", "ttl": 30}
+    call = {"func": "a.b", "job_id": "mine", "ttl": 300}
     both(pair, monkeypatch, lambda queue: PUT[how](queue, call), prepare)
 
 
