@@ -147,6 +147,8 @@ def test_three_schedulers_one_killed_each_second(
 @pytest.mark.parametrize("seconds", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_redis_outage_costs_no_firing(own_redis: Any, schedulers: Schedulers, seconds: int) -> None:
     client = own_redis.client()
+    # With `everysec` a Redis that is killed forgets up to two seconds: also that this test has taken a job.
+    client.config_set("appendfsync", "always")
     worker = Worker(client)
     schedulers.start(2)
     until(lambda: client.llen("rq:queue:default") > 2)
