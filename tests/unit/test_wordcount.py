@@ -250,6 +250,7 @@ def test_a_gzip_bomb_is_never_inflated(site: Site) -> None:
         (gzip.compress(b"one two three" * 50)[:-12], "gzip", "ends too early"),
         (b"x", "br", "compressed by br"),
     ],
+    ids=["not-gzip", "cut-short", "brotli"],
 )
 def test_wrong_compression(site: Site, body: bytes, encoding: str, words: str) -> None:
     assert words in reason(site.page(body, Content_Encoding=encoding))
