@@ -39,6 +39,23 @@ def test_each_default_is_that_of_settings_py(file: Path) -> None:
             assert match["value"] == known[match["name"]], match[0]
 
 
+NOT_IN_CONTAINERS = {
+    "REDIS_PASSWORD": "a file",
+    "RQSTACK_SECRET_KEY": "a file",
+    "RQSTACK_LONG_QUEUES": "the RQSTACK_QUEUES of the service long-worker",
+    "RQSTACK_RELOAD": "for development without containers",
+    "RQSTACK_QUEUE_BACKEND": "another message store than the stack's Redis is an override file's",
+    "RQSTACK_QUEUE_CONNECTION": "as RQSTACK_QUEUE_BACKEND",
+    "RQSTACK_DATABASE_URL": "holds a password; workers open no database",
+}
+
+
+def test_each_setting_of_a_process_reaches_the_containers() -> None:
+    given = set(re.findall(r"^ +([A-Z_]+?)(?:_FILE)?:", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE))
+    names = {env_name(name, field) for name, field in Settings.model_fields.items()}
+    assert names - given == NOT_IN_CONTAINERS.keys() - {"REDIS_PASSWORD", "RQSTACK_SECRET_KEY"}
+
+
 def test_the_shared_stage_of_both_dockerfiles_is_the_same() -> None:
     """So that the layers are built once, for the workers' image and for that of the tasks."""
 

@@ -158,7 +158,8 @@ def list_modules(folder: Path, wheel: Path) -> list[str]:
         return [line for line in lines if line]
     with ZipFile(wheel) as archive:
         files = [PurePosixPath(name) for name in archive.namelist()]
-    found = sorted(path.with_suffix("").parts for path in files if path.suffix == ".py" and path.stem in (*MODULES, CRON))
+    wanted = (*MODULES, CRON)
+    found = sorted(path.with_suffix("").parts for path in files if path.suffix == ".py" and path.stem in wanted)
     return [".".join(names) for names in found if all(name.isidentifier() for name in names)]
 
 

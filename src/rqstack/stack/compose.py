@@ -46,7 +46,9 @@ class Compose:
 
     def __init__(self, root: Path, *, monitoring: bool = False) -> None:
         self.root = root
-        self.files = [root / BASE, *([root / MONITORING] if monitoring else [])]
+        self.files = [root / BASE]
+        if monitoring and (root / MONITORING).is_file():
+            self.files.append(root / MONITORING)
         # As compose itself does where no file is named: `make start` and `docker compose up` run the same.
         if (root / OVERRIDE).is_file():
             self.files.append(root / OVERRIDE)
