@@ -347,21 +347,17 @@ def test_on_a_terminal_it_asks_first(
 # -- RQ's own commands
 
 
-def test_rqs_own_commands_take_the_settings_file(rqstack: Run, connection: Redis, tmp_path: Path) -> None:
-    from rqstack.settings import get_settings
-    from rqstack.stack.rq_settings import rq_settings
+def test_rqs_own_commands_take_the_settings_file(
+    rqstack: Run, connection: Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rqstack.stack.env import write_stack_env
 
-    connection.acl_setuser(
-        "admin", enabled=True, passwords=["+p@ss/w:rd"], commands=["+@all"], keys=["*"], channels=["*"]
-    )
-    connection.acl_setuser("default", enabled=True, nopass=True, commands=["+@all"], keys=["*"], channels=["*"])
-    given = {"redis_username": "admin", "redis_password": "p@ss/w:rd"}
-    from rqstack.settings import Settings, load
-
-    settings = load(Settings, **given)
-    assert settings.queues == get_settings().queues
-    (tmp_path / "var").mkdir()
-    (tmp_path / "var" / "rq_settings.py").write_text(rq_settings(settings))
+    everything = {"commands": ["+@all"], "keys": ["*"], "channels": ["*"]}
+    connection.acl_setuser("admin", enabled=True, passwords=["+p@ss/w:rd"], **everything)
+    monkeypatch.setenv("REDIS_ADMIN_PASSWORD", "p@ss/w:rd")
+    write_stack_env("local", {"REDIS_URL": redis_url})
+    written = tmp_path / "var" / "rq_settings.py"
+    assert written.stat().st_mode & 0o777 == 0o600
     project = tmp_path / "tasks" / "sample"
     (project / "sample").mkdir(parents=True)
     (project / "pyproject.toml").write_text("")

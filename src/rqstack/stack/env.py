@@ -20,6 +20,7 @@ from rqstack.errors import SettingsError
 from rqstack.home import home
 from rqstack.settings import Settings, StackSettings, env_name, load
 from rqstack.stack.acl import ROLES, users_acl
+from rqstack.stack.rq_settings import rq_settings
 
 HEADER = """\
 # The settings of rqstack. `make start` copies this file to .env, with random secrets, if there is no .env.
@@ -186,11 +187,16 @@ def update_stack_env(values: Mapping[str, str | int], root: Path | None = None) 
         fcntl.flock(lock, fcntl.LOCK_EX)
         lines = read_stack_env(root) | {name: str(value) for name, value in values.items()}
         write(path, NOTE + "".join(f"{name}={value}\n" for name, value in lines.items()), 0o600)
+        if "REDIS_URL" in lines:
+            names = ("redis_url", "redis_username", "redis_password")
+            known = load(Settings, **{name: lines.get(name.upper()) or None for name in names})
+            write(root / "var" / "rq_settings.py", rq_settings(known), 0o600)
 
 
 def remove_stack_env(root: Path | None = None) -> None:
     """Forget the running stack."""
-    ((root or home()) / "var" / "stack.env").unlink(missing_ok=True)
+    for name in ("stack.env", "rq_settings.py"):
+        ((root or home()) / "var" / name).unlink(missing_ok=True)
 
 
 def write(path: Path, text: str, mode: int) -> None:
