@@ -53,7 +53,7 @@ class SignedPickle:
             if self._allow_unsigned:
                 return pickle.loads(data)
             raise PayloadRejected("unsigned")
-        signed = memoryview(data)[:-_TRAILER]
+        signed = data[:-_TRAILER]
         signature = data[-_DIGEST:]
         for key in self._keys:
             if hmac.compare_digest(hmac.digest(key, signed, "sha256"), signature):
