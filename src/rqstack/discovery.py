@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rqstack.errors import TaskImportError, UnknownTask
 from rqstack.registry import Registry, registry
@@ -24,10 +24,14 @@ __all__ = [
     "Found",
     "Registry",
     "autodiscover",
+    "check_callbacks",
     "discover_packages",
     "registry",
     "resolve",
 ]
+
+if TYPE_CHECKING:
+    from rq.job import Job
 
 log = logging.getLogger("rqstack.discovery")
 
@@ -165,6 +169,32 @@ def resolve(name: str, instance: Any = None, settings: Settings | None = None) -
     from rq.utils import import_attribute
 
     return import_attribute(name)
+
+
+def check_callbacks(job: Job, settings: Settings | None = None) -> None:
+    """Hold the allow-list for a job's callbacks, which are not part of what is signed: they are functions of packages
+    that declare tasks, and no others. Those that are not are taken from the job, so that nobody calls them.
+
+    Args:
+        job: RQ's object.
+        settings: As `resolve`.
+
+    Raises:
+        UnknownTask: A callback is of another package, and `RQSTACK_ALLOW_UNREGISTERED` is not set.
+    """
+    refused = []
+    for field_name in ("_success_callback_name", "_failure_callback_name", "_stopped_callback_name"):
+        name = getattr(job, field_name)
+        if name and not registry.knows_package(name):
+            if (settings or get_settings()).allow_unregistered:
+                return
+            setattr(job, field_name, None)
+            refused.append(name)
+    if refused:
+        raise UnknownTask(
+            f"the job's callback {refused[0]!r} is of no package that declares tasks, so neither was run. "
+            "Move it to one, such as the module of the task."
+        )
 
 
 def _projects(settings: Settings) -> Iterator[tuple[Path, Failure | None]]:

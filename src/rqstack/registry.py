@@ -74,6 +74,11 @@ class Registry:
         """What a worker calls for a task, or None if no task has this name."""
         return self._bodies.get(name)
 
+    def knows_package(self, name: str) -> bool:
+        """Whether a dotted name is of a package that declares tasks; rqstack's own do not count."""
+        package = name.partition(".")[0]
+        return package != "rqstack" and any(known.partition(".")[0] == package for known in self._tasks)
+
     def names(self) -> list[str]:
         """The names of all tasks, sorted."""
         return sorted(self._tasks)

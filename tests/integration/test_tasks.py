@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import pytest
 from redis import Redis
-from rq import Queue, SimpleWorker
+from rq import Callback, Queue, SimpleWorker
 from rq.job import Job
 
 from rqstack.discovery import autodiscover, registry
@@ -76,6 +76,9 @@ def picky(kind):
 def limited(x):
     note("limited", x, *get_current_job().connection.time())
     return x
+
+def on_success(job, connection, result):
+    connection.rpush("notes", f"on_success {result}")
 
 class Model:
     def __init__(self, name):
@@ -294,6 +297,21 @@ def test_forged_jobs_fail_with_the_reason_and_are_counted(tasks: Any, connection
     assert result is not None
     assert "no task named 'os.mkdir' is registered" in str(result.exc_string)
     assert connection.hgetall(REJECTED) == {b"unsigned": b"1", b"bad_signature": b"2"}
+
+
+def test_callbacks_are_functions_of_task_packages_only(tasks: Any, connection: Redis, tmp_path: Path) -> None:
+    module = tasks.add.__module__
+    honest = tasks.add.enqueue([1], on_success=Callback(f"{module}.on_success"))
+    forged = tasks.add.enqueue([2], on_success=Callback("shutil.copy"), on_failure=Callback("os.mkdir"))
+    broken = tasks.add.enqueue([3], on_failure=Callback("os.mkdir"))
+    connection.hset(broken.key, "data", b"broken")
+    burst("default")
+    assert notes(connection) == ["on_success 3"]
+    assert honest.get_status() == "finished"
+    for job in (forged, broken):
+        result = job.latest_result()
+        assert result is not None
+        assert "is of no package that declares tasks" in str(result.exc_string)
 
 
 def starts(connection: Redis) -> dict[int, float]:

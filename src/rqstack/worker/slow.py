@@ -19,7 +19,7 @@ from rq.job import Job, JobStatus, Retry
 from rq.timeouts import JobTimeoutException
 from rq.utils import now
 
-from rqstack.discovery import resolve
+from rqstack.discovery import check_callbacks, resolve
 from rqstack.errors import InvalidJob
 from rqstack.limiting.putback import PutBack
 from rqstack.worker.channel import Lost
@@ -85,6 +85,7 @@ class SlowPath:
         if job is None:
             return Ended("deleted")
         try:
+            check_callbacks(job)
             running.name = job.func_name or ""
             resolve(running.name, job.instance)
             with worker.death_penalty_class(running.timeout, JobTimeoutException, job_id=job.id):
@@ -142,6 +143,7 @@ class SlowPath:
         job.ended_at = now()
         exc_string = "".join(traceback.format_exception(*exc_info))
         try:
+            check_callbacks(job)
             job.execute_failure_callback(worker.death_penalty_class, *exc_info)
         except BaseException:
             exc_info = _current()
