@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import os
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from redis import Redis
 from rq.job import Callback, Job, Retry
 from rq.repeat import Repeat
+from rq.utils import utcformat
 from rq.webhook import Webhook
 
 import rqstack.enqueue.fields as fields
@@ -71,10 +74,15 @@ class Near(int):
     __hash__ = int.__hash__
 
 
+def plain_hash(fields: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """`data` as RQ reads it: a short one is not compressed here, though it is a zlib stream all the same."""
+    return {name: zlib.decompress(value) if name == b"data" else value for name, value in fields.items()}
+
+
 def dump(connection: Redis) -> dict[bytes, Any]:
     """All that a Redis holds: type, seconds to live, value."""
     read: dict[bytes, Callable[[bytes], Any]] = {
-        b"hash": connection.hgetall,
+        b"hash": lambda key: plain_hash(connection.hgetall(key)),
         b"list": lambda key: connection.lrange(key, 0, -1),
         b"set": connection.smembers,
         b"zset": lambda key: connection.zrange(key, 0, -1, withscores=True),
@@ -249,3 +257,28 @@ def test_what_the_short_way_leaves_to_rq(
     pair: tuple[Redis, Redis], monkeypatch: pytest.MonkeyPatch, act: Callable[[rq.Queue], Any]
 ) -> None:
     both(pair, monkeypatch, act)
+
+
+@given(st.binary(max_size=400))
+def test_data_reads_back_however_it_is_stored(data: bytes) -> None:
+    assert zlib.decompress(fields.compress(data)) == data
+
+
+def test_ids_are_random_uuids_that_no_fork_gives_again() -> None:
+    made = [fields.new_id() for _ in range(600)]
+    assert all(uuid.UUID(identifier).version == 4 and str(uuid.UUID(identifier)) == identifier for identifier in made)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, fields.new_id().encode())
+        os._exit(0)
+    os.close(writer)
+    assert os.waitpid(child, 0)[1] == 0
+    of_child = os.read(reader, 100).decode()
+    os.close(reader)
+    assert len({*made, of_child, *(fields.new_id() for _ in range(300))}) == 901
+
+
+@given(st.datetimes(min_value=datetime(1000, 1, 1), timezones=st.just(UTC)))
+def test_times_are_written_as_rq_writes_them(moment: datetime) -> None:
+    assert fields.stamp(moment) == utcformat(moment)
