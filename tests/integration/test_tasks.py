@@ -22,7 +22,8 @@ from rq import Callback, Queue, SimpleWorker
 from rq.job import Job
 
 from rqstack.discovery import autodiscover, registry
-from rqstack.errors import BrokerUnavailable, InvalidJob
+from rqstack.enqueue import get_queue
+from rqstack.errors import BrokerUnavailable, InvalidJob, UnknownTask
 from rqstack.security import REJECTED, get_serializer
 from rqstack.settings import get_settings
 
@@ -213,6 +214,21 @@ def test_what_cannot_run_is_refused_by_the_producer(tasks: Any, connection: Redi
             call()
         assert said in str(caught.value)
     assert connection.keys("*") == []
+
+
+def test_a_function_that_is_no_task_is_refused_by_the_queue(tasks: Any, connection: Redis) -> None:
+    queue = get_queue("default", connection=connection)
+    for call in (
+        lambda: queue.enqueue(len, [1]),
+        lambda: queue.enqueue(tasks.note, "x", job_timeout=5),
+        lambda: queue.enqueue_in(timedelta(1), tasks.note, "x"),
+        lambda: queue.enqueue(tasks.Model("x").greet, "y"),
+    ):
+        with pytest.raises(UnknownTask, match="is no task, so no worker would run it"):
+            call()
+    assert connection.keys("*") == []
+    jobs = [queue.enqueue(tasks.add, 1), queue.enqueue(tasks.add.func, 2), queue.enqueue(tasks.add.name, 3)]
+    assert queue.job_ids == [job.id for job in jobs]
 
 
 def test_a_redis_that_is_away_is_said_in_a_sentence(tasks: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from rqstack.enqueue.checked import CheckedQueue
 from rqstack.enqueue.queue import Queue
 from rqstack.settings import get_settings
 
@@ -59,4 +60,5 @@ def get_queue(name: str, connection: Redis | None = None, settings: Settings | N
 def _make(name: str, connection: Redis, settings: Settings) -> Queue:
     from rqstack.security import get_serializer
 
-    return Queue(name, connection=connection, default_timeout=settings.job_timeout, serializer=get_serializer(settings))
+    kind = Queue if settings.allow_unregistered else CheckedQueue
+    return kind(name, connection=connection, default_timeout=settings.job_timeout, serializer=get_serializer(settings))
