@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,8 +25,11 @@ from rq.job import Job
 from rqstack.discovery import autodiscover, registry
 from rqstack.enqueue import get_queue
 from rqstack.errors import BrokerUnavailable, InvalidJob, UnknownTask
+from rqstack.limiting import acquire
+from rqstack.ratelimit import Rate
 from rqstack.security import REJECTED, get_serializer
 from rqstack.settings import get_settings
+from rqstack.stack.acl import RULES
 
 SOURCE = """
 import os
@@ -368,6 +372,25 @@ def test_a_plain_rq_worker_puts_back_what_is_over_the_rate(tasks: Any, connectio
     assert [job.get_status() for job in jobs] == ["finished"] * 5 + ["scheduled"] * 2
     stored = Job.fetch(jobs[-1].id, connection=connection, serializer=get_serializer())
     assert (stored.retries_left, stored.number_of_retries or 0) == (1, 0)
+
+
+def test_the_limiter_needs_no_more_than_a_workers_rights_and_keeps_the_order(own_redis: Any) -> None:
+    admin = own_redis.client()
+    admin.execute_command("ACL", "SETUSER", "w", "on", ">secret", "-@all", *RULES["worker"].split())
+    client = Redis(port=own_redis.port, username="w", password="secret")
+    rate = Rate(2, 3600)
+    waits = [acquire(client, "a.b", rate, str(number)) for number in range(6)]
+    assert waits[:2] == [0, 0]
+    assert 3590 < waits[2] <= 3600.1
+    places = [later - earlier for earlier, later in pairwise(waits[2:])]
+    assert all(1790 < place < 1810 for place in places)
+    # Back too early, in another order: each is told to come after those that were there before it.
+    again = {number: acquire(client, "a.b", rate, str(number)) for number in (5, 3, 2, 4)}
+    assert sorted(again, key=again.__getitem__) == [2, 3, 4, 5]
+    assert acquire(client, "c.d", rate, "1") == 0
+    assert all(key.startswith(b"rqstack:ratelimit:") for key in admin.keys("*"))
+    client.close()
+    admin.close()
 
 
 def smoke(*arguments: str) -> subprocess.CompletedProcess[str]:
