@@ -142,7 +142,7 @@ def site(kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch:
     """A project whose calls travel through a backend; dead consumers are noticed after a second."""
     made = Site(tmp_path)
     given = {
-        "RQSTACK_DEAD_AFTER": "1.5",
+        "RQSTACK_DEAD_AFTER": "2",
         "RQSTACK_HEARTBEAT": "0.3",
         "RQSTACK_GRACE": "2",
         "RQSTACK_HOME": str(tmp_path),
