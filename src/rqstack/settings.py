@@ -135,9 +135,7 @@ class Settings(_Base):
     serializer: Literal["pickle", "json"] = Field("pickle", description="How arguments and results are stored.")
     tasks_path: Path = Field(Path("tasks"), description="The folder of task projects, from the project's root.")
     projects: Names = Field((), description="Projects of that folder to use; empty for all.")
-    reload: bool = Field(
-        False, description="1 replaces horses when a file of the task code is saved, for development."
-    )
+    reload: bool = Field(False, description="1 replaces horses when a file of the task code is saved, for development.")
     modules: Names = Field((), description="Further modules with tasks, by dotted name.")
     allow_unregistered: bool = Field(
         False, description="1 lets workers run any importable function, for plain RQ producers."
@@ -345,7 +343,7 @@ def load(cls: type[_T], **given: Any) -> _T:
     """
     root = home()
     try:
-        return cls(_env_file=(root / ".env", root / "var" / "stack.env"), **given)  # type: ignore[call-arg]
+        return cls(_env_file=(root / ".env", root / "var" / "stack.env"), **given)
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(cls, problem) for problem in error.errors())) from None
 

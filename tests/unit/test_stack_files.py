@@ -192,5 +192,7 @@ def test_with_docker_the_mode_is_compose_unless_a_local_stack_runs(
 
 
 def test_a_process_of_no_such_name_is_refused_with_those_that_are() -> None:
-    with pytest.raises(RqstackError, match=r"web\.1: no such process\. There are redis, worker, long-worker, scheduler"):
+    with pytest.raises(
+        RqstackError, match=r"web\.1: no such process\. There are redis, worker, long-worker, scheduler"
+    ):
         processes.get("web.1")
