@@ -54,6 +54,28 @@ class Task(Generic[P, R]):
         self._signature: inspect.Signature | None = None
         registry.register(self)
 
+    @functools.cached_property
+    def is_plain(self) -> bool:
+        """Whether no option changes how a job of it is enqueued, apart from the queue."""
+        given = self.options
+        ttls = (given.timeout, given.result_ttl, given.failure_ttl, given.ttl)
+        other = given.retries or given.unique or given.at_front or given.description or given.meta
+        return not other and all(seconds is None for seconds in ttls)
+
+    @functools.cached_property
+    def positional(self) -> range:
+        """How many positional arguments alone are a complete call."""
+        kinds = [(parameter.kind, parameter.default) for parameter in self.signature.parameters.values()]
+        by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        places = [default for kind, default in kinds if kind in by_place]
+        if any(
+            kind == inspect.Parameter.KEYWORD_ONLY and default is inspect.Parameter.empty for kind, default in kinds
+        ):
+            return range(0)
+        least = sum(default is inspect.Parameter.empty for default in places)
+        unbounded = any(kind == inspect.Parameter.VAR_POSITIONAL for kind, _ in kinds)
+        return range(least, sys.maxsize if unbounded else len(places) + 1)
+
     @property
     def signature(self) -> inspect.Signature:
         """The parameters of the function."""
