@@ -76,4 +76,5 @@ def explain(error: Exception, url: str) -> BrokerUnavailable:
         return BrokerUnavailable(
             f"{where} cannot write to its disk, so it takes no new jobs. Free disk space; it goes on by itself."
         )
-    return BrokerUnavailable(f"{where} cannot be reached: {error}. Is it running? Check REDIS_URL.")
+    reason = str(error).rstrip(".") or type(error).__name__
+    return BrokerUnavailable(f"{where} cannot be reached: {reason}. Is it running? Check REDIS_URL.")

@@ -48,6 +48,10 @@ class DaemonError(RqstackError):
     """The background worker could not be started or stopped, or is not running."""
 
 
+class WorkerError(RqstackError):
+    """A worker cannot start as asked; the message says why."""
+
+
 class PayloadRejected(RqstackError):
     """A payload's signature is missing or wrong; nothing of it was read.
 

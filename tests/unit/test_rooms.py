@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "rqstack"
 ROOMS = (
     ("errors", "home"),
     ("settings",),
-    ("connections", "database"),
+    ("connections", "database", "logs"),
     ("security",),
     ("retries", "timetable"),
     ("enqueue", "discovery", "registry", "declaration", "limiting", "preload", "producer", "publishing", "ratelimit"),

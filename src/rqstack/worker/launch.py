@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from rqstack.logs import configure
 from rqstack.preload import preloaded_settings
 
 
@@ -15,6 +16,9 @@ def launch(
     burst: bool = False,
     backend: str | None = None,
     on_ready: Callable[[], None] | None = None,
+    logging_level: str | None = None,
+    reload: bool = False,
+    **options: Any,
 ) -> int:
     """Load the framework if there is one, find the tasks, and run until stopped.
 
@@ -23,6 +27,9 @@ def launch(
         processes: Default: `settings.processes`.
         burst: End when the queues are empty.
         backend: Dotted path of a message backend, in place of the setting's.
+        logging_level: Default: `settings.log_level`.
+        reload: Replace horses when a file of the task code is saved. Default: `settings.reload`.
+        options: What else `rqstack.worker.service.run` takes; a message backend has no use for it.
         on_ready: Called once a consumer of a message backend runs. (A worker of RQ's queues is to be seen in Redis.)
 
     Returns:
@@ -31,10 +38,10 @@ def launch(
     Raises:
         RqstackError: The framework or the backend cannot be loaded.
     """
-    settings = preloaded_settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if backend:
-        settings = settings.model_copy(update={"queue_backend": backend})
+    given: dict[str, Any] = {"queue_backend": backend, "log_level": logging_level and logging_level.upper()}
+    given = {name: value for name, value in given.items() if value} | ({"reload": True} if reload else {})
+    settings = preloaded_settings().model_copy(update=given)
+    configure(settings)
     names = tuple(queues) or settings.queues
     if settings.queue_backend:
         from rqstack.discovery import autodiscover
@@ -47,4 +54,4 @@ def launch(
         return consumer.run()
     from rqstack.worker.service import run
 
-    return run(names, settings, processes=processes, burst=burst)
+    return run(names, settings, processes=processes, burst=burst, **options)

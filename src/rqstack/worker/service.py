@@ -8,15 +8,18 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from rq.utils import import_attribute
 
 from rqstack.connections import connect, explain
 from rqstack.enqueue import Queue
+from rqstack.errors import WorkerError
 from rqstack.security import get_serializer
 from rqstack.settings import Settings, get_settings
+from rqstack.worker.companion import Companion
 from rqstack.worker.horse import Limits
 from rqstack.worker.supervisor import Supervisor
 from rqstack.worker.worker import Worker
@@ -40,8 +43,10 @@ def run(
     burst: bool = False,
     name: str | None = None,
     max_jobs: int | None = None,
-    max_idle: float | None = None,
-    strategy: str = "default",
+    max_idle_time: float | None = None,
+    dequeue_strategy: str = "default",
+    with_scheduler: bool = False,
+    exception_handler: Sequence[str] = (),
 ) -> int:
     """Run a supervisor with its horses until it is stopped, or until its work is done.
 
@@ -53,8 +58,10 @@ def run(
         name: Name of the worker; with several processes, the beginning of their names. Default: made of the host's
             name, the process id and a random part.
         max_jobs: End after this many jobs, each horse.
-        max_idle: End after this many seconds without a job, each horse.
-        strategy: Order of the queues: default (as given), round_robin or random.
+        max_idle_time: End after this many seconds without a job, each horse.
+        dequeue_strategy: Order of the queues: default (as given), round_robin or random.
+        with_scheduler: Run a scheduler process too.
+        exception_handler: Dotted paths of RQ exception handlers, called in order when a job has failed.
 
     Returns:
         The exit code.
@@ -62,26 +69,32 @@ def run(
     Raises:
         SettingsError: What `RQSTACK_PRELOAD` names does not load.
         BrokerUnavailable: Redis refuses the user or the password.
-        ValueError: A worker of this name is alive.
+        WorkerError: A worker of this name is alive, or an exception handler does not import.
     """
     settings = settings or get_settings()
     client = connect(settings, socket_timeout=10)
     if not _wait_for(client, settings):
         return 0
     count = processes or settings.processes
-    workers = [_worker(client, settings, queues, label, strategy) for label in _names(name, count)]
+    workers = [_worker(client, settings, queues, label) for label in _names(name, count)]
     for worker in workers:
-        worker.register_birth()  # type: ignore[no-untyped-call]
+        worker.work_strategy = dequeue_strategy
+        for path in exception_handler:
+            worker.push_exc_handler(_handler(path))  # type: ignore[no-untyped-call]
+        try:
+            worker.register_birth()  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            raise WorkerError(f"{error}. Stop it first, or choose another --name.") from None
     workers[0].log.info("Worker %s: %d horses on %s", workers[0].name, count, ", ".join(queues))
     limits = Limits(
         burst=burst,
         max_jobs=max_jobs,
         recycle_jobs=settings.max_jobs,
         max_rss=settings.max_rss,
-        max_idle=max_idle,
+        max_idle=max_idle_time,
     )
     try:
-        Supervisor(workers, limits, settings).run()
+        Supervisor(workers, limits, settings, [Companion(settings)] if with_scheduler else []).run()
     finally:
         for worker in workers:
             _bid_farewell(worker)
@@ -93,9 +106,9 @@ def _names(name: str | None, count: int) -> list[str]:
     return [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
 
 
-def _worker(client: Redis, settings: Settings, queues: Sequence[str], name: str, strategy: str) -> Worker:
+def _worker(client: Redis, settings: Settings, queues: Sequence[str], name: str) -> Worker:
     serializer = get_serializer(settings)
-    worker = Worker(
+    return Worker(
         [Queue(queue, connection=client, serializer=serializer) for queue in queues],
         name=name,
         connection=client,
@@ -104,8 +117,13 @@ def _worker(client: Redis, settings: Settings, queues: Sequence[str], name: str,
         default_result_ttl=settings.result_ttl,
         worker_ttl=WORKER_TTL,
     )
-    worker.work_strategy = strategy
-    return worker
+
+
+def _handler(path: str) -> Any:
+    try:
+        return import_attribute(path)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise WorkerError(f"The exception handler {path} cannot be imported: {error}.") from None
 
 
 def _wait_for(client: Redis, settings: Settings) -> bool:

@@ -35,6 +35,7 @@ from rqstack.worker.slow import Running, SlowPath
 from rqstack.worker.template import Died, Forked, Ready, Template
 
 if TYPE_CHECKING:
+    from rqstack.worker.companion import Companion
     from rqstack.worker.worker import Worker
 
 _TICK = 1.0
@@ -80,9 +81,16 @@ class Supervisor:
         workers: RQ workers, registered already; all listen on the same queues.
         limits: When a horse ends.
         settings: Default: `get_settings()`.
+        companions: Processes that are kept running beside the horses.
     """
 
-    def __init__(self, workers: Sequence[Worker], limits: Limits, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        workers: Sequence[Worker],
+        limits: Limits,
+        settings: Settings | None = None,
+        companions: Sequence[Companion] = (),
+    ) -> None:
         self._settings = settings = settings or get_settings()
         self._limits = replace(limits, block=settings.dead_after * 0.6)
         self._stalls = [Stall(worker, index) for index, worker in enumerate(workers)]
@@ -115,6 +123,7 @@ class Supervisor:
         self._former: list[Template] = []
         self._release = ""
         self._watch = CodeWatch(settings)
+        self._companions = companions
         self._look_at = 0.0
         self._wakeup, self._wake = os.pipe()
 
@@ -145,6 +154,8 @@ class Supervisor:
                     os.read(self._wakeup, 4096)
             self._leave()
         finally:
+            for companion in self._companions:
+                companion.stop()
             for template in (self._template, self._next, *self._former):
                 if template is not None:
                     template.kill()
@@ -168,6 +179,9 @@ class Supervisor:
             self._maintain(moment)
             self._reload(moment)
         self._check_deadlines(moment)
+        if not self._stops:
+            for companion in self._companions:
+                companion.keep_running(moment)
 
     def _pause(self) -> float:
         """Seconds until something is due."""

@@ -1,0 +1,38 @@
+"""How processes log: lines for people, or one JSON object a line for collectors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rqstack.settings import Settings
+
+TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def configure(settings: Settings) -> None:
+    """Log to stderr as the settings say, RQ's own lines included.
+
+    Args:
+        settings: `log_level` and `log_format` are used.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    if settings.log_format == "json":
+        from pythonjsonlogger.json import JsonFormatter
+
+        handler.setFormatter(
+            JsonFormatter(
+                "%(asctime)s %(levelname)s %(name)s %(message)s",
+                rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+            )
+        )
+    else:
+        handler.setFormatter(logging.Formatter(TEXT))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level)
+    # RQ sets its loggers to INFO when it is imported, and adds handlers where it finds none.
+    for name in ("rq.worker", "rq.job", "rq.scheduler", "rq.queue", "rq.registry"):
+        logging.getLogger(name).setLevel(settings.log_level)
