@@ -160,6 +160,23 @@ def test_a_restart_replaces_the_table(redis_url: str, connection: Redis, project
     assert process.stop() == 0
 
 
+def test_a_module_of_no_project_has_its_cron_table_beside_it(
+    redis_url: str, connection: Redis, start: Start, tmp_path: Path
+) -> None:
+    package = tmp_path / "shop"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "tasks.py").write_text(TASKS)
+    (package / "cron.py").write_text(
+        "from rqstack.scheduling import schedule\nfrom shop.tasks import add\nprint('imported')\n"
+        "schedule(add, '@daily', args=(1,), name='in the shop')\n"
+    )
+    process = start(RQSTACK_MODULES="shop.tasks", PYTHONPATH=str(tmp_path))
+    until(lambda: names(connection) == {"in the shop"})
+    assert process.said("imported")
+    assert process.stop() == 0
+
+
 def test_schedulers_of_different_projects_leave_each_other_alone(
     redis_url: str, connection: Redis, start: Start, tmp_path: Path
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
 import click
@@ -15,9 +14,10 @@ def scheduler(name: str | None) -> None:
 
     SIGHUP reads the task code again; a deploy or a `git pull` is noticed by itself.
     """
+    from rqstack.logs import configure
     from rqstack.preload import preloaded_settings
     from rqstack.scheduling.process import SchedulerProcess
 
     settings = preloaded_settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure(settings)
     sys.exit(SchedulerProcess(settings, name=name).run())

@@ -126,13 +126,17 @@ def load(connection: Redis, settings: Settings) -> Declared:
         connection: Redis.
         settings: Where the task code is.
     """
-    from rqstack.discovery import CRON, MODULES, autodiscover
+    from rqstack.discovery import CRON, MODULES, autodiscover, discover_packages
     from rqstack.preload import preload
 
     with collecting() as lines:
         settings = preload(settings)
         found = autodiscover(settings, modules=(*MODULES, CRON))
-    declared = Declared(problems=[str(failure) for failure in found.failures])
+        # Tasks of no project (RQSTACK_MODULES, Django's apps) may have a `cron.py` beside them too.
+        modules = {task.func.__module__ for task in registry} - {name for name, of in found.modules.items() if of}
+        packages = sorted({module.rpartition(".")[0] for module in modules} - {"", "rqstack"})
+        others = discover_packages(packages, (CRON,))
+    declared = Declared(problems=[str(failure) for failure in (*found.failures, *others.failures)])
     # A scheduler of some projects answers for their lines alone: another one has those of the others.
     own = ",".join(sorted(settings.projects))
     declared.sources = [DECLARED + project for project in (*settings.projects, own)] if own else [f"{DECLARED}*"]

@@ -4,23 +4,20 @@ scheduler goes on whatever that code does."""
 from __future__ import annotations
 
 import json
-import logging
 import os
+import pickle
 import select
-import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
+from rqstack.logs import configure
 from rqstack.settings import Settings
-
-log = logging.getLogger("rqstack.scheduler")
 
 TIMEOUT = 120.0
 """Seconds after which a reading is given up: the task code hangs when it is imported."""
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass
@@ -47,38 +44,34 @@ class Loader:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._pid = 0
-        self._pipe = -1
+        self._process: subprocess.Popen[bytes] | None = None
         self._received = b""
         self._deadline = 0.0
 
     @property
     def busy(self) -> bool:
         """Whether a reading is going on."""
-        return self._pid != 0
+        return self._process is not None
 
     def start(self) -> None:
-        """Begin to read the table and write it to Redis, in a child process."""
+        """Begin to read the table and write it to Redis, in a new interpreter."""
         assert not self.busy
-        reading, writing = os.pipe()
-        # No signal may be handled between the fork and the child's own set-up.
-        old = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
-            self._pid = os.fork()
-            if self._pid == 0:
-                os.close(reading)
-                self._child(writing, old)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, old)
-        os.close(writing)
-        self._pipe, self._received, self._deadline = reading, b"", time.monotonic() + TIMEOUT
+        command = [sys.executable, "-m", __name__]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process, self._received, self._deadline = process, b"", time.monotonic() + TIMEOUT
+        assert process.stdin is not None
+        # Secrets among them, so neither arguments nor the environment. It is less than a pipe holds.
+        with suppress(BrokenPipeError), process.stdin as pipe:
+            pipe.write(pickle.dumps((sys.path, self.settings)))
 
     def poll(self) -> Report | None:
         """The report of a reading that has ended, or None."""
-        if not self.busy:
+        if self._process is None:
             return None
-        while select.select([self._pipe], [], [], 0)[0]:
-            part = os.read(self._pipe, 65536)
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        while select.select([pipe], [], [], 0)[0]:
+            part = os.read(pipe, 65536)
             if not part:
                 return self._end()
             self._received += part
@@ -89,34 +82,20 @@ class Loader:
 
     def stop(self) -> None:
         """End a reading that is going on."""
-        if self.busy:
-            with suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
+        if self._process is not None:
+            self._process.kill()
             self._end()
 
     def _end(self) -> Report:
-        os.close(self._pipe)
-        _, status = os.waitpid(self._pid, 0)
-        self._pid, self._pipe = 0, -1
+        process, self._process = self._process, None
+        assert process is not None
+        assert process.stdout is not None
+        process.stdout.close()
+        code = process.wait()
         try:
             return Report(**json.loads(self._received))
         except (ValueError, TypeError):
-            code = os.waitstatus_to_exitcode(status)
             return Report(problems=[f"the process that reads the cron table ended with code {code}"])
-
-    def _child(self, pipe: int, mask: Any) -> None:
-        code = 1
-        try:
-            for number in _SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.write(pipe, json.dumps(vars(read_table(self.settings))).encode())
-            code = 0
-        except BaseException:
-            log.exception("the cron table cannot be read")
-        finally:
-            logging.shutdown()
-            os._exit(code)
 
 
 def read_table(settings: Settings) -> Report:
@@ -143,3 +122,20 @@ def read_table(settings: Settings) -> Report:
     finally:
         connection.close()
     return Report(True, declared.problems, {kind: len(ids) for kind, ids in vars(change).items()})
+
+
+def main() -> None:
+    """The child's: settings from stdin, the report to stdout."""
+    report = os.dup(1)
+    # What task code prints when it is imported goes to the log.
+    os.dup2(2, 1)
+    path, settings = pickle.load(sys.stdin.buffer)
+    sys.path[:] = path
+    configure(settings)
+    answer = json.dumps(vars(read_table(settings)))
+    with os.fdopen(report, "w") as pipe:
+        pipe.write(answer)
+
+
+if __name__ == "__main__":
+    main()
