@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -16,10 +15,12 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+import descendants
 import substitute
 
 HERE = Path(__file__).parent
 LEFT_OUT = "left_out.toml"
+redis_pid = 0
 
 
 def _start_redis(folder: str) -> tuple[subprocess.Popen[bytes], int]:
@@ -45,6 +46,11 @@ def _start_redis(folder: str) -> tuple[subprocess.Popen[bytes], int]:
             time.sleep(0.01)
 
 
+def pytest_runtest_logfinish() -> None:
+    if redis_pid:
+        descendants.end(keep=(redis_pid,))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: RQ's")
     config.addinivalue_line("markers", "ssl_test: RQ's")
@@ -52,13 +58,16 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.mkdtemp(prefix="rqstack-rq-suite-")
         server, port = _start_redis(folder)
 
+        global redis_pid
+        redis_pid = server.pid
+        descendants.adopt_orphans()
+
         def end() -> None:
-            server.kill()
+            descendants.end()
             server.wait()
             shutil.rmtree(folder, ignore_errors=True)
 
         config.add_cleanup(end)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that Redis is ended too
         paths = [str(HERE / "site"), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
+import descendants  # noqa: E402
 from sdist import fetch  # noqa: E402
 
 MODULES = (
@@ -55,13 +56,13 @@ def main(arguments: list[str]) -> int:
     named = [argument for argument in arguments if argument.startswith("test_")]
     rest = [argument for argument in arguments if not argument.startswith("test_")]
     files = [f"tests/{name.removesuffix('.py')}.py" for name in named or MODULES]
-    run = subprocess.Popen(command(*files, *rest), cwd=fetch())
+    descendants.adopt_orphans()
+    # Not passed on: RQ's tests put handlers of their own in place.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        return run.wait()
-    except KeyboardInterrupt:
-        run.send_signal(signal.SIGTERM)
-        run.wait()
-        raise
+        return subprocess.run(command(*files, *rest), cwd=fetch(), check=False).returncode
+    finally:
+        descendants.end()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def rq_tests() -> Path:
 @pytest.mark.parametrize("module", run.MODULES)
 def test_module_of_rq(module: str, rq_tests: Path) -> None:
     process = subprocess.Popen(
-        run.command(f"tests/{module}.py"), cwd=rq_tests, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, run.__file__, module], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
         output, _ = process.communicate(timeout=590)
