@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -19,6 +20,18 @@ from redis.exceptions import RedisError
 from rqstack.settings import get_settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under xdist the tests of a file stay in one process, and those of compose too, as they share one engine."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "compose" if nodeid.startswith("tests/compose/") else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
 
 
 def free_port() -> int:
