@@ -40,7 +40,6 @@ def once_more():
     return Retry(max=1) if not get_current_job().number_of_retries else "second"
 def always_more(): return Retry(max=1)
 def later(): return Retry(max=2, interval=300)
-def unpicklable(): return lambda: None
 def leave(): sys.exit(3)
 def hang(): time.sleep(60)
 class Thing:
@@ -57,7 +56,12 @@ NEAR = 30  # seconds by which times may differ between the two runs
 
 
 def enqueue_all(queue: rq.Queue, module: Any) -> set[str]:
-    """One job of each kind; its id names it. Returns the ids."""
+    """One job of each kind; its id names it. Returns the ids.
+
+    Two kinds are not here, as RQ's way is mended on purpose: in place of a result that does not pickle RQ stores a text
+    and calls the job finished, here it fails; a job that was deleted while it waited stays in RQ's intermediate list
+    for ever, here it is dropped.
+    """
 
     def add(name: str, func: Any, *args: Any, **options: Any) -> Job:
         return queue.enqueue(func, args=args, job_id=name, **options)
@@ -77,7 +81,6 @@ def enqueue_all(queue: rq.Queue, module: Any) -> set[str]:
     add("waits-not-long-kept", "rq_keys_jobs.give", 1, ttl=9000, result_ttl=-1)
     add("limited", "rq_keys_jobs.give", 1, job_timeout=50)
     add("unlimited", "rq_keys_jobs.give", 1, job_timeout=-1)
-    add("unpicklable", "rq_keys_jobs.unpicklable")
     add("fail", "rq_keys_jobs.fail")
     add("fail-kept-short", "rq_keys_jobs.fail", "KeyError", failure_ttl=700)
     add("fail-kept-ever", "rq_keys_jobs.fail", failure_ttl=-1)
@@ -111,8 +114,6 @@ def enqueue_all(queue: rq.Queue, module: Any) -> set[str]:
     group.enqueue_many(queue, [rq.Queue.prepare_data("rq_keys_jobs.give", (n,), job_id=f"group-{n}") for n in (1, 2)])
     corrupt = add("corrupt", "rq_keys_jobs.give")
     queue.connection.hset(corrupt.key, "data", b"no pickle")
-    gone = add("gone", "rq_keys_jobs.give")
-    queue.connection.delete(gone.key)
     keys = (key.decode().removeprefix("rq:job:") for key in queue.connection.scan_iter("rq:job:*"))
     return {key for key in keys if ":" not in key}
 
@@ -129,7 +130,8 @@ def plain(field: str, value: bytes) -> Any:
     if field in OWN:
         return "its own" if value else "none"
     if field == "exc_string":  # the lines of the traceback name the code of the worker
-        return zlib.decompress(base64.b64decode(value)).decode().strip().splitlines()[-1]
+        last = zlib.decompress(base64.b64decode(value)).decode().strip().splitlines()[-1]
+        return last.partition(":")[0] if "DeserializationError" in last else last  # here it also says why
     if field == "data" and value[:1] == b"x":
         return zlib.decompress(value)
     return value.decode("utf-8", "backslashreplace")

@@ -13,7 +13,7 @@ PR_SET_CHILD_SUBREAPER = 36  # of <linux/prctl.h>
 
 
 def adopt_orphans() -> None:
-    """What is started here stays this process's, whoever of its parents ends first. Linux only; elsewhere it may go free."""
+    """What is started here stays this process's, whoever of its parents ends first. (Linux only.)"""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
