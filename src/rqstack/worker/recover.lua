@@ -9,8 +9,8 @@
 -- ARGV[5]  how many queues follow
 -- ARGV[6+] queue names, then worker names
 --
--- Returns a list of {worker, what, queue, job id, execution id}: what is 'requeued' (at the front), 'bury' (it has
--- crashed too often: nothing was changed, the caller fails it), or 'gone' (deleted, or given to somebody else).
+-- Returns a list of {worker, what, queue, job id, execution id} of jobs that were running: what is 'requeued' (at the
+-- front), or 'bury' (it has crashed too often: nothing was changed, the caller fails it).
 
 local call = redis.call
 local queues = tonumber(ARGV[5])
@@ -58,7 +58,7 @@ for i = 6 + queues, #ARGV do
   if lease and string.sub(lease, 1, 1) ~= '=' then
     local queue, id, execution = string.match(lease, '^(.*)\n(.*):(%x+)$')
     what = requeue(worker, queue, id, execution)
-    reply[#reply + 1] = {worker, what, queue, id, execution}
+    if what ~= 'gone' then reply[#reply + 1] = {worker, what, queue, id, execution} end
   end
   if what ~= 'bury' then
     call('HDEL', KEYS[1], worker)

@@ -40,7 +40,7 @@ class Held(NamedTuple):
 
     Args:
         worker: The worker.
-        what: requeued (at the front), bury (it has ended its process too often: to be failed), or gone.
+        what: requeued (at the front), or bury (it has ended its process too often: to be failed).
         queue: Its queue.
         job_id: Its id.
         execution: The id of the run that ended.
@@ -116,6 +116,13 @@ class Recovery:
             fail: A running job is not put back but comes as `bury`.
         """
         return self._recover(self._supervisor, self._queues, workers, crashed or fail, 0 if fail else None, dead=False)
+
+    def holds(self, worker: str) -> str | None:
+        """The id of the job that one of one's own workers is on record as running."""
+        lease = self._channel.call("HGET", running_key(self._supervisor), worker)
+        if lease is None or lease.startswith(b"="):
+            return None
+        return str(lease.decode().rpartition("\n")[2].partition(":")[0])
 
     def take_over(self, supervisor: str) -> list[Held]:
         """Put back what the workers of a dead supervisor hold, and forget them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
@@ -19,19 +18,18 @@ from redis.exceptions import RedisError
 from rq.command import handle_command
 from rq.utils import now
 
-from rqstack.discovery import autodiscover, registry
+from rqstack.discovery import autodiscover
 from rqstack.errors import SettingsError
 from rqstack.preload import preload
 from rqstack.settings import Settings, get_settings
+from rqstack.worker.burial import Burial, bury, describe
 from rqstack.worker.channel import Channel
-from rqstack.worker.counters import field as counter_field
+from rqstack.worker.commands import Commands
 from rqstack.worker.horse import DONE, RECYCLE, Horse, Limits
 from rqstack.worker.parent import die_with, wait_for_end
 from rqstack.worker.recovery import Held, Recovery
 from rqstack.worker.reload import CodeWatch, release
-from rqstack.worker.scripts import METRICS
 from rqstack.worker.slots import Slots
-from rqstack.worker.slow import Running, SlowPath
 from rqstack.worker.template import Died, Forked, Ready, Template
 
 if TYPE_CHECKING:
@@ -108,7 +106,10 @@ class Supervisor:
             worker_ttl=first.worker_ttl + 60,
             max_crashes=settings.max_crashes,
         )
-        self._pubsub: Any = None
+        self._commands = Commands(workers)
+        self._burials: dict[int, tuple[Burial, Stall | None]] = {}
+        self._sent: set[int] = set()
+        self._next_errand = -1
         self._stops: list[float] = []
         self._stop_noted = False
         self._put_back_at = float("inf")
@@ -144,8 +145,8 @@ class Supervisor:
             while not self._is_over():
                 self._tick()
                 ready: list[Any] = [self._wakeup]
-                if self._pubsub_socket is not None:
-                    ready.append(self._pubsub_socket)
+                if self._commands.socket is not None:
+                    ready.append(self._commands.socket)
                 for template in (self._template, self._next, *self._former):
                     if template is not None and template.pid:
                         ready.append(template.connection)
@@ -174,6 +175,7 @@ class Supervisor:
             self._beat(moment)
         self._listen()
         self._settle()
+        self._send_errands()
         if self._in_touch_since is not None:
             self._fork_due(moment)
             self._maintain(moment)
@@ -194,7 +196,12 @@ class Supervisor:
         return max(min(due) - moment, 0.0) + 0.001
 
     def _is_over(self) -> bool:
-        return all(stall.retired and not stall.pid and stall.status is None for stall in self._stalls)
+        if self._stops and time.monotonic() > self._stops[0] + self._settings.grace:
+            # Redis is away; whoever comes next finds on record what is left.
+            return not any(stall.pid for stall in self._stalls)
+        return not self._burials and all(
+            stall.retired and not stall.pid and stall.status is None for stall in self._stalls
+        )
 
     # -- horses
 
@@ -214,12 +221,16 @@ class Supervisor:
         stall.born = time.monotonic()
         self._template.fork(stall.index)
 
-    def _run_horse(self, index: int) -> int:
-        """What a horse does; called in its own process."""
-        worker = self._stalls[index].worker
+    def _run_horse(self, index: int, burial: Burial | None) -> int:
+        """What a horse does, or who buries a job (then `index` is below 0); called in a process of its own."""
+        worker = self._stalls[max(index, 0)].worker
         try:
             worker._is_horse, worker._horse_pid = True, 0
             os.environ["RQ_WORKER_ID"] = worker.name
+            if burial is not None:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                return 0 if bury(worker, burial) else 1
             horse = Horse(worker, (self._id, self._pid), self._slots, index, self._limits, self._release)
             return horse.run()
         except BaseException:
@@ -239,12 +250,12 @@ class Supervisor:
                 continue
             for message in template.messages():
                 if isinstance(message, Forked):
-                    stall = self._stalls[message.slot]
-                    stall.pid = stall.worker._horse_pid = message.pid
-                    if self._stops or stall.retired:
-                        os.kill(message.pid, signal.SIGTERM)
+                    self._note_birth(message)
+                elif isinstance(message, Died) and message.slot < 0:
+                    self._note_errand(message.slot, message.status)
                 elif isinstance(message, Died):
-                    self._note_death(self._stalls[message.slot], message.status)
+                    if self._stalls[message.slot].pid == message.pid:
+                        self._note_death(self._stalls[message.slot], message.status)
                 elif isinstance(message, Ready):
                     self._note_ready(template, message)
                 elif template is self._next:
@@ -256,6 +267,17 @@ class Supervisor:
         self._former = [template for template in self._former if template.pid]
         if self._maintenance_pid and os.waitpid(self._maintenance_pid, os.WNOHANG)[0]:
             self._maintenance_pid = 0
+
+    def _note_birth(self, message: Forked) -> None:
+        if message.slot < 0:
+            return
+        stall = self._stalls[message.slot]
+        stall.pid = stall.worker._horse_pid = message.pid
+        if self._stops or stall.retired:
+            _signal(message.pid, signal.SIGTERM)
+        elif stall.template is not self._template:
+            stall.why = "replace"
+            _signal(message.pid, signal.SIGTERM)
 
     def _note_ready(self, template: Template, message: Ready) -> None:
         if template is not self._next:
@@ -272,8 +294,7 @@ class Supervisor:
         for stall in self._stalls:
             if stall.pid and not stall.why:
                 stall.why = "replace"
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(stall.pid, signal.SIGTERM)
+                _signal(stall.pid, signal.SIGTERM)
         for former in self._former:
             former.end()
 
@@ -297,6 +318,7 @@ class Supervisor:
                 elif not stall.retired:
                     stall.fork_at = time.monotonic()
         if template is self._template:
+            self._sent.clear()
             self._log.error("The template process has ended; another is started")
             self._template = Template(self._load, self._run_horse)
 
@@ -324,20 +346,26 @@ class Supervisor:
             if os.WEXITSTATUS(status) == DONE and not stall.why and not stall.worker.killed_on_purpose:
                 stall.why = "done"
         else:
-            self._log.warning("Worker %s: the horse has ended: %s", stall.worker.name, _describe(status))
+            self._log.warning("Worker %s: the horse has ended: %s", stall.worker.name, describe(status))
 
     def _settle(self) -> None:
         """See to the jobs of horses that have ended, as soon as Redis can be reached."""
         for stall in self._stalls:
             if stall.status is None:
                 continue
+            if any(waiting is stall for _, waiting in self._burials.values()):
+                continue
             try:
                 held = self._held(stall)
             except RedisError as error:
                 self._log.warning("Worker %s: its job waits until Redis is back: %s", stall.worker.name, error)
                 return
-            if not all(self._bury(stall, job) for job in held if job.what == "bury"):
-                return
+            if burials := [job for job in held if job.what == "bury"]:
+                stall.failures = 0
+                stall.why = stall.why if stall.why != "done" else ""
+                for job in burials:
+                    self._order_burial(stall, job)
+                continue
             done = stall.why == "done" and not held
             stall.status = None
             if held:
@@ -348,22 +376,21 @@ class Supervisor:
                 stall.fork_at = time.monotonic() + (min(0.1 * 2**stall.failures, 5.0) if stall.failures else 0.0)
 
     def _held(self, stall: Stall) -> list[Held]:
+        """What a horse that has ended held. It is back on its queue, but for what is to be failed."""
         worker = stall.worker
         stopped = worker._stopped_job_id
-        crashed = stall.why != "return"
-        purpose = stall.why == "overrun" or (worker.killed_on_purpose and stopped is None)
-        held = self._recovery.give_back([worker.name], crashed=crashed and stopped is None, fail=purpose)
-        if stopped is not None and not purpose:
-            held = [job for job in held if job.job_id != stopped] + [
-                job._replace(what="bury") for job in held if job.job_id == stopped
-            ]
+        if stopped is not None and self._recovery.holds(worker.name) == stopped:
+            return self._recovery.give_back([worker.name], crashed=True, fail=True)
+        meant = stall.why == "overrun" or (worker.killed_on_purpose and stopped is None)
+        crashed = stall.why != "return" and stopped is None
+        held = self._recovery.give_back([worker.name], crashed=crashed, fail=meant)
         for job in held:
             if job.what == "requeued":
                 self._log.warning("Worker %s: job %s is back on %s", worker.name, job.job_id, job.queue)
         return held
 
-    def _bury(self, stall: Stall, held: Held) -> bool:
-        """Fail a job whose horse is gone. False if Redis is away."""
+    def _order_burial(self, stall: Stall, held: Held) -> None:
+        """Have the job failed; the next horse comes when that is done."""
         worker = stall.worker
         status = stall.status or 0
         stopped = worker._stopped_job_id == held.job_id
@@ -372,34 +399,42 @@ class Supervisor:
         elif stall.why == "overrun":
             reason = "The job went on after its time-out, and did not react to it; its work-horse was killed."
         elif worker.killed_on_purpose:
-            reason = f"Work-horse terminated unexpectedly; {_describe(status)}; somebody asked for it."
+            reason = f"Work-horse terminated unexpectedly; {describe(status)}; somebody asked for it."
         else:
             reason = (
-                f"Work-horse terminated unexpectedly; {_describe(status)}; the job has ended its process "
+                f"Work-horse terminated unexpectedly; {describe(status)}; the job has ended its process "
                 f"{self._settings.max_crashes} times, so it is not run again. See RQSTACK_MAX_CRASHES."
             )
-        return self._fail(worker, held, reason, stopped=stopped, status=status)
+        worker._stopped_job_id = None
+        self._add_burial(Burial(held, reason, stopped, status), stall)
 
-    def _fail(self, worker: Worker, held: Held, reason: str, *, stopped: bool, status: int) -> bool:
-        running = Running(held.queue, held.job_id, held.execution, 0.0, None)
-        slow = SlowPath(worker)
-        try:
-            job = slow.read(running)
-            if job is not None and not stopped:
-                worker.handle_work_horse_killed(job, 0, status, None)  # type: ignore[no-untyped-call]
-            if not slow.bury(running, reason, stopped=stopped):
-                return False
-            described = (job.description or "").partition("(")[0] if job is not None else ""
-            task = described if described in registry else "unknown"
-            name = counter_field("processed", held.queue, task, "stopped" if stopped else "killed")
-            self._channel.call("HINCRBYFLOAT", METRICS, name, 1)
-        except RedisError:
-            return False
-        return True
+    def _bury_for_others(self, held: Sequence[Held]) -> None:
+        reason = (
+            "Work-horse terminated unexpectedly, with its whole worker; the job has ended its process "
+            f"{self._settings.max_crashes} times, so it is not run again. See RQSTACK_MAX_CRASHES."
+        )
+        for job in held:
+            if job.what == "bury":
+                self._add_burial(Burial(job, reason), None)
+
+    def _add_burial(self, burial: Burial, stall: Stall | None) -> None:
+        self._burials[self._next_errand] = (burial, stall)
+        self._next_errand -= 1
+
+    def _send_errands(self) -> None:
+        if self._template.ready:
+            for errand in self._burials.keys() - self._sent:
+                self._sent.add(errand)
+                self._template.fork(errand, self._burials[errand][0])
+
+    def _note_errand(self, errand: int, status: int) -> None:
+        self._sent.discard(errand)
+        if status == 0:
+            self._burials.pop(errand, None)
 
     def _check_deadlines(self, moment: float) -> None:
         for stall in self._stalls:
-            if not stall.pid or stall.why:
+            if not stall.pid or stall.why in ("overrun", "return"):
                 continue
             deadline = self._slots.deadline(stall.index)
             if deadline and moment > deadline + OVERRUN:
@@ -438,58 +473,25 @@ class Supervisor:
 
     def _take_over(self, supervisor: str) -> None:
         held = self._recovery.take_over(supervisor)
-        self._log.warning("Supervisor %s is dead; of its jobs, %d are queued again", supervisor, len(held))
+        self._log.warning("Supervisor %s is dead; %d of its jobs were running, and are seen to", supervisor, len(held))
         self._bury_for_others(held)
-
-    def _bury_for_others(self, held: Sequence[Held]) -> None:
-        for job in held:
-            if job.what == "bury":
-                reason = (
-                    "Work-horse terminated unexpectedly, with its whole worker; the job has ended its process "
-                    f"{self._settings.max_crashes} times, so it is not run again. See RQSTACK_MAX_CRASHES."
-                )
-                self._fail(self._stalls[0].worker, job, reason, stopped=False, status=0)
-
-    @property
-    def _pubsub_socket(self) -> Any:
-        connection = getattr(self._pubsub, "connection", None)
-        return getattr(connection, "_sock", None)
 
     def _listen(self) -> None:
         """RQ's commands for the workers: stop-job, kill-horse, shutdown."""
-        try:
-            if self._pubsub is None:
-                self._pubsub = self._stalls[0].worker.connection.pubsub(ignore_subscribe_messages=True)
-                self._pubsub.subscribe(*(stall.worker.pubsub_channel_name for stall in self._stalls))
-            while (message := self._pubsub.get_message(timeout=0)) is not None:
-                if message.get("type") == "message":
-                    self._command(message)
-        except RedisError as error:
-            self._log.debug("No commands while Redis is away: %s", error)
-            with contextlib.suppress(Exception):
-                self._pubsub.close()
-            self._pubsub = None
-
-    def _command(self, message: dict[str, Any]) -> None:
-        channel = message["channel"].decode()
-        stall = next(stall for stall in self._stalls if stall.worker.pubsub_channel_name == channel)
-        worker = stall.worker
-        try:
-            payload = json.loads(message["data"])
+        for worker, payload in self._commands.read():
+            stall = next(stall for stall in self._stalls if stall.worker is worker)
             command = payload["command"]
-        except (ValueError, KeyError, TypeError):
-            self._log.error("Worker %s: a command that cannot be read: %r", worker.name, message["data"])
-            return
-        if command == "shutdown":
-            worker.log.info("Worker %s: shutdown was asked for", worker.name)
-            stall.retired = True
-            worker._shutdown_requested_date = now()
-            if stall.pid:
-                os.kill(stall.pid, signal.SIGTERM)
-        elif command == "kill-horse" and not self._slots.busy_since(stall.index):
-            worker.log.info("Worker %s is not working, kill horse command ignored", worker.name)
-        elif stall.pid:
-            handle_command(worker, payload)
+            if command == "shutdown":
+                worker.log.info("Worker %s: shutdown was asked for", worker.name)
+                stall.retired = True
+                worker._shutdown_requested_date = now()
+                if stall.pid:
+                    _signal(stall.pid, signal.SIGTERM)
+            elif command == "kill-horse" and not self._slots.busy_since(stall.index):
+                worker.log.info("Worker %s is not working, kill horse command ignored", worker.name)
+            elif stall.pid:
+                with contextlib.suppress(RedisError):
+                    handle_command(worker, payload)
 
     def _maintain(self, moment: float) -> None:
         """RQ's cleaning of registries, in a process of its own: it may take long, and calls users' callbacks."""
@@ -532,8 +534,7 @@ class Supervisor:
                     with contextlib.suppress(RedisError):
                         stall.worker.set_shutdown_requested_date()  # type: ignore[no-untyped-call]
                 if stall.pid:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(stall.pid, signal.SIGTERM)
+                    _signal(stall.pid, signal.SIGTERM)
                 elif stall.status is None and stall.fork_at is not None:
                     stall.retired = True
                 stall.fork_at = None
@@ -550,9 +551,7 @@ class Supervisor:
             self._recovery.leave()
         except RedisError as error:
             self._log.warning("Redis is away (%s); the next supervisor gives back what is left", error)
-        if self._pubsub is not None:
-            with contextlib.suppress(RedisError):
-                self._pubsub.close()
+        self._commands.close()
         self._channel.close()
 
     # -- signals
@@ -589,7 +588,6 @@ def _kill(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _describe(status: int) -> str:
-    """A wait status in RQ's words."""
-    ended_by = f" (signal {os.WTERMSIG(status)})" if os.WIFSIGNALED(status) else ""
-    return f"waitpid returned {status}{ended_by}"
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Load = Callable[[], list[str]]
 """Imports the tasks; returns what failed, a line each."""
 
-RunHorse = Callable[[int], int]
-"""Runs the horse of an index; returns its exit code."""
+RunHorse = Callable[[int, Any], int]
+"""Runs the horse of an index, or an errand (its index is below 0); returns its exit code."""
 
 
 class Ready(NamedTuple):
@@ -82,10 +82,15 @@ class Template:
                 os._exit(code)
         theirs.close()
 
-    def fork(self, index: int) -> None:
-        """Ask for a horse. `Forked` comes when it is there."""
+    def fork(self, index: int, errand: Any = None) -> None:
+        """Ask for a process. `Forked` comes when it is there.
+
+        Args:
+            index: The horse's; or, below 0, the errand's.
+            errand: What to do, in place of a horse's work.
+        """
         with contextlib.suppress(OSError):
-            self.connection.send(index)
+            self.connection.send((index, errand))
 
     def end(self) -> None:
         """End, once its last horse has ended."""
@@ -152,16 +157,15 @@ class _Process:
                 self._reap()
             if self._connection in readable:
                 try:
-                    index: Any = self._connection.recv()
+                    asked: Any = self._connection.recv()
                 except (EOFError, OSError):
                     return
-                if index is None:
+                if asked is None:
                     self._ending = True
-                elif not self._fork(index):
-                    return
+                else:
+                    self._fork(*asked)
 
-    def _fork(self, index: int) -> bool:
-        """Start a horse. False in the horse itself, when it has ended."""
+    def _fork(self, index: int, errand: Any) -> None:
         hooks.run(hooks.before_fork)
         parent = os.getpid()
         pid = os.fork()
@@ -172,14 +176,13 @@ class _Process:
                 os.setpgid(0, 0)
                 die_with(parent)
                 self._connection.close()
-                code = self._run_horse(index)
+                code = self._run_horse(index, errand)
             finally:
                 os._exit(code)
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
         self._horses[pid] = index
         self._connection.send(Forked(index, pid))
-        return True
 
     def _reap(self) -> None:
         for pid, index in list(self._horses.items()):

@@ -1,0 +1,63 @@
+"""RQ's commands for workers (stop-job, kill-horse, shutdown), listened to for many workers without a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+if TYPE_CHECKING:
+    from rqstack.worker.worker import Worker
+
+log = logging.getLogger("rq.worker")
+
+
+class Commands:
+    """One subscription for all workers of a supervisor.
+
+    Args:
+        workers: The workers; the first one's connection is used.
+    """
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self._workers = {worker.pubsub_channel_name: worker for worker in workers}
+        self._client = workers[0].connection
+        self._pubsub: Any = None
+
+    @property
+    def socket(self) -> Any:
+        """The socket, to be polled; None while there is no connection."""
+        return getattr(getattr(self._pubsub, "connection", None), "_sock", None)
+
+    def read(self) -> list[tuple[Worker, dict[str, Any]]]:
+        """What has come since: the worker, and RQ's payload. Subscribes first, where it has not or was cut off."""
+        found: list[tuple[Worker, dict[str, Any]]] = []
+        try:
+            if self._pubsub is None:
+                self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+                self._pubsub.subscribe(*self._workers)
+            while (message := self._pubsub.get_message(timeout=0)) is not None:
+                if message.get("type") == "message":
+                    worker = self._workers[message["channel"].decode()]
+                    try:
+                        payload = json.loads(message["data"])
+                        payload["command"]
+                    except (ValueError, KeyError, TypeError):
+                        log.error("Worker %s: a command that cannot be read: %r", worker.name, message["data"])
+                        continue
+                    found.append((worker, payload))
+        except RedisError as error:
+            log.debug("No commands while Redis is away: %s", error)
+            self.close()
+        return found
+
+    def close(self) -> None:
+        """Disconnect."""
+        pubsub, self._pubsub = self._pubsub, None
+        if pubsub is not None:
+            with contextlib.suppress(RedisError, OSError):
+                pubsub.close()
