@@ -166,9 +166,7 @@ def resolve(name: str, instance: Any = None, settings: Settings | None = None) -
         raise UnknownTask(f"the job calls {name!r} of an object; workers run registered tasks only.")
     if instance is not None:
         return getattr(instance, name)  # type: ignore[no-any-return]
-    from rq.utils import import_attribute
-
-    return import_attribute(name)
+    return _import_function(name)
 
 
 def check_callbacks(job: Job, settings: Settings | None = None) -> None:
@@ -195,6 +193,24 @@ def check_callbacks(job: Job, settings: Settings | None = None) -> None:
             f"the job's callback {refused[0]!r} is of no package that declares tasks, so neither was run. "
             "Move it to one, such as the module of the task."
         )
+
+
+def _import_function(name: str) -> Callable[..., Any]:
+    from rq.utils import import_attribute
+
+    try:
+        return import_attribute(name)
+    except ValueError:
+        # RQ says the same of a module that is not there and of one that breaks when it is imported.
+        module = name.rpartition(".")[0]
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            if not f"{module}.".startswith(f"{error.name}."):
+                raise TaskImportError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
+        except ValueError:
+            pass  # an empty name
+        raise
 
 
 def _projects(settings: Settings) -> Iterator[tuple[Path, Failure | None]]:

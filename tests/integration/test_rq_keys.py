@@ -171,8 +171,9 @@ def differences(wanted: dict[tuple[str, str], Any], found: dict[tuple[str, str],
     for where in sorted(wanted.keys() | found.keys()):
         theirs, ours = wanted.get(where, "(nothing)"), found.get(where, "(nothing)")
         same = theirs == ours
-        if isinstance(theirs, int | float) and isinstance(ours, int | float) and min(theirs, ours) > NEAR:
-            same = same or abs(theirs - ours) < NEAR
+        if isinstance(theirs, int | float) and isinstance(ours, int | float):
+            is_time = min(theirs, ours) > NEAR or where[1].startswith("member ")
+            same = same or (is_time and abs(theirs - ours) < NEAR)
         if not same:
             lines.append(f"{' '.join(where)}: RQ {theirs!r}, here {ours!r}")
     return lines

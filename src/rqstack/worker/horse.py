@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 from rq.exceptions import DeserializationError
 from rq.job import Job, Retry, _job_stack
-from rq.timeouts import JobTimeoutException
+from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from rq.utils import parse_timeout
 
 from rqstack.discovery import resolve
 from rqstack.errors import InvalidJob, PayloadRejected
 from rqstack.security import count_rejected
 from rqstack.worker import hooks
+from rqstack.worker.alarm import Alarm
 from rqstack.worker.channel import Channel, Lost, Waiters, pack
 from rqstack.worker.counters import Counters
 from rqstack.worker.lazyjob import lazy_job
@@ -121,9 +122,11 @@ class Horse:
         self._now = 0.0
         self._second = 0
         self._second_text = ""
+        self._alarm = Alarm() if worker.death_penalty_class is UnixSignalDeathPenalty else None
         self._last: tuple[Running, Any] = _NOTHING
         self._parent = os.getppid()
         self._wakeup, self._wake = os.pipe()
+        self._on_stop = self._stop
         self._loads = worker.serializer.loads
         self._dumps = worker.serializer.dumps
         self._release = release
@@ -262,10 +265,10 @@ class Horse:
             if unusual != b"0" or worker.job_class is not Job:
                 self._note(running, self._slow.run(running), begun, enqueued_at)
                 return None
+            ttl = worker.default_result_ttl if result_ttl is None else _result_ttl(running, result_ttl)
             value = self._perform(running, data)
             asks = isinstance(value, Retry)
             stored = b"" if value is None or asks else self._store(value)
-            ttl = worker.default_result_ttl if result_ttl is None else int(result_ttl)
             if ttl == 0 or asks:
                 self._note(running, self._slow.succeed(running, value), begun, enqueued_at)
                 return None
@@ -278,6 +281,8 @@ class Horse:
         finally:
             self._jobs += 1
             self._slots.end(self._index, self._jobs)
+            if signal.getsignal(signal.SIGTERM) != self._on_stop:  # the task has taken it, or asyncio for the task
+                self._install_signals()
             if hooks.after_job:
                 hooks.run(hooks.after_job)
         ran = time.monotonic() - begun
@@ -291,7 +296,10 @@ class Horse:
         with contextlib.suppress(zlib.error):  # RQ reads payloads that are not compressed, too
             data = zlib.decompress(data)
         try:
-            running.name, instance, args, kwargs = self._loads(data)
+            name, instance, args, kwargs = self._loads(data)
+            if type(name) is not str or type(kwargs) is not dict or not isinstance(args, list | tuple):
+                raise TypeError("they are not a name, an object, positional and named arguments")
+            running.name = name
         except PayloadRejected:
             raise
         except Exception as error:
@@ -301,6 +309,9 @@ class Horse:
         try:
             if running.timeout <= 0:
                 return _call(function, args, kwargs)
+            if self._alarm is not None:
+                with self._alarm(running.timeout):
+                    return _call(function, args, kwargs)
             with worker.death_penalty_class(running.timeout, JobTimeoutException, job_id=running.job_id):
                 return _call(function, args, kwargs)
         finally:
@@ -409,7 +420,7 @@ class Horse:
     def _install_signals(self) -> None:
         os.set_blocking(self._wake, False)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGTERM, self._on_stop)
         # A terminal sends Ctrl-C to all; the supervisor passes on what concerns us.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -432,6 +443,14 @@ def _seconds(text: bytes) -> int:
         return int(text)
     except ValueError:
         return int(parse_timeout(text.decode()) or 0)
+
+
+def _result_ttl(running: Running, text: bytes) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        reason = f"its result_ttl is {text.decode(errors='replace')!r}"
+        raise InvalidJob(f"the record of job {running.job_id} in Redis is damaged: {reason}.") from None
 
 
 def _peak_mib() -> float:

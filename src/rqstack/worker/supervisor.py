@@ -216,6 +216,7 @@ class Supervisor:
     def _fork(self, stall: Stall) -> None:
         self._slots.clear(stall.index)
         stall.worker.killed_on_purpose = False
+        stall.worker._stopped_job_id = None  # of a job that ended before it could be stopped
         stall.why = ""
         stall.template = self._template
         stall.born = time.monotonic()

@@ -1,0 +1,225 @@
+"""What bad jobs get: they fail with a reason that a person understands, and the jobs behind them run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+TASKS = """
+import os, resource, signal, sys, time
+from rqstack import task
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no text either")
+
+@task
+def give(value=None): return value
+@task
+def pid(): return os.getpid()
+@task
+def unpicklable(): return lambda: None
+@task
+def mute(): raise Mute()
+@task
+def leave(code=0): sys.exit(code)
+@task
+def interrupt(): raise KeyboardInterrupt
+@task
+def recurse(): return recurse.call_now() if hasattr(recurse, "call_now") else recurse()
+@task
+def huge(size): return b"x" * size
+@task
+def end_process(code): os._exit(code)
+@task
+def close_all():
+    os.closerange(3, 4096)
+    return "closed"
+@task
+def spoil_signals():
+    for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
+    return os.getpid()
+@task
+def spoil_process():
+    os.umask(0o777)
+    os.chdir("/")
+    sys.stdout.close()
+    sys.stderr.close()
+    return "spoiled"
+@task
+def no_more_files():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (16, hard))
+    return "few"
+@task
+def hang(seconds=60): time.sleep(seconds)
+class Odd:
+    def __reduce__(self): return (explode, ())
+def explode(): raise ValueError("made to explode")
+"""
+
+
+def _data(value: Any) -> bytes:
+    return pickle.dumps(value)
+
+
+def _plain(site: Any, name: str, function: str, *args: Any, **options: Any) -> None:
+    site.queue().enqueue(f"shop.tasks.{function}", args=args, job_id=name, **options)
+
+
+def _spoiled(**fields: Any) -> Callable[[Any, str], None]:
+    """A good job whose record is then damaged; None takes a field away."""
+
+    def make(site: Any, name: str) -> None:
+        _plain(site, name, "give", 1)
+        for field, value in fields.items():
+            if value is None:
+                site.redis.hdel(f"rq:job:{name}", field)
+            else:
+                site.redis.hset(f"rq:job:{name}", field, value)
+
+    return make
+
+
+def _call(function: str, *args: Any, **options: Any) -> Callable[[Any, str], None]:
+    return lambda site, name: _plain(site, name, function, *args, **options)
+
+
+def _named(dotted: str) -> Callable[[Any, str], None]:
+    def make(site: Any, name: str) -> None:
+        site.queue().enqueue(dotted, job_id=name)
+
+    return make
+
+
+FAILS: dict[str, tuple[Callable[[Any, str], None], str]] = {
+    "no-data": (_spoiled(data=None), "the record of job no-data in Redis is damaged: it has no data"),
+    "empty-data": (_spoiled(data=b""), "cannot be read"),
+    "no-pickle": (_spoiled(data=b"no pickle"), "function and arguments cannot be read"),
+    "cut-pickle": (_spoiled(data=_data(("shop.tasks.give", None, (1,), {}))[:-4]), "cannot be read"),
+    "other-pickle": (_spoiled(data=_data(7)), "cannot be read"),
+    "wrong-shape": (_spoiled(data=_data(("shop.tasks.give", None))), "cannot be read"),
+    "no-name": (_spoiled(data=_data((None, None, (), {}))), "cannot be read"),
+    "odd-arguments": (_spoiled(data=_data(("shop.tasks.give", None, 7, 8))), "cannot be read"),
+    "class-is-gone": (_spoiled(data=b"cshop.tasks\nGone\n."), "Gone"),
+    "garbage-timeout": (_spoiled(timeout="soon"), "Timeout must be an integer"),
+    "garbage-result-ttl": (_spoiled(result_ttl="long"), "result_ttl"),
+    "unknown-function": (_named("shop.tasks.nothing"), "shop.tasks.nothing"),
+    "unknown-module": (_named("no.such.module"), "no.such.module"),
+    "dangerous": (_named("os.getcwd"), "os.getcwd"),
+    "no-dots": (_named("function"), "function"),
+    "too-many-arguments": (_call("give", 1, 2, 3), "takes from 0 to 1 positional arguments but 3 were given"),
+    "unpicklable": (_call("unpicklable"), "the task returned a function that cannot be stored"),
+    "mute": (_call("mute"), "Mute"),
+    "leaves": (_call("leave"), "SystemExit"),
+    "leaves-with-code": (_call("leave", 3), "SystemExit: 3"),
+    "leaves-with-text": (_call("leave", "enough"), "SystemExit: enough"),
+    "interrupts": (_call("interrupt"), "KeyboardInterrupt"),
+    "recurses": (_call("recurse"), "RecursionError"),
+    "ends-its-process": (_call("end_process", 0), "Work-horse terminated unexpectedly"),
+    "ends-its-process-as-recycled": (_call("end_process", 73), "Work-horse terminated unexpectedly"),
+    "too-long": (_call("hang", job_timeout=1), "JobTimeoutException"),
+}
+"""Jobs that fail: how each is made, and what its reason says."""
+
+RUNS: dict[str, tuple[Callable[[Any, str], None], Any]] = {
+    "garbage-dates": (_spoiled(created_at="long ago", enqueued_at="lately", started_at="x"), 1),
+    "garbage-meta": (_spoiled(meta=b"\x00\x01"), 1),
+    "garbage-ttl": (_spoiled(ttl="for ever"), 1),
+    "garbage-status": (_spoiled(status="\x00"), 1),
+    "no-origin": (_spoiled(origin=None), 1),
+    "huge": (_call("huge", 20_000_000), b"x" * 20_000_000),
+    "spoils-its-process": (_call("spoil_process"), "spoiled"),
+    "few-files": (_call("no_more_files"), "few"),
+}
+"""Odd jobs that can run all the same, and what they return."""
+
+
+@pytest.fixture(scope="module")
+def results(shared_site: Any) -> Iterator[Any]:
+    """Two horses have got all of these, each with a good job behind it."""
+    site = shared_site
+    site.tasks(TASKS)
+    names = [*FAILS, *RUNS]
+    for name in names:
+        (FAILS.get(name) or RUNS[name])[0](site, name)
+        _plain(site, f"behind-{name}", "give", name)
+    process = site.worker("default", "--processes", "2")
+    site.until_ended(*(f"behind-{name}" for name in names), *FAILS)
+    site.until(lambda: site.queue().count == 0 and site.redis.zcard("rq:wip:default") == 0, "the queue to be empty")
+    assert process.poll() is None, site.output()
+    yield site
+    assert site.stop(process) == 0, site.output()
+
+
+@pytest.mark.parametrize("name", FAILS)
+def test_a_bad_job_fails_with_a_reason(results: Any, name: str) -> None:
+    assert results.status(name) == "failed"
+    assert results.redis.zscore("rq:failed:default", name) is not None
+    assert results.status(f"behind-{name}") == "finished"
+    reason = rq_result(results, name)
+    # What it raised, without the lines of code that led there.
+    raised = [line for line in reason.splitlines() if line and not line.startswith((" ", "Traceback"))]
+    assert FAILS[name][1] in raised[-1], reason
+    assert not results.redis.exists(f"rq:executions:{name}")
+
+
+@pytest.mark.parametrize("name", ["no-data", "no-pickle", "garbage-timeout", "unpicklable", "mute", "ends-its-process"])
+def test_a_person_reads_the_reason(results: Any, name: str) -> None:
+    done = results.run("result", name, check=False)
+    assert done.returncode != 0
+    assert "Traceback (most recent call last)" not in done.stderr.splitlines()[:1]
+    assert FAILS[name][1] in " ".join((done.stdout + done.stderr).split()), done.stdout + done.stderr
+
+
+def rq_result(site: Any, name: str) -> str:
+    """The exception of the last result, from the stream itself: RQ's own reader may not read a damaged record."""
+    import base64
+    import zlib
+
+    ((_, fields),) = site.redis.xrevrange(f"rq:results:{name}", count=1)
+    return zlib.decompress(base64.b64decode(fields[b"exc_string"])).decode()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_an_odd_job_runs(results: Any, name: str) -> None:
+    assert results.status(name) == "finished", rq_result(results, name)
+    assert results.status(f"behind-{name}") == "finished"
+    import base64
+
+    ((_, fields),) = results.redis.xrevrange(f"rq:results:{name}", count=1)
+    assert pickle.loads(base64.b64decode(fields[b"return_value"])) == RUNS[name][1]
+
+
+def test_what_is_left_is_in_order(results: Any) -> None:
+    names = {*FAILS, *RUNS}
+    failed = {member.decode() for member in results.redis.zrange("rq:failed:default", 0, -1)}
+    finished = {member.decode() for member in results.redis.zrange("rq:finished:default", 0, -1)}
+    assert failed == set(FAILS)
+    assert finished == set(RUNS) | {f"behind-{name}" for name in names}
+    shown = json.loads(results.run("info", "--json").stdout)
+    assert shown
+
+
+def test_a_function_that_does_not_import_is_named(site: Any) -> None:
+    """With RQSTACK_ALLOW_UNREGISTERED a worker imports what a job names."""
+    (site.folder / "lib").mkdir()
+    (site.folder / "lib" / "breaks.py").write_text("import nothing_of_that_name\ndef f(): pass\n")
+    (site.folder / "lib" / "leaves.py").write_text("raise SystemExit(4)\n")
+    (site.folder / "lib" / "works.py").write_text("def f(): return 5\n")
+    for name in ("breaks.f", "leaves.f", "gone.f", "works.g", "works.f"):
+        site.queue().enqueue(name, job_id=name.replace(".", "-"))
+    allowed = {"RQSTACK_ALLOW_UNREGISTERED": "1", "PYTHONPATH": str(site.folder / "lib")}
+    assert site.worker("default", "--burst", **allowed).wait(60) == 0, site.output()
+    reasons = {name: rq_result(site, name) for name in ("breaks-f", "leaves-f", "gone-f", "works-g")}
+    assert "nothing_of_that_name" in reasons["breaks-f"]
+    assert "SystemExit" in reasons["leaves-f"]
+    assert "gone" in reasons["gone-f"]
+    assert "Invalid attribute name: g" in reasons["works-g"]
+    assert site.job("works-f").return_value() == 5
