@@ -126,9 +126,9 @@ class Recovery:
 
     def take_over(self, supervisor: str) -> list[Held]:
         """Put back what the workers of a dead supervisor hold, and forget them."""
-        held = self._recover_dead(supervisor)
+        # On the list first: if we die in between, what is left is found at the second look.
         self._channel.call("ZADD", DEAD, f"{time.time():.3f}", supervisor)
-        return held
+        return self._recover_dead(supervisor)
 
     def look_again(self) -> list[Held]:
         """Put back what Redis moved to a dead supervisor's workers after they were forgotten.

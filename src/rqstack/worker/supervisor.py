@@ -116,6 +116,7 @@ class Supervisor:
         self._beat_at = 0.0
         self._maintain_at = 0.0
         self._in_touch_since: float | None = None
+        self._reached_at = 0.0
         self._others = 0
         self._maintenance_pid = 0
         self._pid = os.getpid()
@@ -456,8 +457,12 @@ class Supervisor:
             for stall in self._stalls:
                 if stall.worker.name in beat.missing:
                     stall.worker.register_again()
-            if self._in_touch_since is None:
-                self._in_touch_since = moment
+            reached = time.monotonic()
+            # Whoever could not reach Redis for so long, or stood still, finds old heartbeats of others that live.
+            gap = max(settings.dead_after - settings.heartbeat, settings.heartbeat * 1.4)
+            if self._in_touch_since is None or reached - self._reached_at > gap:
+                self._in_touch_since = reached
+            self._reached_at = reached
             self._others = beat.others
             # After an outage the others get the time to say that they live.
             if moment - self._in_touch_since >= settings.dead_after:

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 from rq import get_current_job
 
@@ -38,8 +39,8 @@ def work(seconds: float = 0.0) -> str:
 def long_once(flag: str, seconds: float) -> str:
     """Takes long the first time; after that nearly no time."""
     note("begin")
-    if not os.path.exists(flag):
-        open(flag, "x").close()
+    if not Path(flag).exists():
+        Path(flag).touch()
         time.sleep(seconds)
     return note("end")
 
@@ -48,11 +49,11 @@ def long_once(flag: str, seconds: float) -> str:
 def with_child(flag: str) -> str:
     """Starts a program, the first time, and waits for it."""
     note("begin")
-    if not os.path.exists(flag):
+    if not Path(flag).exists():
         child = subprocess.Popen(["sleep", "300"])
-        with open(flag + ".new", "w") as file:
-            file.write(str(child.pid))
-        os.rename(flag + ".new", flag)
+        new = Path(flag + ".new")
+        new.write_text(str(child.pid))
+        new.rename(flag)
         child.wait()
     return note("end")
 
@@ -83,8 +84,7 @@ def greedy(mib: int) -> int:
     """Wants more memory than it may have."""
     note("begin")
     before = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + (mib << 19), before[1]))
     try:
         return len(bytearray(mib << 20))
