@@ -34,7 +34,8 @@ class RedisServer:
         self.port = free_port()
         self.folder = tempfile.mkdtemp(prefix="rqstack-bench-")
         command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder, "--save", ""]
-        command += ["--appendonly", "yes", "--appendfsync", "everysec"]
+        # As services/redis/redis.conf has it, for every system alike.
+        command += ["--appendonly", "yes", "--appendfsync", "everysec", "--stream-node-max-bytes", "256"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(1000):
             try:

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import builtins
 import select
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import hiredis
-from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 
 from rqstack.worker.scripts import CLAIM, Script, claim_key
 
 if TYPE_CHECKING:
     from redis import Redis
 
+_READ_BYTES = 65536
+
+_ERRORS: dict[str, type[RedisError]] = {
+    "LOADING": BusyLoadingError,
+    "NOPERM": NoPermissionError,
+    "NOSCRIPT": NoScriptError,
+    "OOM": OutOfMemoryError,
+    "READONLY": ReadOnlyError,
+}
+
 Lost = (ConnectionError, TimeoutError)
 """What a call raises when the connection broke: the call may have been done or not."""
+
+
+def _reply_error(text: str) -> RedisError:
+    """The exception that redis-py has for an error reply."""
+    code, _, rest = text.partition(" ")
+    kind = _ERRORS.get(code)
+    return kind(rest) if kind is not None else ResponseError(text)
 
 
 def pack(*command: Any) -> bytes:
@@ -39,8 +67,9 @@ class Channel:
         self._pool = client.connection_pool
         self._timeout = timeout
         self._connection: Any = None
-        self._send: Any = None
-        self._read: Any = None
+        self._socket: Any = None
+        self._reader: Any = None
+        self._buffer = bytearray(_READ_BYTES)
 
     def open(self) -> None:
         """Connect, if it is not connected.
@@ -53,26 +82,30 @@ class Channel:
             connection.socket_timeout = self._timeout
             connection.connect()
             self._connection = connection
-            self._send = connection.send_packed_command
-            self._read = connection.read_response
+            # redis-py has connected and signed in. From here on its own calls would cost as much as the rest of a job.
+            self._socket = connection._sock
+            self._reader = hiredis.Reader(replyError=_reply_error)
 
     def close(self) -> None:
         """Disconnect."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._socket = self._connection, None, None
         if connection is not None:
             connection.disconnect()
 
     @property
     def socket(self) -> Any:
         """The socket, to be polled; None if closed."""
-        # redis-py has no public way to wait for several connections at once.
-        return self._connection and self._connection._sock
+        return self._socket
 
     def send(self, *packed: bytes) -> None:
         """Send packed commands, without waiting for a reply."""
-        self.open()
+        if self._socket is None:
+            self.open()
         try:
-            self._send(packed, check_health=False)
+            self._socket.sendall(b"".join(packed) if len(packed) > 1 else packed[0])
+        except OSError as error:
+            self.close()
+            raise ConnectionError(f"Error while writing to socket: {error}") from error
         except BaseException:
             self.close()
             raise
@@ -83,14 +116,25 @@ class Channel:
         Raises:
             redis.exceptions.RedisError: The connection broke, or Redis answered with an error.
         """
+        gets = self._reader.gets
+        reply = gets()
         try:
-            return self._read(disable_decoding=True)
-        except ResponseError:
-            raise
-        except BaseException:
+            while reply is False:
+                size = self._socket.recv_into(self._buffer)
+                if not size:
+                    raise ConnectionError("Connection closed by server.")
+                self._reader.feed(self._buffer, 0, size)
+                reply = gets()
+        except BaseException as error:
             # Whatever stopped us in the middle, a signal's exception included: the reply may still come.
             self.close()
+            if isinstance(error, OSError) and not isinstance(error, RedisError):
+                kind = TimeoutError if isinstance(error, builtins.TimeoutError) else ConnectionError
+                raise kind(f"Error while reading from socket: {error}") from error
             raise
+        if isinstance(reply, RedisError):
+            raise reply
+        return reply
 
     def call(self, *arguments: Any) -> Any:
         """One command and its reply."""

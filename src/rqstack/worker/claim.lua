@@ -32,72 +32,92 @@ local function put_back_claims()
   end
 end
 
-local function job_reply(queue, id, meta)
-  local f = call('HMGET', 'rq:job:' .. id, 'data', 'timeout', 'result_ttl', 'enqueued_at', 'success_callback_name',
-    'webhooks', 'repeats_left', 'group_id', 'dependency_ids')
+local FIELDS = {'data', 'timeout', 'result_ttl', 'enqueued_at', 'origin', 'status', 'success_callback_name', 'webhooks',
+  'repeats_left', 'group_id', 'dependency_ids'}
+
+local function job_reply(queue, id, f, meta)
   local unusual = '0'
-  for i = 5, 9 do
+  for i = 7, 11 do
     if f[i] and f[i] ~= '' then unusual = '1' end
   end
   return {'job', queue, id, f[1], f[2], f[3], f[4], unusual, meta}
 end
 
--- Queue key and id of the next job whose hash exists; a job that was deleted while it waited is passed over, as RQ does.
+-- The fields of a job, or nil if it was deleted while it waited: it is passed over, as RQ does.
+local function read_job(id)
+  local f = call('HMGET', 'rq:job:' .. id, unpack(FIELDS))
+  if f[1] or f[6] or call('EXISTS', 'rq:job:' .. id) == 1 then return f end
+end
+
+-- Queue key, id and fields of the next job.
 local function next_job()
   if ARGV[7] == '1' then
     for i = 4, #KEYS do
       local id = call('LPOP', claim_list(KEYS[i]))
-      if id and call('EXISTS', 'rq:job:' .. id) == 1 then return KEYS[i], id end
+      local f = id and read_job(id)
+      if f then return KEYS[i], id, f end
     end
   end
   for i = 4, #KEYS do
     local id = call('LPOP', KEYS[i])
     while id do
-      if call('EXISTS', 'rq:job:' .. id) == 1 then return KEYS[i], id end
+      local f = read_job(id)
+      if f then return KEYS[i], id, f end
       id = call('LPOP', KEYS[i])
     end
   end
 end
 
-local function claim()
+-- Nothing runs any more; `ended` is the execution that did.
+local function note_idle(ended)
+  if ended then call('HSET', KEYS[2], ARGV[1], '=' .. ended) end
+end
+
+-- `ended` is the execution that finish.lua has just recorded; nil if the claim comes alone.
+local function claim(ended)
   local worker, execution, iso, now = ARGV[1], ARGV[3], ARGV[4], ARGV[5]
-  local lease = call('HGET', KEYS[2], worker)
-  if lease and string.sub(lease, 1, 1) ~= '=' then
-    local queue, id, held = string.match(lease, '^(.*)\n(.*):(%x+)$')
-    if held == execution then return job_reply(queue, id, '0') end
-    if call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. held) then return {'unfinished', lease} end
-    call('HSET', KEYS[2], worker, '=' .. held)
+  if not ended then
+    local lease = call('HGET', KEYS[2], worker)
+    if lease and string.sub(lease, 1, 1) ~= '=' then
+      local queue, id, held = string.match(lease, '^(.*)\n(.*):(%x+)$')
+      if held == execution then return job_reply(queue, id, call('HMGET', 'rq:job:' .. id, unpack(FIELDS)), '0') end
+      if call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. held) then return {'unfinished', lease} end
+      ended = held
+    end
   end
   if call('EXISTS', 'rq:suspended') == 1 then
     put_back_claims()
+    note_idle(ended)
     call('HSET', KEYS[1], 'state', 'suspended')
+    call('HDEL', KEYS[1], 'current_job')
     return {'suspended'}
   end
   if not call('ZSCORE', KEYS[3], ARGV[2]) then
     put_back_claims()
+    note_idle(ended)
     return {'unregistered'}
   end
-  local queue_key, id = next_job()
+  local queue_key, id, fields = next_job()
   if ARGV[7] == '1' then put_back_claims() end
   if not id then
+    note_idle(ended)
     call('HSET', KEYS[1], 'state', 'idle')
     call('HDEL', KEYS[1], 'current_job')
     return {'empty'}
   end
 
   local job_key = 'rq:job:' .. id
-  local queue = call('HGET', job_key, 'origin') or string.sub(queue_key, 10)
+  local queue = fields[5] or string.sub(queue_key, 10)
   local ttl, seconds = tonumber(ARGV[6]), math.floor(tonumber(now))
-  local execution_key = 'rq:execution:' .. id .. ':' .. execution
-  call('HSET', KEYS[2], worker, queue .. '\n' .. id .. ':' .. execution)
-  call('HSET', execution_key, 'id', execution, 'created_at', now, 'last_heartbeat', now, 'worker_name', worker)
-  call('EXPIRE', execution_key, ttl)
+  local run = id .. ':' .. execution
+  call('HSET', KEYS[2], worker, queue .. '\n' .. run)
+  -- RQ sets an expiry on these two at once. Here the supervisor's next heartbeat does, for jobs that live to see it.
+  call('HSET', 'rq:execution:' .. run, 'id', execution, 'created_at', now, 'last_heartbeat', now, 'worker_name', worker)
   call('ZADD', 'rq:executions:' .. id, seconds + ttl + 60, execution)
-  call('EXPIRE', 'rq:executions:' .. id, ttl + 60)
-  call('ZADD', 'rq:wip:' .. queue, seconds + ttl, id .. ':' .. execution)
+  call('ZADD', 'rq:wip:' .. queue, seconds + ttl, run)
   call('HSET', job_key, 'status', 'started', 'last_heartbeat', iso, 'started_at', iso, 'worker_name', worker)
   call('PERSIST', job_key)
   call('HSET', KEYS[1], 'state', 'busy', 'current_job', id, 'current_job_working_time', 0, 'last_heartbeat', iso)
   local meta = ARGV[8] ~= '' and call('HSETNX', job_key, 'meta', ARGV[8]) == 0
-  return job_reply(queue, id, meta and '1' or '0')
+  return job_reply(queue, id, fields, meta and '1' or '0')
 end

@@ -24,16 +24,15 @@ local function finish()
     return 'fenced'
   end
   if call('EXISTS', 'rq:job:' .. id .. ':dependents') == 1 then return 'unusual' end
-  call('HSET', KEYS[2], worker, '=' .. execution)
+  local run, job_key, results_key = id .. ':' .. execution, 'rq:job:' .. id, 'rq:results:' .. id
+  local status = call('HGET', job_key, 'status')
   -- A job that was cancelled while it ran is no longer in the registry; RQ records how it ended all the same.
-  if call('ZREM', 'rq:wip:' .. queue, id .. ':' .. execution) == 0
-    and call('HGET', 'rq:job:' .. id, 'status') ~= 'canceled' then return 'fenced' end
-  call('DEL', 'rq:execution:' .. id .. ':' .. execution)
+  if call('ZREM', 'rq:wip:' .. queue, run) == 0 and status ~= 'canceled' then return 'fenced', execution end
+  call('DEL', 'rq:execution:' .. run)
   call('ZREM', 'rq:executions:' .. id, execution)
   call('HINCRBY', KEYS[1], 'successful_job_count', 1)
   call('HINCRBYFLOAT', KEYS[1], 'total_working_time', ARGV[16])
-  local job_key, results_key = 'rq:job:' .. id, 'rq:results:' .. id
-  if call('EXISTS', job_key) == 0 then return 'deleted' end
+  if not status and call('EXISTS', job_key) == 0 then return 'deleted', execution end
   call('HSET', job_key, 'status', 'finished', 'ended_at', iso, 'last_heartbeat', iso)
   if ARGV[14] == '' then
     call('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', 1, 'worker_name', worker, 'execution_id', execution,
@@ -50,14 +49,18 @@ local function finish()
     call('PERSIST', results_key)
     call('ZADD', 'rq:finished:' .. queue, '+inf', id)
   end
-  return 'finished'
+  return 'finished', execution
 end
 
-local what = finish()
+local what, ended = finish()
 for i = 17, #ARGV, 2 do
   call('HINCRBYFLOAT', 'rqstack:metrics', ARGV[i], ARGV[i + 1])
 end
-if what == 'unusual' or ARGV[9] ~= '1' then return {what} end
-local reply = claim()
+if what == 'unusual' then return {what} end
+if ARGV[9] ~= '1' then
+  note_idle(ended)
+  return {what}
+end
+local reply = claim(ended)
 table.insert(reply, 1, what)
 return reply
