@@ -1,0 +1,44 @@
+"""A job's time-out by SIGALRM, as RQ's UnixSignalDeathPenalty, but without setting the handler anew for each job."""
+
+from __future__ import annotations
+
+import signal
+from _signal import getsignal as _getsignal  # what signal.getsignal wraps, which takes longer than a short job's alarm
+from types import FrameType, TracebackType
+
+from rq.timeouts import JobTimeoutException
+
+_SIGALRM = int(signal.SIGALRM)
+
+
+class Alarm:
+    """A context manager that may be entered again and again, with another time each.
+
+    The handler stays set between jobs; where a task has set another, the next job finds its own again.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = 0
+        self._handler = self._ring
+
+    def __call__(self, seconds: int) -> Alarm:
+        """Set the time for the next job, in seconds."""
+        self._seconds = seconds
+        return self
+
+    def __enter__(self) -> None:
+        if _getsignal(_SIGALRM) is not self._handler:
+            signal.signal(_SIGALRM, self._handler)
+        signal.alarm(self._seconds)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            signal.alarm(0)
+        except JobTimeoutException:
+            # It rang when the job had just ended: then it has ended, as RQ sees it too.
+            signal.alarm(0)
+
+    def _ring(self, number: int, frame: FrameType | None) -> None:
+        raise JobTimeoutException(f"Task exceeded maximum timeout value ({self._seconds} seconds)")
