@@ -21,6 +21,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
+from rqstack.settings import Settings, load
+
 SITE = Path(__file__).resolve().parent / "site"
 SETTINGS = {
     "RQSTACK_SECRET_KEY": "a key of the fault tests",
@@ -57,6 +59,7 @@ class Fleet:
         self.environment["FAULTS_JOURNAL"] = str(folder / "journal")
         (folder / "journal").touch()
         self.log = folder / "workers.log"
+        self.log.touch()
         self.running: list[subprocess.Popen[bytes]] = []
         self.draw = random.Random(20)
 
@@ -119,6 +122,11 @@ class Fleet:
 
     # -- jobs
 
+    @property
+    def settings(self) -> Settings:
+        """A producer's settings: it signs with the workers' key."""
+        return load(Settings, secret_key=SETTINGS["RQSTACK_SECRET_KEY"])
+
     def enqueue(
         self,
         names: Sequence[str],
@@ -130,11 +138,8 @@ class Fleet:
     ) -> list[str]:
         """Enqueue one job of each name by the producer's call; the name is its id. Returns the names."""
         from rqstack.enqueue import get_queue
-        from rqstack.settings import Settings, load
 
-        made = get_queue(
-            queue, connection=self.client, settings=load(Settings, secret_key=SETTINGS["RQSTACK_SECRET_KEY"])
-        )
+        made = get_queue(queue, connection=self.client, settings=self.settings)
         for begin in range(0, len(names), 500):
             part = names[begin : begin + 500]
             made.enqueue_many(

@@ -25,7 +25,6 @@ from rqstack.worker.scripts import CLAIM, Script, claim_key
 if TYPE_CHECKING:
     from redis import Redis
 
-_READ_BYTES = 65536
 
 _ERRORS: dict[str, type[RedisError]] = {
     "LOADING": BusyLoadingError,
@@ -61,15 +60,16 @@ class Channel:
     Args:
         client: The connection is made as its pool makes them: same address, user and TLS.
         timeout: Seconds to wait for a reply.
+        read_bytes: How much is read at once.
     """
 
-    def __init__(self, client: Redis, timeout: float = 10.0) -> None:
+    def __init__(self, client: Redis, timeout: float = 10.0, read_bytes: int = 65536) -> None:
         self._pool = client.connection_pool
         self._timeout = timeout
         self._connection: Any = None
         self._socket: Any = None
         self._reader: Any = None
-        self._buffer = bytearray(_READ_BYTES)
+        self._buffer = bytearray(read_bytes)
 
     def open(self) -> None:
         """Connect, if it is not connected.
@@ -78,7 +78,8 @@ class Channel:
             redis.exceptions.RedisError: Redis cannot be reached, or refuses the user.
         """
         if self._connection is None:
-            connection: Any = self._pool.make_connection()
+            # Not the pool's own method: that counts what it has made, and makes no more than a hundred.
+            connection: Any = self._pool.connection_class(**self._pool.connection_kwargs)
             connection.socket_timeout = self._timeout
             connection.connect()
             self._connection = connection
@@ -180,7 +181,7 @@ class Waiters:
         self._commands = [
             pack("BLMOVE", key, claim_key(worker, key), "LEFT", "RIGHT", str(seconds)) for key in queue_keys
         ]
-        self._channels = [Channel(client, seconds + 5) for _ in queue_keys]
+        self._channels = [Channel(client, seconds + 5, 1024) for _ in queue_keys]
         self._unblock: list[bytes] = [b""] * len(queue_keys)
         self._waiting = [False] * len(queue_keys)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -141,6 +142,9 @@ class Supervisor:
         its queue. A second one, a second later or more, puts back at once.
         """
         previous = self._install_signals()
+        # What is there now is shared with all horses: the collector must not write to it.
+        gc.collect()
+        gc.freeze()
         self._template = Template(self._load, self._run_horse)
         try:
             while not self._is_over():
