@@ -1,0 +1,107 @@
+"""Several queues, many producers: no job starts while one of a higher queue has been waiting."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import pytest
+
+pytestmark = pytest.mark.timeout(400)
+
+QUEUES = ("high", "default", "low")
+
+
+class Start(NamedTuple):
+    """When a job was certainly in its queue, and when the horse asked for work and got it."""
+
+    rank: int
+    waiting: float
+    asked: float
+    job: str
+
+
+def produce(fleet: Any, number: int, most: float) -> dict[str, float]:
+    """Many producers at once, each with a connection of its own; when each job's call had returned."""
+    done: dict[str, float] = {}
+
+    def run(producer: int) -> None:
+        from rqstack.enqueue import get_queue
+
+        draw = random.Random(producer)
+        with fleet.server.client() as client:
+            queues = {name: get_queue(name, connection=client, settings=fleet.settings) for name in QUEUES}
+            for n in range(number):
+                name = draw.choice(QUEUES)
+                job = f"{name}-{producer}-{n}"
+                queues[name].enqueue("faulty.work", job_id=job)
+                done[job] = time.time()
+                if most:
+                    time.sleep(draw.uniform(0, most))
+
+    threads = [threading.Thread(target=run, args=(producer,)) for producer in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return done
+
+
+# Without a pause the queues are never empty; with one the horse is idle most of the time, and Redis wakes it.
+@pytest.mark.parametrize("most", [0.0, 0.04], ids=["busy", "idle"])
+def test_strict_order(fleet: Any, most: float) -> None:
+    fleet.start(horses=1, queues=QUEUES)
+    fleet.until(lambda: fleet.horses())
+    done = produce(fleet, 300, most)
+    fleet.until(lambda: fleet.ended(QUEUES) == len(done))
+    starts = []
+    for job, waiting in done.items():
+        asked = datetime.fromisoformat(fleet.client.hget(f"rq:job:{job}", "started_at").decode()).timestamp()
+        starts.append(Start(QUEUES.index(job.partition("-")[0]), waiting, asked, job))
+    starts.sort(key=lambda start: start.asked)
+    passed = [
+        (start.job, other.job)
+        for index, start in enumerate(starts)
+        for other in starts[index + 1 :]
+        if other.rank < start.rank and other.waiting < start.asked
+    ]
+    assert passed == []
+    assert [start.job for start in starts] == [line.job for line in fleet.journal() if line.what == "begin"]
+    fleet.finish(list(done), QUEUES)
+    waited = sum(start.asked > start.waiting for start in starts)
+    print(f"{len(done)} jobs, {waited} of them waited in their queue")
+
+
+def test_an_idle_horse_takes_the_higher_of_two(fleet: Any) -> None:
+    """Redis moves a low job to an idle horse, and a high one comes before the horse has asked for its work."""
+    from rqstack.worker.channel import Channel, Waiters
+    from rqstack.worker.scripts import CLAIM, SUPERVISORS, running_key
+
+    client = fleet.client
+    keys = ["rq:queue:high", "rq:queue:low"]
+    client.zadd(SUPERVISORS, {"supervisor": time.time()})
+    channel, waiters = Channel(client), Waiters(client, "worker", keys, 5.0)
+    begin, end = os.pipe()
+    try:
+        waiters.wait(begin, 0)
+        fleet.enqueue(["low-1", "low-2"], queue="low")
+        assert waiters.wait(begin, 20)
+        assert client.lrange("rqstack:claim:worker:rq:queue:low", 0, -1) == [b"low-1"]
+        fleet.enqueue(["high-1"], queue="high")
+        names = ("rq:worker:worker", running_key("supervisor"), SUPERVISORS, *keys, "worker", "supervisor")
+        tail = (5, *names, "0f", "2026-01-01T00:00:00.000000Z", f"{time.time():.6f}", 90, b"1", b"")
+        reply = waiters.claim(channel, tail)
+        assert reply[:3] == [b"job", b"high", b"high-1"]
+        assert client.lrange("rq:queue:low", 0, -1) == [b"low-1", b"low-2"]
+        assert client.keys("rqstack:claim:*") == []
+        # The same call again, as after a lost reply, is the same job.
+        assert channel.run(CLAIM, tail)[:3] == [b"job", b"high", b"high-1"]
+    finally:
+        waiters.close()
+        channel.close()
+        os.close(begin)
+        os.close(end)
