@@ -33,14 +33,22 @@ class Commands:
         """The socket, to be polled; None while there is no connection."""
         return getattr(getattr(self._pubsub, "connection", None), "_sock", None)
 
-    def read(self) -> list[tuple[Worker, dict[str, Any]]]:
-        """What has come since: the worker, and RQ's payload. Subscribes first, where it has not or was cut off."""
-        found: list[tuple[Worker, dict[str, Any]]] = []
+    def subscribe(self) -> None:
+        """Subscribe. A Redis that is away is left to `read`, which tries again."""
         try:
-            if self._pubsub is None:
-                self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
-                self._pubsub.subscribe(*self._workers)
-            while (message := self._pubsub.get_message(timeout=0)) is not None:
+            self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+            self._pubsub.subscribe(*self._workers)
+        except RedisError as error:
+            log.debug("No commands while Redis is away: %s", error)
+            self.close()
+
+    def read(self) -> list[tuple[Worker, dict[str, Any]]]:
+        """What has come since: the worker, and RQ's payload. Subscribes anew, where it was cut off."""
+        found: list[tuple[Worker, dict[str, Any]]] = []
+        if self._pubsub is None:
+            self.subscribe()
+        try:
+            while self._pubsub is not None and (message := self._pubsub.get_message(timeout=0)) is not None:
                 if message.get("type") == "message":
                     worker = self._workers[message["channel"].decode()]
                     try:

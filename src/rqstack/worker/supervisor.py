@@ -81,6 +81,7 @@ class Supervisor:
         limits: When a horse ends.
         settings: Default: `get_settings()`.
         companions: Processes that are kept running beside the horses.
+        commands: Where RQ's commands for the workers come from. Default: listens from here on.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Supervisor:
         limits: Limits,
         settings: Settings | None = None,
         companions: Sequence[Companion] = (),
+        commands: Commands | None = None,
     ) -> None:
         self._settings = settings = settings or get_settings()
         self._limits = replace(limits, block=settings.dead_after * 0.6)
@@ -107,7 +109,7 @@ class Supervisor:
             worker_ttl=first.worker_ttl + 60,
             max_crashes=settings.max_crashes,
         )
-        self._commands = Commands(workers)
+        self._commands = commands or Commands(workers)
         self._burials: dict[int, tuple[Burial, Stall | None]] = {}
         self._sent: set[int] = set()
         self._next_errand = -1

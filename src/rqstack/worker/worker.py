@@ -11,6 +11,7 @@ from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
 from rq.worker.base import DequeueStrategy
 
 from rqstack.limiting.putback import PutBack, put_back
+from rqstack.worker.commands import Commands
 
 if TYPE_CHECKING:
     from rq import Queue, Retry
@@ -63,15 +64,20 @@ class Worker(RqWorker):
         if with_scheduler:
             self._start_scheduler(burst, logging_level, date_format, log_format)
         limits = Limits(burst=burst, max_jobs=max_jobs, max_idle=max_idle_time)
-        supervisor = Supervisor([self], limits)
+        supervisor = Supervisor([self], limits, commands=self.commands)
         try:
             supervisor.run()
         finally:
             self.teardown()  # type: ignore[no-untyped-call]
         return supervisor.jobs > 0
 
+    commands: Commands | None = None
+    """What listens for RQ's commands; a supervisor has one for all its workers."""
+
     def subscribe(self) -> None:
-        """Nothing: the supervisor listens for the commands of all its workers, without a thread."""
+        """Listen for RQ's commands from here on, without a thread: the supervisor reads them."""
+        self.commands = Commands([self])
+        self.commands.subscribe()
 
     def register_again(self) -> None:
         """Write this worker's record anew, where it was lost while the worker lives (RQ never does: rq#469)."""
