@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +41,11 @@ class Line(NamedTuple):
     job: str
     pid: int
     time: float
+
+
+def read_journal(path: Path) -> list[Line]:
+    lines = (line.split() for line in path.read_text().splitlines())
+    return [Line(what, job, int(pid), float(when)) for what, job, pid, when in lines]
 
 
 class Fleet:
@@ -149,8 +154,7 @@ class Fleet:
 
     def journal(self) -> list[Line]:
         """What the jobs wrote down, in order."""
-        lines = (line.split() for line in (self.folder / "journal").read_text().splitlines())
-        return [Line(what, job, int(pid), float(when)) for what, job, pid, when in lines]
+        return read_journal(self.folder / "journal")
 
     def begun(self) -> Counter[str]:
         """How often each job has begun."""
@@ -194,49 +198,56 @@ class Fleet:
         self.until(lambda: self.ended(queues) >= len(ids) + len(failed))
         self.until(lambda: self.client.zcard("rqstack:supervisors") == len(self.running))
         self.stop()
-        self.account(ids, queues, failed)
-
-    def account(self, ids: Sequence[str], queues: Sequence[str] = ("default",), failed: Sequence[str] = ()) -> None:
-        """Every job ran and is recorded once, and nothing is left anywhere. To be called when all workers have ended.
-
-        Args:
-            ids: Jobs that must have finished.
-            queues: All queues.
-            failed: Jobs that must have failed.
-        """
-        client = self.client
-        begun = self.begun()
-        assert [job for job in [*ids, *failed] if not begun[job]] == [], "these never ran"
-        with client.pipeline() as pipeline:
-            for job in [*ids, *failed]:
-                pipeline.hget(f"rq:job:{job}", "status")
-            states = dict(zip([*ids, *failed], pipeline.execute(), strict=True))
-            assert {job: states[job] for job in ids if states[job] != b"finished"} == {}
-            assert {job: states[job] for job in failed if states[job] != b"failed"} == {}
-            for job in ids:
-                pipeline.xrange(f"rq:results:{job}")
-            results = dict(zip(ids, pipeline.execute(), strict=True))
-        wrong = {}
-        for job, entries in results.items():
-            # type 1 is a success; the signature stands behind the pickle.
-            found = [(e[b"type"], pickle.loads(base64.b64decode(e[b"return_value"]))) for _, e in entries]
-            if found != [(b"1", job)]:
-                wrong[job] = found
-        assert wrong == {}, "these are not recorded exactly once"
-        with client.pipeline() as pipeline:
-            for queue in queues:
-                for registry in ("finished", "failed"):
-                    pipeline.zrange(f"rq:{registry}:{queue}", 0, -1)
-            recorded = pipeline.execute()
-        assert sorted(name.decode() for names in recorded[::2] for name in names) == sorted(ids)
-        assert sorted(name.decode() for names in recorded[1::2] for name in names) == sorted(failed)
-        assert left(client) == {}
+        account(self.client, self.begun(), ids, queues, failed)
 
     @property
     def crashes(self) -> dict[str, int]:
         """Jobs that are held to have ended their process, and how often."""
         keys = [key.decode() for key in self.client.scan_iter("rqstack:crashes:*", count=10_000)]
         return {key.removeprefix("rqstack:crashes:"): int(self.client.hget(key, "count") or 0) for key in keys}
+
+
+def account(
+    client: Redis,
+    begun: Mapping[str, int],
+    ids: Sequence[str],
+    queues: Sequence[str] = ("default",),
+    failed: Sequence[str] = (),
+) -> None:
+    """Every job ran and is recorded once, and nothing is left anywhere. To be called when all workers have ended.
+
+    Args:
+        client: Of Redis.
+        begun: How often each job has begun.
+        ids: Jobs that must have finished.
+        queues: All queues.
+        failed: Jobs that must have failed.
+    """
+    assert [job for job in [*ids, *failed] if not begun.get(job)] == [], "these never ran"
+    with client.pipeline() as pipeline:
+        for job in [*ids, *failed]:
+            pipeline.hget(f"rq:job:{job}", "status")
+        states = dict(zip([*ids, *failed], pipeline.execute(), strict=True))
+        assert {job: states[job] for job in ids if states[job] != b"finished"} == {}
+        assert {job: states[job] for job in failed if states[job] != b"failed"} == {}
+        for job in ids:
+            pipeline.xrange(f"rq:results:{job}")
+        results = dict(zip(ids, pipeline.execute(), strict=True))
+    wrong = {}
+    for job, entries in results.items():
+        # type 1 is a success; the signature stands behind the pickle.
+        found = [(e[b"type"], pickle.loads(base64.b64decode(e[b"return_value"]))) for _, e in entries]
+        if found != [(b"1", job)]:
+            wrong[job] = found
+    assert wrong == {}, "these are not recorded exactly once"
+    with client.pipeline() as pipeline:
+        for queue in queues:
+            for registry in ("finished", "failed"):
+                pipeline.zrange(f"rq:{registry}:{queue}", 0, -1)
+        recorded = pipeline.execute()
+    assert sorted(name.decode() for names in recorded[::2] for name in names) == sorted(ids)
+    assert sorted(name.decode() for names in recorded[1::2] for name in names) == sorted(failed)
+    assert left(client) == {}
 
 
 def left(client: Redis) -> dict[str, Any]:
@@ -267,6 +278,18 @@ def fleet(own_redis: Any, tmp_path: Path) -> Iterator[Fleet]:
         yield fleet
     finally:
         fleet.close()
+
+
+@pytest.fixture(name="account")
+def _account() -> Callable[..., None]:
+    """The function `account`."""
+    return account
+
+
+@pytest.fixture(name="read_journal")
+def _read_journal() -> Callable[[Path], list[Line]]:
+    """The function `read_journal`."""
+    return read_journal
 
 
 @pytest.hookimpl(wrapper=True)
