@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from _signal import getsignal as _getsignal  # what signal.getsignal wraps, which takes longer than a short job's alarm
+from _signal import getsignal as _getsignal  # type: ignore[import-not-found]  # what signal.getsignal wraps, which takes longer than a short job's alarm
 from types import FrameType, TracebackType
 
 from rq.timeouts import JobTimeoutException

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import encodings.idna  # noqa: F401 - what looking up a host imports: once, before the fork, and not in each horse
 import select
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
