@@ -36,6 +36,7 @@ class RedisServer:
         command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder, "--save", ""]
         # As services/redis/redis.conf has it, for every system alike.
         command += ["--appendonly", "yes", "--appendfsync", "everysec", "--stream-node-max-bytes", "256"]
+        command += ["--hash-max-ziplist-value", "1024"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(1000):
             try:
