@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -52,6 +54,17 @@ def test_poison_among_innocent_jobs(fleet: Any, each: int) -> None:
         if not all(word in said for word in words):
             wrong[job] = said
     assert wrong == {}
+    assert fleet.crashes == {}
+
+
+def test_poison_that_is_requeued_gets_its_chances_again(fleet: Any) -> None:
+    fleet.enqueue(["bad"], "killed")
+    fleet.start()
+    fleet.until(lambda: fleet.ended() == 1)
+    requeue = [sys.executable, "-m", "rqstack.cli.main", "requeue", "--yes", "bad"]
+    subprocess.run(requeue, env=fleet.environment, check=True, timeout=60)
+    fleet.until(lambda: fleet.begun()["bad"] == 6)
+    fleet.finish([], failed=["bad"])
 
 
 def test_poison_that_takes_a_whole_worker_along(fleet: Any) -> None:

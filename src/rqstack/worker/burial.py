@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from rqstack.discovery import registry
 from rqstack.worker.counters import field
-from rqstack.worker.scripts import METRICS
+from rqstack.worker.scripts import METRICS, crashes_key
 from rqstack.worker.slow import Running, SlowPath
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def bury(worker: Worker, burial: Burial) -> bool:
             if job is not None and not burial.stopped:
                 worker.handle_work_horse_killed(job, 0, burial.status, None)  # type: ignore[no-untyped-call]
             if slow.bury(running, burial.reason, stopped=burial.stopped):
+                # If somebody requeues it, with better code perhaps, it is counted anew.
+                worker.connection.delete(crashes_key(held.job_id))
                 described = (job.description or "").partition("(")[0] if job is not None else ""
                 task = described if described in registry else "unknown"
                 outcome = "stopped" if burial.stopped else "killed"

@@ -30,6 +30,11 @@ def claim_key(worker: str, queue_key: str) -> str:
     return f"rqstack:claim:{worker}:{queue_key}"
 
 
+def crashes_key(job_id: str) -> str:
+    """Hash of how often a job has ended its process (`count`), and in which execution it did so last; for a day."""
+    return f"rqstack:crashes:{job_id}"
+
+
 class Script:
     """A Lua script made of files of this package.
 
