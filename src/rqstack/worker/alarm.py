@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
-from _signal import getsignal as _getsignal  # type: ignore[import-not-found]  # what signal.getsignal wraps, which takes longer than a short job's alarm
+from _signal import getsignal as handler_of  # type: ignore[import-not-found]
 from types import FrameType, TracebackType
 
 from rq.timeouts import JobTimeoutException
 
+__all__ = ["Alarm", "handler_of"]
+
+# `handler_of` is what signal.getsignal wraps; the wrapping takes longer than a short job.
 _SIGALRM = int(signal.SIGALRM)
 
 
@@ -27,7 +30,7 @@ class Alarm:
         return self
 
     def __enter__(self) -> None:
-        if _getsignal(_SIGALRM) is not self._handler:
+        if handler_of(_SIGALRM) is not self._handler:
             signal.signal(_SIGALRM, self._handler)
         signal.alarm(self._seconds)
 

@@ -30,7 +30,7 @@ from rqstack.discovery import resolve
 from rqstack.errors import InvalidJob, PayloadRejected
 from rqstack.security import count_rejected
 from rqstack.worker import hooks
-from rqstack.worker.alarm import Alarm
+from rqstack.worker.alarm import Alarm, handler_of
 from rqstack.worker.channel import Channel, Lost, Waiters, pack
 from rqstack.worker.counters import Counters
 from rqstack.worker.lazyjob import lazy_job
@@ -49,6 +49,8 @@ RECYCLE = 73
 
 EXECUTION_TTL = 90
 """Seconds until RQ's registries take a run for abandoned, as RQ writes them; supervisors refresh it all the time."""
+
+_SIGTERM = int(signal.SIGTERM)
 
 _LOOK = 30.0
 """Seconds after which an idle horse looks at its queues all the same, and at whether workers are suspended."""
@@ -281,7 +283,7 @@ class Horse:
         finally:
             self._jobs += 1
             self._slots.end(self._index, self._jobs)
-            if signal.getsignal(signal.SIGTERM) != self._on_stop:  # the task has taken it, or asyncio for the task
+            if handler_of(_SIGTERM) is not self._on_stop:  # the task has taken it, or asyncio for the task
                 self._install_signals()
             if hooks.after_job:
                 hooks.run(hooks.after_job)
