@@ -407,7 +407,8 @@ class Horse:
             return DONE
         if limits.recycle_jobs is not None and self._jobs >= limits.recycle_jobs:
             return RECYCLE
-        if limits.max_rss is not None and _peak_mib() > limits.max_rss:
+        # Between jobs: a limit below what a new horse needs would otherwise let none run.
+        if limits.max_rss is not None and self._jobs and _peak_mib() > limits.max_rss:
             return RECYCLE
         return None
 

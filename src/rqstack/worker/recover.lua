@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  rqstack:running:<supervisor>
 -- KEYS[2]  rqstack:supervisors
--- ARGV[1]  'crash' counts against the job, 'return' does not
+-- ARGV[1]  'crash' counts against the job, 'return' does not, 'fail' buries it without counting
 -- ARGV[2]  how many crashes a job may have
 -- ARGV[3]  '' for one's own workers; or the id of another supervisor: its workers are forgotten, if it is still dead
 -- ARGV[4]  seconds without a sign of life after which a supervisor is dead
@@ -26,6 +26,7 @@ local function requeue(worker, queue, id, execution)
   local job_key = 'rq:job:' .. id
   if not call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution) then return 'gone' end
   local exists = call('EXISTS', job_key) == 1
+  if exists and ARGV[1] == 'fail' then return 'bury' end
   if exists and ARGV[1] == 'crash' then
     local crashes_key = 'rqstack:crashes:' .. id
     local seen = call('HGET', crashes_key, 'execution')

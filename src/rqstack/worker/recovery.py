@@ -115,7 +115,8 @@ class Recovery:
             crashed: It counts against the job that it was running.
             fail: A running job is not put back but comes as `bury`.
         """
-        return self._recover(self._supervisor, self._queues, workers, crashed or fail, 0 if fail else None, dead=False)
+        mode = "fail" if fail else "crash" if crashed else "return"
+        return self._recover(self._supervisor, self._queues, workers, mode, dead=False)
 
     def holds(self, worker: str) -> str | None:
         """The id of the job that one of one's own workers is on record as running."""
@@ -157,15 +158,14 @@ class Recovery:
         if raw[0] is None:
             self._channel.call("ZREM", SUPERVISORS, supervisor)
             return []
-        return self._recover(supervisor, json.loads(raw[0]), json.loads(raw[1]), True, None, dead=True)
+        return self._recover(supervisor, json.loads(raw[0]), json.loads(raw[1]), "crash", dead=True)
 
     def _recover(
         self,
         supervisor: str,
         queues: Sequence[str],
         workers: Sequence[str],
-        crashed: bool,
-        max_crashes: int | None,
+        mode: str,
         *,
         dead: bool,
     ) -> list[Held]:
@@ -175,8 +175,8 @@ class Recovery:
                 2,
                 running_key(supervisor),
                 SUPERVISORS,
-                "crash" if crashed else "return",
-                self._max_crashes if max_crashes is None else max_crashes,
+                mode,
+                self._max_crashes,
                 supervisor if dead else "",
                 str(self._dead_after),
                 len(queues),

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -20,18 +20,17 @@ from rq.command import handle_command
 from rq.utils import now
 
 from rqstack.discovery import autodiscover
-from rqstack.errors import SettingsError
 from rqstack.preload import preload
 from rqstack.settings import Settings, get_settings
 from rqstack.worker.burial import Burial, bury, describe
 from rqstack.worker.channel import Channel
 from rqstack.worker.commands import Commands
-from rqstack.worker.horse import DONE, RECYCLE, Horse, Limits
-from rqstack.worker.parent import die_with, wait_for_end
+from rqstack.worker.horse import Horse, Limits
+from rqstack.worker.parent import die_with
 from rqstack.worker.recovery import Held, Recovery
 from rqstack.worker.reload import CodeWatch, release
 from rqstack.worker.slots import Slots
-from rqstack.worker.template import Died, Forked, Ready, Template
+from rqstack.worker.stable import Stable, Stall
 
 if TYPE_CHECKING:
     from rqstack.worker.companion import Companion
@@ -42,35 +41,6 @@ _TICK = 1.0
 
 OVERRUN = 5.0
 """Seconds past a job's time-out after which its horse is killed: it did not react to the signal."""
-
-
-@dataclass(slots=True)
-class Stall:
-    """A horse's place.
-
-    Args:
-        worker: Its RQ worker; it keeps name and record when the horse is replaced.
-        index: Its slot.
-        pid: The horse's process; 0 if there is none.
-        born: Monotonic time of its start.
-        fork_at: Monotonic time at which the next horse is due; None if none is.
-        retired: No more horses.
-        status: The wait status of a horse whose job is not settled yet; None otherwise.
-        why: Why it ends: "" (the supervisor does not know), done, overrun, return or replace.
-        template: Where its horse came from.
-        failures: Horses that ended at once, one after the other.
-    """
-
-    worker: Worker
-    index: int
-    pid: int = 0
-    born: float = 0.0
-    fork_at: float | None = 0.0
-    retired: bool = False
-    status: int | None = None
-    why: str = ""
-    template: Template | None = None
-    failures: int = 0
 
 
 class Supervisor:
@@ -94,8 +64,10 @@ class Supervisor:
     ) -> None:
         self._settings = settings = settings or get_settings()
         self._limits = replace(limits, block=settings.dead_after * 0.6)
-        self._stalls = [Stall(worker, index) for index, worker in enumerate(workers)]
         self._slots = Slots(len(workers))
+        watch = None if limits.burst else CodeWatch(settings)
+        self._stable = Stable(workers, self._slots, self._load, self._run_horse, watch)
+        self._workers = workers
         self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._log = workers[0].log
         first = workers[0]
@@ -110,9 +82,7 @@ class Supervisor:
             max_crashes=settings.max_crashes,
         )
         self._commands = commands or Commands(workers)
-        self._burials: dict[int, tuple[Burial, Stall | None]] = {}
-        self._sent: set[int] = set()
-        self._next_errand = -1
+        self._burials: dict[int, int] = {}
         self._stops: list[float] = []
         self._stop_noted = False
         self._put_back_at = float("inf")
@@ -123,19 +93,14 @@ class Supervisor:
         self._others = 0
         self._maintenance_pid = 0
         self._pid = os.getpid()
-        self._template: Template
-        self._next: Template | None = None
-        self._former: list[Template] = []
         self._release = ""
-        self._watch = CodeWatch(settings)
         self._companions = companions
-        self._look_at = 0.0
         self._wakeup, self._wake = os.pipe()
 
     @property
     def jobs(self) -> int:
         """How many jobs its horses have ended."""
-        return sum(self._slots.total(stall.index) for stall in self._stalls)
+        return sum(self._slots.total(stall.index) for stall in self._stable.stalls)
 
     def run(self) -> None:
         """Run until all workers are done, or until stopped by SIGTERM or SIGINT.
@@ -147,16 +112,13 @@ class Supervisor:
         # What is there now is shared with all horses: the collector must not write to it.
         gc.collect()
         gc.freeze()
-        self._template = Template(self._load, self._run_horse)
+        self._stable.open()
         try:
             while not self._is_over():
                 self._tick()
-                ready: list[Any] = [self._wakeup]
+                ready: list[Any] = [self._wakeup, *self._stable.connections]
                 if self._commands.socket is not None:
                     ready.append(self._commands.socket)
-                for template in (self._template, self._next, *self._former):
-                    if template is not None and template.pid:
-                        ready.append(template.connection)
                 readable, _, _ = select.select(ready, [], [], self._pause())
                 if self._wakeup in readable:
                     os.read(self._wakeup, 4096)
@@ -164,9 +126,7 @@ class Supervisor:
         finally:
             for companion in self._companions:
                 companion.stop()
-            for template in (self._template, self._next, *self._former):
-                if template is not None:
-                    template.kill()
+            self._stable.close()
             self._restore_signals(previous)
             os.close(self._wakeup)
             os.close(self._wake)
@@ -174,7 +134,9 @@ class Supervisor:
     # -- the loop
 
     def _tick(self) -> None:
-        self._hear()
+        self._stable.hear()
+        if self._maintenance_pid and os.waitpid(self._maintenance_pid, os.WNOHANG)[0]:
+            self._maintenance_pid = 0
         moment = time.monotonic()
         if self._stops:
             self._stop(moment)
@@ -182,11 +144,10 @@ class Supervisor:
             self._beat(moment)
         self._listen()
         self._settle()
-        self._send_errands()
         if self._in_touch_since is not None:
-            self._fork_due(moment)
+            self._stable.fork_due(moment)
             self._maintain(moment)
-            self._reload(moment)
+            self._stable.reload(moment)
         self._check_deadlines(moment)
         if not self._stops:
             for companion in self._companions:
@@ -195,43 +156,22 @@ class Supervisor:
     def _pause(self) -> float:
         """Seconds until something is due."""
         moment = time.monotonic()
-        due = [self._beat_at, self._put_back_at, moment + _TICK]
-        if self._template.ready:
-            due += [stall.fork_at for stall in self._stalls if stall.fork_at is not None and not stall.retired]
-        if any(stall.status is not None for stall in self._stalls):
+        due = [self._beat_at, self._put_back_at, moment + _TICK, *self._stable.next_due()]
+        if any(stall.status is not None for stall in self._stable.stalls):
             due.append(moment + 0.1)
         return max(min(due) - moment, 0.0) + 0.001
 
     def _is_over(self) -> bool:
         if self._stops and time.monotonic() > self._stops[0] + self._settings.grace:
             # Redis is away; whoever comes next finds on record what is left.
-            return not any(stall.pid for stall in self._stalls)
-        return not self._burials and all(
-            stall.retired and not stall.pid and stall.status is None for stall in self._stalls
-        )
+            return not any(stall.pid for stall in self._stable.stalls)
+        return self._stable.is_empty() and self._stable.is_done()
 
     # -- horses
 
-    def _fork_due(self, moment: float) -> None:
-        for stall in self._stalls:
-            if stall.fork_at is not None and moment >= stall.fork_at and not stall.retired and stall.status is None:
-                if not self._template.ready:
-                    return
-                stall.fork_at = None
-                self._fork(stall)
-
-    def _fork(self, stall: Stall) -> None:
-        self._slots.clear(stall.index)
-        stall.worker.killed_on_purpose = False
-        stall.worker._stopped_job_id = None  # of a job that ended before it could be stopped
-        stall.why = ""
-        stall.template = self._template
-        stall.born = time.monotonic()
-        self._template.fork(stall.index)
-
     def _run_horse(self, index: int, burial: Burial | None) -> int:
         """What a horse does, or who buries a job (then `index` is below 0); called in a process of its own."""
-        worker = self._stalls[max(index, 0)].worker
+        worker = self._workers[max(index, 0)]
         try:
             worker._is_horse, worker._horse_pid = True, 0
             os.environ["RQ_WORKER_ID"] = worker.name
@@ -251,117 +191,12 @@ class Supervisor:
         preload(self._settings)
         return [str(failure) for failure in autodiscover(self._settings).failures]
 
-    def _hear(self) -> None:
-        """What the templates have to say: who was born, who has died."""
-        for template in (self._template, self._next, *self._former):
-            if template is None or not template.pid:
-                continue
-            for message in template.messages():
-                if isinstance(message, Forked):
-                    self._note_birth(message)
-                elif isinstance(message, Died) and message.slot < 0:
-                    self._note_errand(message.slot, message.status)
-                elif isinstance(message, Died):
-                    if self._stalls[message.slot].pid == message.pid:
-                        self._note_death(self._stalls[message.slot], message.status)
-                elif isinstance(message, Ready):
-                    self._note_ready(template, message)
-                elif template is self._next:
-                    self._refuse(message.reason)
-                else:
-                    raise SettingsError(message.reason)
-            if template.has_ended():
-                self._note_template_end(template)
-        self._former = [template for template in self._former if template.pid]
-        if self._maintenance_pid and os.waitpid(self._maintenance_pid, os.WNOHANG)[0]:
-            self._maintenance_pid = 0
-
-    def _note_birth(self, message: Forked) -> None:
-        if message.slot < 0:
-            return
-        stall = self._stalls[message.slot]
-        stall.pid = stall.worker._horse_pid = message.pid
-        if self._stops or stall.retired:
-            _signal(message.pid, signal.SIGTERM)
-        elif stall.template is not self._template:
-            stall.why = "replace"
-            _signal(message.pid, signal.SIGTERM)
-
-    def _note_ready(self, template: Template, message: Ready) -> None:
-        if template is not self._next:
-            # At the start a module that does not import stops only the tasks that it would have declared.
-            template.ready = True
-            return
-        if message.failures:
-            self._refuse("; ".join(message.failures))
-            return
-        self._log.info("The task code has changed: horses are replaced as they end their jobs")
-        self._former.append(self._template)
-        self._template, self._next = template, None
-        template.ready = True
-        for stall in self._stalls:
-            if stall.pid and not stall.why:
-                stall.why = "replace"
-                _signal(stall.pid, signal.SIGTERM)
-        for former in self._former:
-            former.end()
-
-    def _refuse(self, reason: str) -> None:
-        self._log.error("The new task code is refused, and the code before goes on: %s", reason)
-        if self._next is not None:
-            self._next.kill()
-            self._next = None
-
-    def _note_template_end(self, template: Template) -> None:
-        """Its horses end with it."""
-        if template is self._next:
-            self._next = None
-        for stall in self._stalls:
-            if stall.template is template and (stall.pid or stall.fork_at is None) and stall.status is None:
-                if stall.pid:
-                    wait_for_end(stall.pid)
-                    self._note_death(stall, signal.SIGKILL)
-                elif self._stops:
-                    stall.retired = True
-                elif not stall.retired:
-                    stall.fork_at = time.monotonic()
-        if template is self._template:
-            self._sent.clear()
-            self._log.error("The template process has ended; another is started")
-            self._template = Template(self._load, self._run_horse)
-
-    def _reload(self, moment: float) -> None:
-        """Look for new task code, and load it beside the old."""
-        if moment < self._look_at or self._stops or self._limits.burst:
-            return
-        self._look_at = moment + _TICK
-        if self._watch.has_changed():
-            if self._next is not None:
-                self._next.kill()
-            self._next = Template(self._load, self._run_horse)
-
-    def _note_death(self, stall: Stall, status: int) -> None:
-        jobs = self._slots.jobs(stall.index)
-        self._slots.add_total(stall.index, jobs)
-        self._slots.end(stall.index, 0)
-        moment = time.monotonic()
-        stall.failures = stall.failures + 1 if moment - stall.born < 1 and not jobs else 0
-        _kill(stall.pid)  # what its job has started
-        stall.pid = stall.worker._horse_pid = 0
-        stall.status = status
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) in (DONE, RECYCLE):
-            # A job may end the process with any code; whether it did is decided by what is on record.
-            if os.WEXITSTATUS(status) == DONE and not stall.why and not stall.worker.killed_on_purpose:
-                stall.why = "done"
-        else:
-            self._log.warning("Worker %s: the horse has ended: %s", stall.worker.name, describe(status))
-
     def _settle(self) -> None:
         """See to the jobs of horses that have ended, as soon as Redis can be reached."""
-        for stall in self._stalls:
+        for stall in self._stable.stalls:
             if stall.status is None:
                 continue
-            if any(waiting is stall for _, waiting in self._burials.values()):
+            if not self._stable.is_done(self._burials.get(stall.index, 0)):
                 continue
             try:
                 held = self._held(stall)
@@ -414,7 +249,7 @@ class Supervisor:
                 f"{self._settings.max_crashes} times, so it is not run again. See RQSTACK_MAX_CRASHES."
             )
         worker._stopped_job_id = None
-        self._add_burial(Burial(held, reason, stopped, status), stall)
+        self._burials[stall.index] = self._stable.send(Burial(held, reason, stopped, status))
 
     def _bury_for_others(self, held: Sequence[Held]) -> None:
         reason = (
@@ -423,46 +258,29 @@ class Supervisor:
         )
         for job in held:
             if job.what == "bury":
-                self._add_burial(Burial(job, reason), None)
-
-    def _add_burial(self, burial: Burial, stall: Stall | None) -> None:
-        self._burials[self._next_errand] = (burial, stall)
-        self._next_errand -= 1
-
-    def _send_errands(self) -> None:
-        if self._template.ready:
-            for errand in self._burials.keys() - self._sent:
-                self._sent.add(errand)
-                self._template.fork(errand, self._burials[errand][0])
-
-    def _note_errand(self, errand: int, status: int) -> None:
-        self._sent.discard(errand)
-        if status == 0:
-            self._burials.pop(errand, None)
+                self._stable.send(Burial(job, reason))
 
     def _check_deadlines(self, moment: float) -> None:
-        for stall in self._stalls:
+        for stall in self._stable.stalls:
             if not stall.pid or stall.why in ("overrun", "return"):
                 continue
             deadline = self._slots.deadline(stall.index)
             if deadline and moment > deadline + OVERRUN:
                 self._log.warning("Worker %s: the job in hand ignores its time-out", stall.worker.name)
-                stall.why = "overrun"
-                _kill(stall.pid)
+                self._stable.kill(stall, "overrun")
             elif moment >= self._put_back_at:
-                stall.why = "return"
-                _kill(stall.pid)
+                self._stable.kill(stall, "return")
 
     # -- Redis
 
     def _beat(self, moment: float) -> None:
         settings = self._settings
-        names = [stall.worker.name for stall in self._stalls if not (stall.retired and not stall.pid)]
+        names = [stall.worker.name for stall in self._stable.stalls if not (stall.retired and not stall.pid)]
         try:
             beat = self._recovery.beat(names)
-            for stall in self._stalls:
+            for stall in self._stable.stalls:
                 if stall.worker.name in beat.missing:
-                    stall.worker.register_again()
+                    stall.worker.register_again(self._recovery.holds(stall.worker.name))
             reached = time.monotonic()
             # Whoever could not reach Redis for so long, or stood still, finds old heartbeats of others that live.
             gap = max(settings.dead_after - settings.heartbeat, settings.heartbeat * 1.4)
@@ -491,14 +309,12 @@ class Supervisor:
     def _listen(self) -> None:
         """RQ's commands for the workers: stop-job, kill-horse, shutdown."""
         for worker, payload in self._commands.read():
-            stall = next(stall for stall in self._stalls if stall.worker is worker)
+            stall = next(stall for stall in self._stable.stalls if stall.worker is worker)
             command = payload["command"]
             if command == "shutdown":
                 worker.log.info("Worker %s: shutdown was asked for", worker.name)
-                stall.retired = True
                 worker._shutdown_requested_date = now()
-                if stall.pid:
-                    _signal(stall.pid, signal.SIGTERM)
+                self._stable.retire(stall)
             elif command == "kill-horse" and not self._slots.busy_since(stall.index):
                 worker.log.info("Worker %s is not working, kill horse command ignored", worker.name)
             elif stall.pid:
@@ -512,7 +328,7 @@ class Supervisor:
         # Jobs of workers that are only cut off must not be taken for abandoned: see _beat.
         if self._others and moment - (self._in_touch_since or moment) < self._settings.dead_after:
             return
-        worker = self._stalls[0].worker
+        worker = self._workers[0]
         self._maintain_at = moment + worker.maintenance_interval
         scheduler = worker.scheduler
         if worker.last_cleaned_at and scheduler and not (scheduler._process and scheduler._process.is_alive()):
@@ -540,16 +356,12 @@ class Supervisor:
             self._log.info("Stopping: no new jobs; what runs has %d s", self._settings.grace)
             grace = self._settings.grace
             self._put_back_at = self._stops[0] + max(grace - 3, grace * 0.5)
-            for stall in self._stalls:
+            for stall in self._stable.stalls:
                 stall.worker._shutdown_requested_date = now()
                 if self._slots.busy_since(stall.index):
                     with contextlib.suppress(RedisError):
                         stall.worker.set_shutdown_requested_date()  # type: ignore[no-untyped-call]
-                if stall.pid:
-                    _signal(stall.pid, signal.SIGTERM)
-                elif stall.status is None and stall.fork_at is not None:
-                    stall.retired = True
-                stall.fork_at = None
+            self._stable.stop()
         # RQ: a second signal within a second is the same one, sent to the group and by a parent.
         if self._stops[-1] - self._stops[0] >= 1:
             self._put_back_at = 0.0
@@ -559,7 +371,7 @@ class Supervisor:
             os.waitpid(self._maintenance_pid, 0)
             self._maintenance_pid = 0
         try:
-            self._recovery.give_back([stall.worker.name for stall in self._stalls], crashed=False)
+            self._recovery.give_back([stall.worker.name for stall in self._stable.stalls], crashed=False)
             self._recovery.leave()
         except RedisError as error:
             self._log.warning("Redis is away (%s); the next supervisor gives back what is left", error)
@@ -593,13 +405,3 @@ class Supervisor:
 
 def _ignore(signum: int, frame: FrameType | None) -> None:
     """Only to be woken: a child has ended."""
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def _signal(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)

@@ -79,13 +79,21 @@ class Worker(RqWorker):
         self.commands = Commands([self])
         self.commands.subscribe()
 
-    def register_again(self) -> None:
-        """Write this worker's record anew, where it was lost while the worker lives (RQ never does: rq#469)."""
+    def register_again(self, job_id: str | None = None) -> None:
+        """Write this worker's record anew, where it was lost while the worker lives (RQ never does: rq#469).
+
+        Args:
+            job_id: The job that it is running.
+        """
         birth = self.birth_date
         with contextlib.suppress(ValueError):
             self.register_birth()  # type: ignore[no-untyped-call]
         if birth is not None:
             self.birth_date = birth
+        # Unless the horse was faster.
+        if job_id is not None:
+            self.connection.hsetnx(self.key, "current_job", job_id)
+        self.connection.hsetnx(self.key, "state", "busy" if job_id is not None else "idle")
 
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
         """Kill the horse and what it has started. The supervisor then fails its job, as RQ does."""
