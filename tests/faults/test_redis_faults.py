@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -48,9 +49,12 @@ def test_redis_and_workers_are_killed_together(fleet: Any) -> None:
 
 
 def test_redis_stands_still_for_longer_than_a_worker_may(fleet: Any) -> None:
-    ids = fleet.enqueue([f"job-{n}" for n in range(2_000)], args=(0.004,))
+    ids = fleet.enqueue([f"job-{n}" for n in range(2_000)], args=(0.03,))
     fleet.start(3, RQSTACK_DEAD_AFTER="3")
-    fleet.until(lambda: fleet.ended() > len(ids) // 4)
+    fleet.until(lambda: fleet.client.zcard("rqstack:supervisors") == 3)
+    # Before that they would take nobody for dead.
+    ready = time.monotonic() + 4
+    fleet.until(lambda: time.monotonic() > ready)
     fleet.server.process.send_signal(signal.SIGSTOP)
     try:
         fleet.pause(4.0, 4.5)
