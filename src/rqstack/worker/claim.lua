@@ -108,7 +108,8 @@ local function claim(ended)
 
   local job_key = 'rq:job:' .. id
   local queue = fields[5] or string.sub(queue_key, 10)
-  local ttl, seconds = tonumber(ARGV[6]), math.floor(tonumber(now))
+  -- By Redis's own clock: the worker's may be wrong, and its job seem to be abandoned.
+  local ttl, seconds = tonumber(ARGV[6]), tonumber(call('TIME')[1])
   local run = id .. ':' .. execution
   call('HSET', KEYS[2], worker, queue .. '\n' .. run)
   -- RQ sets an expiry on these two at once. Here the supervisor's next heartbeat does, for jobs that live to see it.

@@ -53,8 +53,10 @@ local function finish()
 end
 
 local what, ended = finish()
-for i = 17, #ARGV, 2 do
-  call('HINCRBYFLOAT', 'rqstack:metrics', ARGV[i], ARGV[i + 1])
+if what ~= 'again' then
+  for i = 17, #ARGV, 2 do
+    call('HINCRBYFLOAT', 'rqstack:metrics', ARGV[i], ARGV[i + 1])
+  end
 end
 if what == 'unusual' then return {what} end
 if ARGV[9] ~= '1' then

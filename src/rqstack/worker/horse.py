@@ -354,6 +354,9 @@ class Horse:
             self._counters.add(running.queue, running.name, ended.status, wait=wait, run=ran)
         if ended.exception:
             self._counters.add_failure(running.queue, running.name, ended.exception)
+        if self._counters.is_due(time.monotonic()):
+            with contextlib.suppress(RedisError):
+                self._flush()
 
     def _waited(self, enqueued_at: bytes | None) -> float | None:
         try:

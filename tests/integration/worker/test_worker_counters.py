@@ -1,0 +1,131 @@
+"""What the workers have counted in `rqstack:metrics` is what ran."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from rq import Retry
+from rq.command import send_stop_job_command
+
+TASKS = """
+import os, time
+from rq import get_current_job
+from rqstack import task
+
+@task
+def give(): return 1
+@task
+def nap(): time.sleep(0.06)
+@task
+def fail(kind):
+    raise {"key": KeyError, "value": ValueError}[kind](kind)
+@task
+def crash(): os._exit(1)
+@task
+def hold():
+    job = get_current_job()
+    job.connection.rpush("holding:" + job.id, os.getpid())
+    job.connection.blpop("release:" + job.id, 60)
+"""
+
+
+def test_counts_agree_with_what_ran(site: Any) -> None:
+    site.tasks(TASKS)
+    queue, other = site.queue("default"), site.queue("other")
+    site.redis.set("rq:suspended", 1)
+    names: list[str] = []
+
+    def add(function: str, count: int, *args: Any, to: Any = queue, **options: Any) -> None:
+        for _ in range(count):
+            names.append(f"job-{len(names)}")
+            to.enqueue(f"shop.tasks.{function}", args=args, job_id=names[-1], **options)
+
+    add("give", 50)
+    add("give", 7, to=other)
+    add("nap", 4)
+    add("fail", 5, "key")
+    add("fail", 3, "value")
+    add("fail", 2, "value", retry=Retry(2))
+    process = site.worker("default", "other", "--processes", "2")
+    site.until(lambda: "suspended" in {str(worker.state) for worker in site.workers()}, "the workers")
+    site.redis.delete("rq:suspended")
+    site.until_ended(*names)
+    site.until_idle(2)  # a horse that is killed takes the counts of its last moments with it
+    add("crash", 1)
+    site.until_ended(*names)
+    queue.enqueue("shop.tasks.hold", job_id="stopped")
+    site.until(lambda: site.redis.llen("holding:stopped"), "the job to run")
+    send_stop_job_command(site.redis, "stopped")
+    site.until_ended("stopped")
+    # Horses keep counts back for a moment; they are all there when the worker has ended.
+    assert site.stop(process) == 0, site.output()
+    counted = site.metrics()
+    processed = {key[1:]: value for key, value in counted.items() if key[0] == "processed"}
+    assert processed == {
+        ("default", "shop.tasks.give", "finished"): 50,
+        ("other", "shop.tasks.give", "finished"): 7,
+        ("default", "shop.tasks.nap", "finished"): 4,
+        ("default", "shop.tasks.fail", "failed"): 10,
+        ("default", "shop.tasks.fail", "retried"): 4,
+        ("default", "shop.tasks.crash", "killed"): 1,
+        ("default", "shop.tasks.hold", "stopped"): 1,
+    }
+    failures = {key[1:]: value for key, value in counted.items() if key[0] == "failures"}
+    assert failures == {
+        ("default", "shop.tasks.fail", "KeyError"): 5,
+        ("default", "shop.tasks.fail", "ValueError"): 9,
+    }
+    for kind in ("wait", "run"):
+        observed: dict[tuple[str, str], float] = defaultdict(float)
+        for key, value in counted.items():
+            if key[0] == kind:
+                observed[key[1], key[2]] += value
+        assert observed == {
+            ("default", "shop.tasks.give"): 50,
+            ("other", "shop.tasks.give"): 7,
+            ("default", "shop.tasks.nap"): 4,
+            ("default", "shop.tasks.fail"): 14,
+        }
+    naps = {float(key[3]): value for key, value in counted.items() if key[:3] == ("run", "default", "shop.tasks.nap")}
+    assert min(naps) >= 0.1  # the first bucket that 60 ms are in
+    assert counted["run_sum", "default", "shop.tasks.nap"] >= 4 * 0.06
+
+
+def test_a_reply_that_is_lost_is_not_counted_twice(connection: Any) -> None:
+    """The same call of finish.lua, sent again after its reply was lost."""
+    from rq import Queue
+    from rq.serializers import DefaultSerializer
+
+    from rqstack.worker import Worker
+    from rqstack.worker.channel import Channel
+    from rqstack.worker.scripts import CLAIM, FINISH, SUPERVISORS, running_key
+
+    queue = Queue("default", connection=connection)
+    queue.enqueue("shop.tasks.give", job_id="one")
+    worker = Worker([queue], name="w", connection=connection, serializer=DefaultSerializer)
+    connection.zadd(SUPERVISORS, {"s": 9e9})
+    channel = Channel(connection)
+    keys = (worker.key, running_key("s"), SUPERVISORS, queue.key)
+    head = (len(keys), *keys, "w", "s")
+    stamp = ("2026-01-31T12:00:00.000000Z", "1769860800.0", 90, "0", "")
+    claimed = channel.run(CLAIM, (*head, "a" * 32, *stamp))
+    assert claimed[:3] == [b"job", b"default", b"one"]
+    end = (
+        "1",
+        "one",
+        "a" * 32,
+        "default",
+        500,
+        "",
+        "1769860800.0",
+        "0.1",
+        '["processed","default","t","finished"]',
+        "1",
+    )
+    tail = (*head, "b" * 32, *stamp, *end)
+    assert channel.run(FINISH, tail) == [b"finished", b"empty"]
+    assert channel.run(FINISH, tail) == [b"again", b"empty"]
+    assert connection.hvals("rqstack:metrics") == [b"1"]
+    assert connection.xlen("rq:results:one") == 1
+    channel.close()
