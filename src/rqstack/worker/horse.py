@@ -33,7 +33,7 @@ from rqstack.worker import hooks
 from rqstack.worker.alarm import Alarm, handler_of
 from rqstack.worker.channel import Channel, Lost, Waiters, pack
 from rqstack.worker.counters import Counters
-from rqstack.worker.lazyjob import lazy_job
+from rqstack.worker.lazyjob import lazy_job, touched
 from rqstack.worker.scripts import CLAIM, FINISH, METRICS, SUPERVISORS, running_key
 from rqstack.worker.slow import Ended, Running, SlowPath, damaged
 
@@ -278,7 +278,9 @@ class Horse:
             # Whatever a task raises, SystemExit too, ends the job and not the horse, as in RQ.
             if isinstance(error, PayloadRejected):
                 count_rejected(self._client, error)
-            self._note(running, self._slow.fail(running, (type(error), error, error.__traceback__)), begun, enqueued_at)
+            # The task may have set its job's retries_left, say.
+            ended = self._slow.fail(running, (type(error), error, error.__traceback__), touched(running.job))
+            self._note(running, ended, begun, enqueued_at)
             return None
         finally:
             self._jobs += 1
@@ -307,7 +309,8 @@ class Horse:
         except Exception as error:
             raise DeserializationError(f"the job's function and arguments cannot be read: {error}") from error
         function = resolve(running.name, instance)
-        _job_stack.push(lazy_job(worker.job_class, running.job_id, self._client, worker.serializer))
+        running.job = lazy_job(worker.job_class, running.job_id, self._client, worker.serializer)
+        _job_stack.push(running.job)
         try:
             if running.timeout <= 0:
                 return _call(function, args, kwargs)

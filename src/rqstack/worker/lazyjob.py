@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from redis import Redis
     from rq.job import Job
 
+_BARE = 3
+"""Attributes of a lazy job that nobody has touched."""
+
 _made: dict[type[Any], type[Any]] = {}
 
 
@@ -26,6 +29,20 @@ def lazy_job(job_class: type[Job], job_id: str, connection: Redis, serializer: A
     job = object.__new__(lazy_class)
     job.__dict__.update(_id=job_id, connection=connection, serializer=serializer)
     return cast("Job", job)
+
+
+def touched(job: Any) -> Any:
+    """A lazy job that its task has read or written, for RQ's methods to go on with; else None.
+
+    Args:
+        job: The job; None if there is none.
+    """
+    if job is None or len(job.__dict__) <= _BARE:
+        return None
+    try:
+        return job._status and job
+    except Exception:
+        return None  # deleted meanwhile, or Redis is away: it is read anew
 
 
 def _load(job: Any, name: str) -> Any:

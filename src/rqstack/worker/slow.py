@@ -44,6 +44,7 @@ class Running:
         data: Its payload as stored; None if its record has none.
         timeout: Seconds it may run; 0 or less for no limit. RQ's default is 180.
         name: Its function's name, as soon as it is known.
+        job: What `get_current_job()` gives the task, as soon as it runs.
     """
 
     queue: str
@@ -53,6 +54,7 @@ class Running:
     data: bytes | None
     timeout: int = 180
     name: str = "unknown"
+    job: Any = None
 
 
 class Ended(NamedTuple):
