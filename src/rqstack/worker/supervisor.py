@@ -119,8 +119,10 @@ class Supervisor:
         gc.freeze()
         self._stable.open()
         try:
-            while not self._is_over():
+            while True:
                 self._tick()
+                if self._is_over():
+                    break
                 ready: list[Any] = [self._wakeup, *self._stable.connections]
                 if self._commands.socket is not None:
                     ready.append(self._commands.socket)
