@@ -223,3 +223,30 @@ def test_a_function_that_does_not_import_is_named(site: Any) -> None:
     assert "gone" in reasons["gone-f"]
     assert "Invalid attribute name: g" in reasons["works-g"]
     assert site.job("works-f").return_value() == 5
+
+
+def test_a_task_that_takes_the_horse_s_signals(site: Any) -> None:
+    site.tasks(TASKS)
+    process = site.worker("default", RQSTACK_GRACE="600")
+    _plain(site, "spoils", "spoil_signals")
+    _plain(site, "too-long", "hang", job_timeout=1)
+    _plain(site, "behind", "pid")
+    site.until_ended("spoils", "too-long", "behind")
+    assert "JobTimeoutException" in rq_result(site, "too-long")
+    assert site.job("behind").return_value() == site.job("spoils").return_value(), "another horse: nothing was shown"
+    site.until_idle(1)
+    assert site.stop(process) == 0  # long before the grace is over
+
+
+def test_a_task_that_closes_all_files(site: Any) -> None:
+    site.tasks(TASKS)
+    process = site.worker("default")
+    _plain(site, "closes", "close_all")
+    _plain(site, "behind", "give", 1)
+    site.until_ended("closes", "behind")
+    assert site.job("behind").return_value() == 1
+    if site.status("closes") == "failed":
+        assert "the job has ended its process 3 times" in rq_result(site, "closes")
+    else:
+        assert site.job("closes").return_value() == "closed"
+    assert site.stop(process) == 0
