@@ -8,11 +8,13 @@ its ports and mode), `.env`, the default below. A secret may also come from a fi
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -28,6 +30,18 @@ _T = TypeVar("_T", bound="_Base")
 def _redis_url(value: str) -> str:
     if not value.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("a URL that starts with redis://, rediss:// or unix://")
+    try:
+        parts = urlsplit(value)
+        readable = parts.port != 0
+    except ValueError:
+        readable = False
+    if not readable:
+        raise ValueError("a URL with a host that can be read and a port from 1 to 65535")
+    bases = parse_qs(parts.query).get("db", [])
+    if not value.startswith("unix://"):
+        bases.append(unquote(parts.path).strip("/") or "0")
+    if not all(base.isascii() and base.isdecimal() for base in bases):
+        raise ValueError("a URL whose database is a number, 0 or more")
     return value
 
 
@@ -153,7 +167,9 @@ class Settings(_Base):
     grace: int = Field(30, ge=1, description="Seconds a worker's jobs get to end when it is told to stop.")
     heartbeat: float = Field(5, gt=0, le=60, description="Seconds between a worker's heartbeats.")
     dead_after: float = Field(
-        12, ge=2, description="Seconds without a heartbeat after which a worker's jobs run again."
+        12,
+        ge=2,
+        description="Seconds without a heartbeat after which a worker's jobs run again; at least twice the heartbeat.",
     )
     max_jobs: int | None = Field(None, ge=1, description="Jobs after which a horse is replaced; empty for never.")
     max_rss: int | None = Field(None, ge=1, description="MiB of memory above which a horse is replaced after its job.")
@@ -195,6 +211,16 @@ class Settings(_Base):
         if not value:
             raise ValueError("at least one queue name")
         return value
+
+    @model_validator(mode="after")
+    def _heartbeats_in_time(self) -> Self:
+        # Else a living worker counts as dead, and its jobs run twice.
+        if self.dead_after < 2 * self.heartbeat:
+            raise ValueError(
+                f"RQSTACK_DEAD_AFTER: {self.dead_after:g} is not allowed: should be at least twice "
+                f"RQSTACK_HEARTBEAT, which is {self.heartbeat:g}."
+            )
+        return self
 
     def secret_keys(self) -> tuple[bytes, ...]:
         """The signing keys, the one that signs first; empty if there is none."""
@@ -350,12 +376,16 @@ def load(cls: type[_T], **given: Any) -> _T:
 
 def _explain(cls: type[_Base], problem: Any) -> str:
     """One line: the setting, the value, what is allowed."""
+    where = f"Set it in the environment or in {home() / '.env'}."
+    if not problem["loc"]:  # about several settings; its input is all of them, secrets too
+        return f"{problem['msg'].removeprefix('Value error, ')} {where}"
     key = str(problem["loc"][0])
     fields = {env_name(name, field): field for name, field in cls.model_fields.items()}
     name = key if key in fields else env_name(key, cls.model_fields[key])
     value = "(hidden)" if "SecretStr" in str(fields[name].annotation) else repr(problem["input"])
+    value = re.sub(r"//[^/]*@", "//***@", value)  # a password in a URL
     allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{name}: {value} is not allowed: should be {allowed}. Set it in the environment or in {home() / '.env'}."
+    return f"{name}: {value} is not allowed: should be {allowed}. {where}"
 
 
 @lru_cache(maxsize=1)

@@ -68,6 +68,13 @@ def test_a_secret_comes_from_the_file_that_is_named(tmp_path: Path, monkeypatch:
     ("name", "value", "allowed"),
     [
         ("REDIS_URL", "localhost:6379", "redis://"),
+        ("REDIS_URL", "redis://127.0.0.1:99999/0", "port from 1 to 65535"),
+        ("REDIS_URL", "redis://127.0.0.1:none/0", "port from 1 to 65535"),
+        ("REDIS_URL", "redis://127.0.0.1:0/0", "port from 1 to 65535"),
+        ("REDIS_URL", "redis://[::1/0", "host that can be read"),
+        ("REDIS_URL", "redis://127.0.0.1:6379/first", "database is a number"),
+        ("REDIS_URL", "redis://127.0.0.1:6379/-1", "database is a number"),
+        ("REDIS_URL", "unix:///run/redis.sock?db=one", "database is a number"),
         ("RQSTACK_PROCESSES", "0", "greater than or equal to 1"),
         ("RQSTACK_PROCESSES", "many", "valid integer"),
         ("RQSTACK_GRACE", "-3", "greater than or equal to 1"),
@@ -90,6 +97,35 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     assert text.startswith(f"{name}: {value!r} is not allowed")
     assert allowed in text
     assert str(tmp_path / ".env") in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://h", "redis://h/", "rediss://u:p%40w@h:1/15", "redis://[::1]:6379/1?db=2", "unix:///run/r.sock?db=1"],
+)
+def test_a_good_url_is_taken_as_it_is(url: str) -> None:
+    assert load(Settings, redis_url=url).redis_url == url
+
+
+def test_a_password_in_a_wrong_url_is_not_shown() -> None:
+    with pytest.raises(SettingsError, match="REDIS_URL") as problem:
+        load(Settings, redis_url="redis://me:sesame@localhost:99999/0")
+    assert "sesame" not in str(problem.value)
+
+
+def test_heartbeats_that_come_too_seldom_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Between two of them a living worker would count as dead, and its jobs would run twice."""
+    monkeypatch.setenv("RQSTACK_HEARTBEAT", "30")
+    monkeypatch.setenv("RQSTACK_SECRET_KEY", "sesame")
+    with pytest.raises(SettingsError) as problem:
+        load(Settings)
+    text = str(problem.value)
+    assert text.startswith("RQSTACK_DEAD_AFTER: 12 is not allowed: should be at least twice RQSTACK_HEARTBEAT")
+    assert "\n" not in text
+    assert "sesame" not in text
+    assert str(tmp_path / ".env") in text
+    monkeypatch.setenv("RQSTACK_DEAD_AFTER", "60")
+    assert load(Settings).dead_after == 60
 
 
 def test_a_wrong_secret_is_not_shown(tmp_path: Path) -> None:
