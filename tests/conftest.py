@@ -24,13 +24,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Under xdist the tests of a file stay in one process, and those of compose too, as they share one engine."""
+    """Under xdist the tests of a file stay in one process, and those of compose too, as they share one engine.
+
+    Each module of RQ's tests is one test here, and goes wherever there is room.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return "compose" if nodeid.startswith("tests/compose/") else nodeid.partition("::")[0]
+            if nodeid.startswith("tests/compose/"):
+                return "compose"
+            return nodeid if nodeid.startswith("tests/rq_suite/") else nodeid.partition("::")[0]
 
+    # In their order, which begins with what takes longest: compose.
+    config.option.loadscopereorder = False
     return ByFile(config, log)
 
 

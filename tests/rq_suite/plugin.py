@@ -51,6 +51,13 @@ def pytest_runtest_logfinish() -> None:
         descendants.end(keep=(redis_pid,))
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note which tests failed, for another run of them."""
+    if report.failed and (path := os.environ.get("RQ_SUITE_FAILED")):
+        with Path(path).open("a") as file:
+            file.write(f"{report.nodeid}\n")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: RQ's")
     config.addinivalue_line("markers", "ssl_test: RQ's")
