@@ -29,7 +29,7 @@ BLOCK = re.compile(r"(?:<!-- (?P<mark>[^>]*?) -->\n)?```(?P<language>\w*)\n(?P<t
 SHELL = ("bash", "console", "sh", "shell")
 RUN_HERE = ("README.md", "docs/local.md", "CONTRIBUTING.md")
 NOT_ON_A_BARE_MACHINE = re.compile(r"docker.*|redis-.*|valkey-.*|prometheus|promtool|rqstack|honcho|pip.*|uv")
-PAGE = "<html><head><title>no</title></head><body><p>five words on this page</p></body></html>"
+PAGE = "<html><body><p>five words on this page</p></body></html>"
 
 
 def blocks(document: Path) -> Iterator[tuple[str, str]]:
@@ -147,18 +147,6 @@ def bare_path(folder: Path) -> str:
 @pytest.fixture(scope="session")
 def index() -> None:
     """The package index, or a skip that says why not."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--dest",
-        os.devnull,
-        "--dry-run",
-        "six",
-    ]
     command = [sys.executable, "-m", "pip", "install", "-qq", "--dry-run", "--ignore-installed", "--no-deps", "six"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if done.returncode:
