@@ -2,23 +2,27 @@
 --
 -- KEYS[1]  rqstack:running:<supervisor>
 -- KEYS[2]  rqstack:supervisors
--- ARGV[1]  'crash' counts against the job, 'return' does not, 'fail' buries it without counting
+-- ARGV[1]  'crash' counts against the job; 'again' too, in a second look at a dead supervisor; 'return' does not;
+--          'fail' buries it without counting
 -- ARGV[2]  how many crashes a job may have
 -- ARGV[3]  '' for one's own workers; or the id of another supervisor: its workers are forgotten, if it is still dead
 -- ARGV[4]  seconds without a sign of life after which a supervisor is dead
--- ARGV[5]  how many queues follow
--- ARGV[6+] queue names, then worker names
+-- ARGV[5]  the supervisor that asks
+-- ARGV[6]  how many queues follow
+-- ARGV[7+] queue names, then worker names
 --
 -- Returns a list of {worker, what, queue, job id, execution id} of jobs that were running: what is 'requeued' (at the
 -- front), or 'bury' (it has crashed too often: nothing was changed, the caller fails it).
 
 local call = redis.call
-local queues = tonumber(ARGV[5])
+local queues = tonumber(ARGV[6])
 local reply = {}
 
 if ARGV[3] ~= '' then
-  local last = call('ZSCORE', KEYS[2], ARGV[3])
-  if last and tonumber(call('TIME')[1]) - tonumber(last) < tonumber(ARGV[4]) then return reply end
+  local last, time = call('ZSCORE', KEYS[2], ARGV[3]), call('TIME')
+  local clock = tonumber(time[1]) + tonumber(time[2]) / 1000000
+  if last and clock - tonumber(last) < tonumber(ARGV[4]) then return reply end
+  if not last and ARGV[1] ~= 'again' then return reply end -- another supervisor was faster
   call('ZREM', KEYS[2], ARGV[3])
 end
 
@@ -27,7 +31,7 @@ local function requeue(worker, queue, id, execution)
   if not call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution) then return 'gone' end
   local exists = call('EXISTS', job_key) == 1
   if exists and ARGV[1] == 'fail' then return 'bury' end
-  if exists and ARGV[1] == 'crash' then
+  if exists and ARGV[1] ~= 'return' then
     local crashes_key = 'rqstack:crashes:' .. id
     local seen = call('HGET', crashes_key, 'execution')
     if seen ~= execution then
@@ -35,22 +39,26 @@ local function requeue(worker, queue, id, execution)
       call('HSET', crashes_key, 'execution', execution)
       call('EXPIRE', crashes_key, 86400)
     end
-    if tonumber(call('HGET', crashes_key, 'count')) >= tonumber(ARGV[2]) then return 'bury' end
+    if tonumber(call('HGET', crashes_key, 'count')) >= tonumber(ARGV[2]) then
+      -- One of them buries it. Should that one die over it, RQ's own cleaning fails the job.
+      call('HSETNX', crashes_key, 'burier:' .. execution, ARGV[5])
+      return call('HGET', crashes_key, 'burier:' .. execution) == ARGV[5] and 'bury' or 'other'
+    end
   end
+  local ttl = math.floor(tonumber(call('HGET', job_key, 'ttl') or '') or 0)
   call('ZREM', 'rq:wip:' .. queue, id .. ':' .. execution)
   call('DEL', 'rq:execution:' .. id .. ':' .. execution)
   call('ZREM', 'rq:executions:' .. id, execution)
   if not exists then return 'gone' end
   call('HSET', job_key, 'status', 'queued', 'started_at', '', 'worker_name', '')
-  local ttl = call('HGET', job_key, 'ttl')
-  if ttl and ttl ~= '' then call('EXPIRE', job_key, ttl) end
+  if ttl > 0 then call('EXPIRE', job_key, ttl) end
   call('LPUSH', 'rq:queue:' .. queue, id)
   return 'requeued'
 end
 
-for i = 6 + queues, #ARGV do
+for i = 7 + queues, #ARGV do
   local worker = ARGV[i]
-  for q = 6, 5 + queues do
+  for q = 7, 6 + queues do
     local key = 'rq:queue:' .. ARGV[q]
     while call('LMOVE', 'rqstack:claim:' .. worker .. ':' .. key, key, 'RIGHT', 'LEFT') do end
   end
@@ -59,15 +67,15 @@ for i = 6 + queues, #ARGV do
   if lease and string.sub(lease, 1, 1) ~= '=' then
     local queue, id, execution = string.match(lease, '^(.*)\n(.*):(%x+)$')
     what = requeue(worker, queue, id, execution)
-    if what ~= 'gone' then reply[#reply + 1] = {worker, what, queue, id, execution} end
+    if what == 'requeued' or what == 'bury' then reply[#reply + 1] = {worker, what, queue, id, execution} end
   end
-  if what ~= 'bury' then
+  if what ~= 'bury' and what ~= 'other' then
     call('HDEL', KEYS[1], worker)
     call('HDEL', 'rq:worker:' .. worker, 'current_job')
     if ARGV[3] ~= '' then
       call('DEL', 'rq:worker:' .. worker)
       call('SREM', 'rq:workers', 'rq:worker:' .. worker)
-      for q = 6, 5 + queues do
+      for q = 7, 6 + queues do
         call('SREM', 'rq:workers:' .. ARGV[q], 'rq:worker:' .. worker)
       end
     end
