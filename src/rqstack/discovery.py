@@ -183,7 +183,7 @@ def check_callbacks(job: Job, settings: Settings | None = None) -> None:
     refused = []
     for field_name in ("_success_callback_name", "_failure_callback_name", "_stopped_callback_name"):
         name = getattr(job, field_name)
-        if name and not registry.knows_package(name):
+        if name and not _may_be_called_back(name):
             if (settings or get_settings()).allow_unregistered:
                 return
             setattr(job, field_name, None)
@@ -193,6 +193,23 @@ def check_callbacks(job: Job, settings: Settings | None = None) -> None:
             f"the job's callback {refused[0]!r} is of no package that declares tasks, so neither was run. "
             "Move it to one, such as the module of the task."
         )
+
+
+def _may_be_called_back(name: str) -> bool:
+    """Whether a callback is a function of a package that declares tasks.
+
+    Its name alone does not say so: RQ's `import_attribute` goes through attributes, and `shop.tasks.os.system` is
+    `os.system` where that module imports `os`.
+    """
+    if registry.body(name) is not None:
+        return True
+    if not registry.knows_package(name):
+        return False
+    try:
+        function = _import_function(name)
+    except Exception:
+        return True  # RQ meets the same when it imports it, and says so
+    return registry.knows_package(str(getattr(function, "__module__", "")))
 
 
 def _import_function(name: str) -> Callable[..., Any]:
