@@ -20,12 +20,13 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 from rq import Callback, Queue, SimpleWorker
-from rq.job import Job
+from rq.job import Job, _job_stack
 
 from rqstack.discovery import autodiscover, registry
 from rqstack.enqueue import get_queue
 from rqstack.errors import BrokerUnavailable, InvalidJob, UnknownTask
-from rqstack.limiting import acquire
+from rqstack.limiting import AWAY, acquire, limited
+from rqstack.limiting.putback import PutBack
 from rqstack.ratelimit import Rate
 from rqstack.security import REJECTED, get_serializer
 from rqstack.settings import get_settings
@@ -322,13 +323,15 @@ def test_forged_jobs_fail_with_the_reason_and_are_counted(tasks: Any, connection
 def test_callbacks_are_functions_of_task_packages_only(tasks: Any, connection: Redis, tmp_path: Path) -> None:
     module = tasks.add.__module__
     honest = tasks.add.enqueue([1], on_success=Callback(f"{module}.on_success"))
+    borrowed = tasks.add.enqueue([4], on_success=Callback(f"{module}.os.mkdir"))
+    method = tasks.add.enqueue([5], on_success=Callback(f"{module}.get_current_job"))
     forged = tasks.add.enqueue([2], on_success=Callback("shutil.copy"), on_failure=Callback("os.mkdir"))
     broken = tasks.add.enqueue([3], on_failure=Callback("os.mkdir"))
     connection.hset(broken.key, "data", b"broken")
     burst("default")
     assert notes(connection) == ["on_success 3"]
     assert honest.get_status() == "finished"
-    for job in (forged, broken):
+    for job in (forged, broken, borrowed, method):
         result = job.latest_result()
         assert result is not None
         assert "is of no package that declares tasks" in str(result.exc_string)
@@ -363,6 +366,24 @@ def test_a_rate_holds_over_all_workers_and_nothing_fails(
     assert Queue("default", connection=connection).failed_job_registry.count == 0
     for key in connection.scan_iter("rq:worker:*"):
         assert int(connection.hget(key, "failed_job_count") or 0) == 0
+
+
+def test_a_lost_redis_is_no_failure_of_a_task_with_a_rate(own_redis: Any) -> None:
+    connection = own_redis.client()
+    job = Queue(connection=connection).enqueue("a.b")
+    calls: list[int] = []
+    body = limited(calls.append, "a.b", Rate(1, 3600))
+    own_redis.kill()
+    _job_stack.push(job)
+    try:
+        result = body(1)
+        assert isinstance(result, PutBack)
+        assert (result.wait, calls) == (AWAY, [])
+        own_redis.start()
+        assert (body(2), calls) == (None, [2])
+    finally:
+        _job_stack.pop()
+        connection.close()
 
 
 def test_a_plain_rq_worker_puts_back_what_is_over_the_rate(tasks: Any, connection: Redis) -> None:

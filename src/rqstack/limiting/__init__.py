@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +19,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from rqstack.ratelimit import Rate, parse
 
@@ -26,7 +29,11 @@ if TYPE_CHECKING:
 
     from rqstack.limiting.window import Gate
 
+log = logging.getLogger("rqstack.limiting")
+
 PREFIX = "rqstack:ratelimit"
+AWAY = 1.0
+"""Seconds after which a job asks again where Redis could not be asked."""
 KEPT = 60.0
 """Seconds for which the place of a job that has not come back at its time still keeps new jobs behind it."""
 
@@ -73,7 +80,15 @@ def limited(func: Callable[..., Any], name: str, rule: Rate | Callable[..., str 
         if not _held.get() or (job := get_current_job()) is None:
             return None
         rate = rule if isinstance(rule, Rate) else _rate(rule(*args, **kwargs))
-        if rate is None or (wait := acquire(job.connection, name, rate, job.id)) == 0:
+        if rate is None:
+            return None
+        try:
+            wait = acquire(job.connection, name, rate, job.id)
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            # Not the task's failure. The worker waits for Redis to record what became of the job, as for any other.
+            log.warning("%s: Redis could not be asked for its rate (%s); job %s is put back", name, error, job.id)
+            wait = AWAY
+        if wait == 0:
             return None
         from rqstack.limiting.putback import PutBack
 
