@@ -116,7 +116,47 @@ def test_purge_scheduled_and_queued(rqstack: Run, connection: Redis) -> None:
     assert not Job.exists(now.id, connection=connection)
 
 
+def test_purge_deletes_the_others_where_a_record_is_damaged(rqstack: Run, connection: Redis) -> None:
+    queue = Queue("default", connection=connection)
+    first = failed_job(queue)
+    connection.set("rq:job:poisoned", "a string")
+    connection.zadd("rq:failed:default", {"poisoned": time.time() + 10**9})
+    assert rqstack("purge", "default", "--state", "failed").stdout == "2 failed jobs deleted from default.\n"
+    assert not {key for key in keys(connection) if first.id in key or "poisoned" in key}
+
+
 # -- requeue
+
+
+@pytest.mark.parametrize("ttl", ["", "soon", "2.5", "1e300"])
+def test_requeue_loses_no_job_with_a_damaged_ttl(rqstack: Run, connection: Redis, ttl: str) -> None:
+    queue = Queue("default", connection=connection)
+    damaged, good = failed_job(queue), failed_job(queue)
+    connection.hset(damaged.key, "ttl", ttl)
+    connection.zadd("rq:failed:default", {damaged.id: 1})
+    assert rqstack("requeue", "--all").stdout == "2 jobs put back.\n"
+    assert queue.job_ids == [damaged.id, good.id]
+
+
+def test_requeue_goes_on_after_what_is_no_job(rqstack: Run, connection: Redis) -> None:
+    queue = Queue("default", connection=connection)
+    good = failed_job(queue)
+    connection.set("rq:job:poisoned", "a string")
+    connection.zadd("rq:failed:default", {"poisoned": 1})
+    rqstack("requeue", "--all")
+    assert queue.job_ids == [good.id]
+
+
+def test_requeue_to_a_damaged_queue_keeps_the_job_with_the_failed(rqstack: Run, connection: Redis) -> None:
+    queue = Queue("default", connection=connection)
+    job = failed_job(queue)
+    connection.set(queue.key, "a string")
+    done = rqstack("requeue", job.id)
+    assert done.returncode != 0
+    assert done.stderr.count("\n") == 1
+    assert "rq:queue:default is not a list" in done.stderr
+    connection.delete(queue.key)
+    assert FailedJobRegistry(queue=queue).get_job_ids() == [job.id]
 
 
 def test_requeue_writes_what_rq_writes(rqstack: Run, connection: Redis) -> None:

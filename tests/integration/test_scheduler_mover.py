@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
+from redis.exceptions import ResponseError
 from rq import Queue, Retry, SimpleWorker
 from rq.job import Job
 from rq.registry import ScheduledJobRegistry
@@ -180,3 +182,60 @@ def test_rqs_scheduler_and_movers_by_turns_double_nothing(connection: Redis) -> 
     rqs.release_locks()
     mover.move_due(now() + 2)
     assert Counter(queued(connection)) == Counter(wanted)
+
+
+@pytest.mark.parametrize("ttl", ["", "soon", "2.5", "1e300", "inf", "nan", "-3", "9" * 30])
+def test_a_damaged_ttl_loses_no_job(connection: Redis, ttl: str) -> None:
+    queue = Queue(connection=connection)
+    start = now()
+    damaged = queue.enqueue_at(datetime.fromtimestamp(start - 2, UTC), fails, job_id="damaged")
+    connection.hset(damaged.key, "ttl", ttl)
+    queue.enqueue_at(datetime.fromtimestamp(start - 1, UTC), fails, job_id="good")
+    assert Mover(connection).move_due(start).jobs == 2
+    assert queued(connection) == ["damaged", "good"]
+    assert connection.ttl(damaged.key) == (2 if ttl == "2.5" else -1)
+
+
+def test_what_is_no_job_holds_up_no_other(connection: Redis) -> None:
+    queue = Queue(connection=connection)
+    start = now()
+    connection.set("rq:job:poisoned", "a string")
+    connection.zadd("rq:scheduled:default", {"poisoned": int(start) - 5})
+    queue.enqueue_at(datetime.fromtimestamp(start - 1, UTC), fails, job_id="good")
+    moved = Mover(connection).move_due(start)
+    assert (moved.jobs, moved.left, moved.failed) == (1, 1, [])
+    assert queued(connection) == ["good"]
+    moved = Mover(connection).move_due(start + ORPHAN_AGE)
+    assert (moved.dropped, connection.get("rq:job:poisoned")) == (1, b"a string")
+
+
+@pytest.mark.parametrize("key", ["rq:queue:a", "rq:scheduled:a"])
+def test_a_damaged_queue_holds_up_no_other_and_loses_nothing(
+    connection: Redis, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = now()
+    for name in ("a", "b"):
+        Queue(name, connection=connection).enqueue_at(datetime.fromtimestamp(start - 1, UTC), fails, job_id=name)
+    kept = connection.zrange("rq:scheduled:a", 0, -1, withscores=True)
+    connection.delete(key)
+    connection.set(key, "a string")
+    mover = Mover(connection)
+    for _ in range(3):
+        moved = mover.move_due(start)
+        assert moved.failed == ["a"]
+    assert queued(connection, "b") == ["b"]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [caplog.messages[0]]
+    assert "a: its delayed jobs cannot be moved" in caplog.text
+    connection.delete(key)
+    if key == "rq:queue:a":
+        assert connection.zrange("rq:scheduled:a", 0, -1, withscores=True) == kept
+        assert mover.move_due(start).jobs == 1
+        assert queued(connection, "a") == ["a"]
+
+
+def test_a_redis_that_takes_no_writes_is_no_damage(own_redis: Any) -> None:
+    connection = own_redis.client()
+    Queue(connection=connection).enqueue_at(datetime.fromtimestamp(now() - 1, UTC), fails)
+    connection.replicaof("127.0.0.1", "1")
+    with pytest.raises(ResponseError, match="read only replica"):
+        Mover(connection).move_due(now())

@@ -385,3 +385,43 @@ def test_many_lines_that_are_due_at_once_all_fire(connection: Redis) -> None:
         fired += batch
     assert sorted(fired) == sorted(entry.job_id(3_600) for entry in lines)
     assert Counter(queued(connection)) == Counter(fired)
+
+
+@pytest.mark.parametrize("damage", ["template", "no template", "queue", "entry", "state", "ttl", "last", "fired"])
+def test_a_damaged_entry_holds_up_no_other(connection: Redis, damage: str) -> None:
+    """And a firing that could not be enqueued is not counted as done."""
+    begin = at("2026-03-01")
+    bad = line(connection, Cron("* * * * *"), name="bad", queue="other", ttl=50)
+    good = line(connection, Cron("* * * * *"), name="good")
+    table = CronTable(connection)
+    table.sync([bad, good], now=begin)
+    keys_of = {
+        "template": keys.TEMPLATE + bad.id,
+        "no template": keys.TEMPLATE + bad.id,
+        "queue": "rq:queue:other",
+        "entry": keys.ENTRY + bad.id,
+        "state": keys.STATE + bad.id,
+    }
+    fields = {"ttl": keys.TEMPLATE + bad.id, "last": keys.STATE + bad.id, "fired": keys.STATE + bad.id}
+    saved = None
+    if (key := keys_of.get(damage)) is not None:
+        saved = connection.dump(key)
+        connection.delete(key)
+        if damage != "no template":
+            connection.set(key, "a string")
+    else:
+        connection.hset(fields[damage], damage, "soon")
+    for _ in range(2):
+        table.fire_due(begin + 60)
+    assert queued(connection) == [good.job_id(begin + 60)]
+    if key is None:
+        # Where the last firing is not known, those that a restart would catch up with may come too.
+        assert queued(connection, "other")[-1:] == [bad.job_id(begin + 60)]
+        assert damage == "last" or len(queued(connection, "other")) == 1
+        return
+    assert table.damaged > 0
+    connection.delete(key)
+    if saved:
+        connection.restore(key, 0, saved)
+    CronTable(connection).fire_due(begin + 60)
+    assert queued(connection, "other") == [bad.job_id(begin + 60)]

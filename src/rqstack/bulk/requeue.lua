@@ -7,21 +7,35 @@
 -- ARGV[4]  seconds a job may run where its hash does not say
 -- ARGV[5]… ids
 --
+-- What a script has written stays when it fails: so whatever may be damaged is read and checked before the first write
+-- for a job. A record of another type than a hash is none.
 -- Returns how many were put back, and how many were in the registry without a record (expired).
 local back, gone = 0, 0
 for i = 5, #ARGV do
     local id = ARGV[i]
     local job = ARGV[1] .. id
-    if redis.call('ZREM', KEYS[1], id) == 1 then
-        local known = redis.call('HMGET', job, 'origin', 'timeout', 'ttl')
+    if redis.call('ZSCORE', KEYS[1], id) then
+        local known = redis.pcall('HMGET', job, 'origin', 'timeout', 'ttl')
+        if known.err then
+            if redis.call('TYPE', job).ok == 'hash' then
+                return known
+            end
+            known = {}
+        end
+        local queue = 'rq:queue:' .. (known[1] or '')
+        local kind = known[1] and redis.call('TYPE', queue).ok or 'none'
+        if kind ~= 'list' and kind ~= 'none' then
+            return redis.error_reply('WRONGTYPE ' .. queue .. ' is not a list but a ' .. kind)
+        end
+        local ttl = math.floor(tonumber(known[3] or '0') or 0)
+        redis.call('ZREM', KEYS[1], id)
         if known[1] then
-            local queue = 'rq:queue:' .. known[1]
             redis.call('HSET', job, 'status', 'queued', 'enqueued_at', ARGV[2], 'started_at', '', 'ended_at', '',
                 'exc_info', ARGV[3], 'timeout', known[2] or ARGV[4])
-            if known[3] and tonumber(known[3]) > 0 then
-                redis.call('EXPIRE', job, known[3])
-                redis.call('EXPIRE', job .. ':dependents', known[3])
-                redis.call('EXPIRE', ARGV[1] .. ':' .. id .. ':dependencies', known[3])
+            if ttl > 0 and ttl < 1e10 then  -- Redis knows no longer times
+                redis.call('EXPIRE', job, ttl)
+                redis.call('EXPIRE', job .. ':dependents', ttl)
+                redis.call('EXPIRE', ARGV[1] .. ':' .. id .. ':dependencies', ttl)
             end
             redis.call('SADD', 'rq:queues', queue)
             redis.call('RPUSH', queue, id)

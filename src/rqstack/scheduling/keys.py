@@ -11,9 +11,12 @@ rqstack:scheduler:<name>   hash: hostname, pid, birth, last_heartbeat; expires w
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import ResponseError
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -41,8 +44,26 @@ def source(name: str) -> str:
     return (files(__package__) / "lua" / f"{name}.lua").read_text()
 
 
+_CODE = re.compile(r": -([A-Z]{2,}) ")
+
+
+def is_damage(error: ResponseError) -> bool:
+    """Whether an error is about the data that a command met, which stays so, and not about the server's state.
+
+    The server's state (OOM, READONLY, MISCONF, NOREPLICAS and the like) is a class of redis-py or a code in capitals;
+    Redis 6.2 has that code within a sentence about the script.
+    """
+    code = str(error).partition(" ")[0]
+    if type(error) is not ResponseError or (code.isupper() and code != "WRONGTYPE"):
+        return False
+    within = _CODE.search(str(error))
+    return within is None or within[1] in ("ERR", "WRONGTYPE")
+
+
 class Scripts:
-    """The scripts of the schedule on one connection. Each runs as a whole or not at all.
+    """The scripts of the schedule on one connection.
+
+    Each runs alone. What it has written stays if it fails, so none may fail after its first write.
 
     Args:
         connection: Redis.

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import ResponseError
 
 from rqstack.scheduling import keys
 from rqstack.scheduling.table import rq_time
@@ -34,11 +36,13 @@ class Moved:
         jobs: Jobs that it put into their queue.
         dropped: Ids without a job that it removed.
         left: Ids without a job that may yet get one.
+        failed: Queues whose data in Redis is damaged, so that nothing could be moved.
     """
 
     jobs: int = 0
     dropped: int = 0
     left: int = 0
+    failed: list[str] = field(default_factory=list)
 
 
 class Mover:
@@ -53,6 +57,7 @@ class Mover:
         self.connection: Any = connection
         self.job_timeout = job_timeout
         self._run = keys.Scripts(connection)
+        self._said: dict[str, str] = {}
 
     def queues(self) -> list[str]:
         """The names of all queues that Redis knows."""
@@ -68,7 +73,16 @@ class Mover:
         """
         total = Moved()
         for queue in self.queues() if queues is None else queues:
-            self._move(queue, now, total)
+            try:
+                self._move(queue, now, total)
+                self._said.pop(queue, None)
+            except ResponseError as error:
+                if not keys.is_damage(error):
+                    raise
+                total.failed.append(queue)
+                if self._said.get(queue) != str(error):
+                    self._said[queue] = str(error)
+                    log.error("%s: its delayed jobs cannot be moved, and wait: %s", queue, error)
         return total
 
     def _move(self, queue: str, now: float, total: Moved) -> None:

@@ -135,12 +135,16 @@ class SchedulerProcess:
             return 0.0
         firing = moment >= self._open_at and look.firing <= look.now
         done = len(self.table.fire_due(look.now)) if firing else 0
+        damaged = firing and self.table.damaged > 0
         due = [queue for queue, first in look.delayed.items() if first <= look.now]
         if due:
             moved = self.mover.move_due(look.now, due)
             done += moved.jobs + moved.dropped
+            damaged = damaged or bool(moved.failed)
         if done:
             return 0.0
+        if damaged:
+            return POLL  # it stays due: a person must mend it
         if firing or due or self._loader.busy:
             return RETRY
         return min(POLL, look.wait()) if moment >= self._open_at else RETRY

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import ResponseError
+
 from rqstack.scheduling import keys
 from rqstack.scheduling.entries import CATCH_UP, DECLARED, Entry
 from rqstack.timetable import latest
@@ -64,6 +66,9 @@ class CronTable:
         self.connection: Any = connection
         self._run = keys.Scripts(connection)
         self._read_before: dict[str, tuple[dict[bytes, bytes], Entry | None]] = {}
+        self._said: dict[str, str] = {}
+        self.damaged = 0
+        """Answers of Redis in the last `fire_due` that were about damaged data."""
 
     def put(self, entry: Entry, now: int | None = None) -> bool:
         """Add an entry, or replace the one of its id. Its state stays; what differs is written, nothing else.
@@ -139,7 +144,7 @@ class CronTable:
                 found.append(
                     (
                         entry,
-                        Status(int(score), int(last or 0), (job or b"").decode(), int(fired or 0), int(skipped or 0)),
+                        Status(int(score), _whole(last), (job or b"").decode(), _whole(fired), _whole(skipped)),
                     )
                 )
         return found
@@ -151,14 +156,15 @@ class CronTable:
             now: Seconds since the epoch.
 
         Returns:
-            The ids of the jobs that this call enqueued.
+            The ids of the jobs that this call enqueued. What is damaged in Redis is logged, and holds up no other.
         """
+        self.damaged = 0
         due = self.connection.zrangebyscore(keys.NEXT, "-inf", int(now), start=0, num=BATCH)
         jobs: list[str] = []
         for raw, (fields, state) in zip(due, self._read(due), strict=True):
             entry = self._decode(raw.decode(), fields)
             if entry is not None:
-                jobs += self._fire(entry, fields[b"version"].decode(), int(state[0] or 0), now)
+                jobs += self._fire(entry, fields[b"version"].decode(), _whole(state[0]), now)
         return jobs
 
     def now(self) -> int:
@@ -185,7 +191,10 @@ class CronTable:
             for index, firing in enumerate(firings):
                 following = firings[index + 1] if index + 1 < len(firings) else entry.timetable.next_after(firing)
                 self._send(entry, version, firing, following, time, pipeline)
-            answers = pipeline.execute()
+            answers = pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                self._note(entry.id, answer)
         if (passing or not firings) and answers.pop(0) == 1:
             log.warning(
                 "%s: firings from %s to %s were missed and are skipped: older than its misfire grace of %s s, or "
@@ -230,8 +239,28 @@ class CronTable:
             for raw in ids:
                 pipeline.hgetall(keys.ENTRY + raw.decode())
                 pipeline.hmget(keys.STATE + raw.decode(), "last", "last_job", "fired", "skipped")
-            answers = pipeline.execute()
-        return list(zip(answers[::2], answers[1::2], strict=True))
+            answers = pipeline.execute(raise_on_error=False)
+        found: list[tuple[dict[bytes, bytes], list[bytes | None]]] = []
+        for raw, fields, state in zip(ids, answers[::2], answers[1::2], strict=True):
+            if wrong := next((answer for answer in (fields, state) if isinstance(answer, Exception)), None):
+                self._note(raw.decode(), wrong)
+                found.append(({}, [None] * 4))
+            else:
+                found.append((fields, state))
+        return found
+
+    def _note(self, id: str, error: Exception) -> None:
+        """Log what is damaged, once.
+
+        Raises:
+            Exception: The error, where it is about something else.
+        """
+        if not (isinstance(error, ResponseError) and keys.is_damage(error)):
+            raise error
+        self.damaged += 1
+        if self._said.get(id) != str(error):
+            self._said[id] = str(error)
+            log.error("the cron entry %s cannot be fired: %s", id, error)
 
     def _decode(self, id: str, fields: dict[bytes, bytes]) -> Entry | None:
         """An entry, or None if it was removed since its id was read, or is of a time zone that this machine lacks."""
@@ -239,6 +268,8 @@ class CronTable:
         if known == fields:
             return entry
         try:
+            if b"version" not in fields:
+                raise KeyError("version")
             entry = Entry.from_fields(id, fields)
         except (ValueError, KeyError) as error:
             entry = None
@@ -261,6 +292,11 @@ def _between(entry: Entry, after: int, upto: int) -> Iterable[int]:
     while firing <= upto:
         yield firing
         firing = entry.timetable.next_after(firing)
+
+
+def _whole(raw: bytes | None) -> int:
+    """A number that a script keeps; 0 where there is none, or something else."""
+    return int(raw) if raw and raw.isdigit() else 0
 
 
 def _texts(values: Iterable[bytes]) -> list[str]:

@@ -5,10 +5,21 @@
 if redis.call('HGET', KEYS[1], 'version') ~= ARGV[2] then
     return -1
 end
-local last = tonumber(redis.call('HGET', KEYS[3], 'last') or '0')
+local last = tonumber(redis.call('HGET', KEYS[3], 'last') or '0') or 0
 if last >= tonumber(ARGV[3]) then
     return 0
 end
+-- What a script has written stays when it fails: so whatever may be damaged is read and checked before the first write.
+local kind = redis.call('TYPE', KEYS[6]).ok
+if kind ~= 'list' and kind ~= 'none' then
+    return redis.error_reply('WRONGTYPE ' .. KEYS[6] .. ' is not a list but a ' .. kind)
+end
+local template = redis.call('HGETALL', KEYS[2])
+if #template == 0 then
+    return redis.error_reply('ERR ' .. KEYS[2] .. ' is gone')
+end
+local given = redis.call('HMGET', KEYS[2], 'ttl', 'enqueue_at_front')
+local ttl = math.floor(tonumber(given[1] or '0') or 0)
 redis.call('HSET', KEYS[3], 'last', ARGV[3])
 redis.call('ZADD', KEYS[4], ARGV[4], ARGV[1])
 -- As RQ's unique enqueueing: a state that was restored from an older backup must not repeat a job that is still known.
@@ -16,15 +27,14 @@ if redis.call('EXISTS', KEYS[5]) == 1 then
     return -2
 end
 redis.call('HSET', KEYS[3], 'last_job', ARGV[5])
-redis.call('HINCRBY', KEYS[3], 'fired', 1)
-redis.call('HSET', KEYS[5], unpack(redis.call('HGETALL', KEYS[2])))
+redis.pcall('HINCRBY', KEYS[3], 'fired', 1)
+redis.call('HSET', KEYS[5], unpack(template))
 redis.call('HSET', KEYS[5], 'status', 'queued', 'created_at', ARGV[6], 'enqueued_at', ARGV[6])
-local ttl = tonumber(redis.call('HGET', KEYS[5], 'ttl') or '0')
-if ttl > 0 then
+if ttl > 0 and ttl < 1e10 then  -- Redis knows no longer times
     redis.call('EXPIRE', KEYS[5], ttl)
 end
 redis.call('SADD', KEYS[7], KEYS[6])
-if redis.call('HGET', KEYS[5], 'enqueue_at_front') == '1' then
+if given[2] == '1' then
     redis.call('LPUSH', KEYS[6], ARGV[5])
 else
     redis.call('RPUSH', KEYS[6], ARGV[5])

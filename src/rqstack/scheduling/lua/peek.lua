@@ -11,7 +11,10 @@ if first[2] then
 end
 for _, key in ipairs(redis.call('SMEMBERS', KEYS[3])) do
     local queue = string.sub(key, #ARGV[1] + 1)
-    local head = redis.call('ZRANGE', KEYS[4] .. queue, 0, 0, 'WITHSCORES')
+    local head = redis.pcall('ZRANGE', KEYS[4] .. queue, 0, 0, 'WITHSCORES')
+    if head.err then
+        head = {'', '0'}  -- the mover meets it, and says so
+    end
     if head[2] and redis.call('EXISTS', KEYS[5] .. queue) == 0 then
         found[#found + 1] = queue
         found[#found + 1] = head[2]

@@ -16,7 +16,7 @@ end
 redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('HSET', KEYS[1], unpack(ARGV, 5, 4 + fields))
 redis.call('HSET', KEYS[2], unpack(ARGV, 5 + fields))
-local last = tonumber(redis.call('HGET', KEYS[3], 'last') or '-1')
+local last = tonumber(redis.call('HGET', KEYS[3], 'last') or '-1') or -1
 local same_times = (not old[2]) or (old[2] == entry['timetable'] and old[3] == entry['zone'])
 if last >= 0 and same_times then
     -- Changed otherwise, or removed a moment ago and back (a deploy in several steps): goes on where it was.

@@ -5,7 +5,7 @@
 if redis.call('HGET', KEYS[1], 'version') ~= ARGV[2] then
     return 0
 end
-local last = tonumber(redis.call('HGET', KEYS[2], 'last') or '0')
+local last = tonumber(redis.call('HGET', KEYS[2], 'last') or '0') or 0
 if last > tonumber(ARGV[3]) then
     return 0
 end
@@ -14,5 +14,5 @@ if last == tonumber(ARGV[3]) then
     return 0
 end
 redis.call('HSET', KEYS[2], 'last', ARGV[3])
-redis.call('HINCRBY', KEYS[2], 'skipped', ARGV[5])
+redis.pcall('HINCRBY', KEYS[2], 'skipped', ARGV[5])
 return 1
