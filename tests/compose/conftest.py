@@ -40,8 +40,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.compose)
         # The first test of a module waits for images to be built and for every service to be healthy.
         item.add_marker(pytest.mark.timeout(600))
-        # One engine: one after the other.
-        item.add_marker(pytest.mark.xdist_group("compose"))
         if without:
             item.add_marker(pytest.mark.skip(reason="no Docker engine with compose answers"))
 
@@ -154,6 +152,9 @@ class Compose:
     def close(self) -> None:
         self.compose("down", "--volumes", "--remove-orphans", "--timeout=5", check=False)
         self.docker("image", "rm", f"rqstack/worker:{self.project}", f"rqstack/tasks:{self.project}", check=False)
+        # Those that another build has taken the name of.
+        mine = f"label=com.docker.compose.project={self.project}"
+        self.docker("image", "prune", "--force", "--filter", mine, check=False)
 
 
 def free_ports(number: int) -> list[int]:

@@ -41,6 +41,15 @@ def test_every_service_is_healthy(stack: Any) -> None:
     assert all(row["well"] for row in json.loads(status.stdout)["processes"])
 
 
+def test_a_second_start_leaves_what_runs_alone(stack: Any) -> None:
+    def running() -> set[str]:
+        return {each["Id"] for each in stack.containers() if each["State"]["Running"]}
+
+    before = running()
+    stack.start("--scale", "worker=8")
+    assert running() == before
+
+
 def test_a_word_count_by_hand(stack: Any) -> None:
     identity = stack.rqstack("trigger", "--url", "http://pages:8000/42.html").stdout.splitlines()[-1]
     stack.rqstack("wait", "--timeout", "30", identity)

@@ -46,13 +46,15 @@ def named(config: Mapping[str, Any]) -> dict[str, str]:
     Args:
         config: What `docker compose config --format json` prints.
     """
+    services = config["services"]
+    own = {service.get("image") for service in services.values() if "build" in service}
     found = {}
-    for name, service in config["services"].items():
-        build = service.get("build")
-        if build is None:
+    for name, service in services.items():
+        if "build" in service:
+            if image := (service["build"].get("args") or {}).get("PYTHON_IMAGE"):
+                found["python"] = image
+        elif service["image"] not in own:
             found[name] = service["image"]
-        elif image := (build.get("args") or {}).get("PYTHON_IMAGE"):
-            found["python"] = image
     return found
 
 
