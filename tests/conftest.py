@@ -32,7 +32,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            if nodeid.startswith("tests/compose/"):
+            if nodeid.startswith(("tests/compose/", "tests/faults/test_container_faults")):
                 return "compose"
             return nodeid if nodeid.startswith("tests/rq_suite/") else nodeid.partition("::")[0]
 
