@@ -157,6 +157,24 @@ def test_a_word_count_from_trigger_to_result(rqstack: Run, site: str) -> None:
     }
 
 
+@pytest.mark.parametrize("job", ["nobody", "a b/c", "a:b", "", "ü", "*"])
+def test_an_id_that_no_job_has_is_unknown(rqstack: Run, job: str) -> None:
+    done = rqstack("result", "--jobid", job)
+    assert done.returncode == 3
+    assert sentence(done).startswith(f"Error: no job has the id {job!r}")
+
+
+def test_a_damaged_record_is_a_sentence(rqstack: Run, connection: Redis) -> None:
+    job = enqueue(rqstack, "say", "word")
+    connection.hset(f"rq:job:{job}", "ttl", "soon")
+    assert sentence(rqstack("result", job)).startswith(f"Error: the record of {job} in Redis is damaged: ")
+
+
+def test_a_worker_of_a_queue_without_a_name_does_not_start(rqstack: Run) -> None:
+    for names in ([""], ["default", " "]):
+        assert "a queue's name is empty" in sentence(rqstack("worker", "run", *names, "--burst"))
+
+
 def test_why_a_word_count_failed(rqstack: Run, site: str) -> None:
     missing = enqueue(rqstack, "--url", f"http://{site}/missing")
     scheme = enqueue(rqstack, "--url", "ftp://example.org/x")

@@ -70,10 +70,17 @@ def fetch_outcome(job_id: str, connection: Redis, settings: Settings) -> Outcome
 
     from rqstack.security import get_serializer
 
+    unknown = NoSuchJob(f"no job has the id {job_id!r}: it never had one, or was removed with its result.")
     try:
-        job = Job.fetch(job_id, connection=connection, serializer=get_serializer(settings))
+        job = Job(job_id, connection=connection, serializer=get_serializer(settings))
+    except ValueError:  # no job can have it: ids are letters, digits, dashes and underscores
+        raise unknown from None
+    try:
+        job.refresh()
     except NoSuchJobError:
-        raise NoSuchJob(f"no job has the id {job_id!r}: it never had one, or was removed with its result.") from None
+        raise unknown from None
+    except ValueError as error:
+        raise RqstackError(f"the record of {job_id} in Redis is damaged: {error}.") from error
     state = str(getattr(job._status, "value", job._status))
     if state not in ENDED:
         return Outcome(job_id, state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rqstack.errors import RqstackError
 from rqstack.logs import configure
 from rqstack.preload import preloaded_settings
 
@@ -36,8 +37,10 @@ def launch(
         The exit code.
 
     Raises:
-        RqstackError: The framework or the backend cannot be loaded.
+        RqstackError: The framework or the backend cannot be loaded, or a queue name is empty.
     """
+    if not all(name.strip() for name in queues):
+        raise RqstackError("a queue's name is empty. Name each queue, or none to use RQSTACK_QUEUES.")
     given: dict[str, Any] = {"queue_backend": backend, "log_level": logging_level and logging_level.upper()}
     given = {name: value for name, value in given.items() if value} | ({"reload": True} if reload else {})
     settings = preloaded_settings().model_copy(update=given)
