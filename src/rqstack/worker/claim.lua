@@ -112,9 +112,11 @@ local function claim(ended)
   local ttl, seconds = tonumber(ARGV[6]), tonumber(call('TIME')[1])
   local run = id .. ':' .. execution
   call('HSET', KEYS[2], worker, queue .. '\n' .. run)
-  -- RQ sets an expiry on these two at once. Here the supervisor's next heartbeat does, for jobs that live to see it.
-  call('HSET', 'rq:execution:' .. run, 'id', execution, 'created_at', now, 'last_heartbeat', now, 'worker_name', worker)
+  local execution_key = 'rq:execution:' .. run
+  call('HSET', execution_key, 'id', execution, 'created_at', now, 'last_heartbeat', now, 'worker_name', worker)
+  call('EXPIRE', execution_key, ttl)
   call('ZADD', 'rq:executions:' .. id, seconds + ttl + 60, execution)
+  call('EXPIRE', 'rq:executions:' .. id, ttl + 60)
   call('ZADD', 'rq:wip:' .. queue, seconds + ttl, run)
   call('HSET', job_key, 'status', 'started', 'last_heartbeat', iso, 'started_at', iso, 'worker_name', worker)
   call('PERSIST', job_key)

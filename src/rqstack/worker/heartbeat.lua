@@ -39,7 +39,8 @@ local ttl, seconds = tonumber(ARGV[8]), math.floor(clock)
 local leases = call('HGETALL', KEYS[3])
 for i = 1, #leases, 2 do
   local queue, id, execution = string.match(leases[i + 1], '^(.*)\n(.*):(%x+)$')
-  if id and call('ZADD', 'rq:wip:' .. queue, 'XX', 'CH', seconds + ttl, id .. ':' .. execution) then
+  if id and call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. execution) then
+    call('ZADD', 'rq:wip:' .. queue, 'XX', seconds + ttl, id .. ':' .. execution)
     local key = 'rq:execution:' .. id .. ':' .. execution
     if call('EXISTS', key) == 1 then
       call('HSET', key, 'last_heartbeat', ARGV[6])

@@ -277,7 +277,8 @@ class Horse:
         except BaseException as error:
             # Whatever a task raises, SystemExit too, ends the job and not the horse, as in RQ.
             if isinstance(error, PayloadRejected):
-                count_rejected(self._client, error)
+                with contextlib.suppress(RedisError):
+                    count_rejected(self._client, error)
             # The task may have set its job's retries_left, say.
             ended = self._slow.fail(running, (type(error), error, error.__traceback__), touched(running.job))
             self._note(running, ended, begun, enqueued_at)
@@ -381,12 +382,12 @@ class Horse:
     def _wait(self, left: float | None) -> None:
         """Wait until Redis has moved a job here, a signal has come, or `left` seconds are over."""
         try:
-            if self._counters:
-                self._flush()
+            self._flush()
             until = time.monotonic() + min(_LOOK, _LOOK if left is None else left)
             while not self._stopping and (remaining := until - time.monotonic()) > 0:
                 if self._waiters.wait(self._wakeup, remaining):
                     return
+                self._drain()
         except RedisError as error:
             self._worker.log.warning("Worker %s: Redis is away (%s)", self._worker.name, error)
             self._waiters.close()
@@ -394,10 +395,20 @@ class Horse:
 
     def _pause(self, seconds: float) -> None:
         """Sleep, but not through a signal."""
-        if not self._stopping:
-            select.select([self._wakeup], [], [], seconds)
+        until = time.monotonic() + seconds
+        while not self._stopping and (remaining := until - time.monotonic()) > 0:
+            select.select([self._wakeup], [], [], remaining)
+            self._drain()
+
+    def _drain(self) -> None:
+        """Forget the signals that have come, a job's alarm among them: `_stopping` says what matters."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wakeup, 512):
+                pass
 
     def _flush(self) -> None:
+        if not self._counters:
+            return
         pairs = self._counters.take(time.monotonic())
         commands = [pack("HINCRBYFLOAT", METRICS, pairs[at], pairs[at + 1]) for at in range(0, len(pairs), 2)]
         self._channel.send(*commands)
@@ -421,12 +432,12 @@ class Horse:
     def _leave(self, code: int) -> int:
         with contextlib.suppress(RedisError):
             self._waiters.stop(self._channel)
-            if self._counters:
-                self._flush()
+            self._flush()
         self._channel.close()
         return code
 
     def _install_signals(self) -> None:
+        os.set_blocking(self._wakeup, False)
         os.set_blocking(self._wake, False)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._on_stop)
@@ -435,6 +446,8 @@ class Horse:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in (signal.SIGCHLD, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
+        # Blocked since before the fork: a horse that is stopped at its birth must not miss it.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         self._stopping = True

@@ -109,7 +109,8 @@ class Recovery:
         )
         return Beat(
             bool(known),
-            [name.decode() for name in missing], [name.decode() for name in dead],
+            [name.decode() for name in missing],
+            [name.decode() for name in dead],
             others,
             stamp.timestamp() - float(clock),
         )
@@ -147,10 +148,12 @@ class Recovery:
         late = f"{time.time() - SECOND_LOOK:.3f}"
         for name in self._channel.call("ZRANGEBYSCORE", DEAD, "-inf", late):
             supervisor = name.decode()
-            held += self._recover_dead(supervisor)
-            if self._channel.call("ZSCORE", SUPERVISORS, supervisor) is None and not any(
-                job.what == "bury" for job in held
-            ):
+            found = self._recover_dead(supervisor, again=True)
+            held += found
+            if any(job.what == "bury" for job in found):
+                self._channel.call("ZADD", DEAD, f"{time.time():.3f}", supervisor)
+                continue
+            if self._channel.call("ZSCORE", SUPERVISORS, supervisor) is None:
                 self._channel.call("DEL", supervisor_key(supervisor), running_key(supervisor))
             self._channel.call("ZREM", DEAD, supervisor)
         return held
@@ -160,12 +163,14 @@ class Recovery:
         self._channel.call("ZREM", SUPERVISORS, self._supervisor)
         self._channel.call("DEL", supervisor_key(self._supervisor), running_key(self._supervisor))
 
-    def _recover_dead(self, supervisor: str) -> list[Held]:
+    def _recover_dead(self, supervisor: str, *, again: bool = False) -> list[Held]:
         raw = self._channel.call("HMGET", supervisor_key(supervisor), "queues", "workers")
         if raw[0] is None:
             self._channel.call("ZREM", SUPERVISORS, supervisor)
             return []
-        return self._recover(supervisor, json.loads(raw[0]), json.loads(raw[1]), "crash", dead=True)
+        return self._recover(
+            supervisor, json.loads(raw[0]), json.loads(raw[1]), "again" if again else "crash", dead=True
+        )
 
     def _recover(
         self,
@@ -186,6 +191,7 @@ class Recovery:
                 self._max_crashes,
                 supervisor if dead else "",
                 str(self._dead_after),
+                self._supervisor,
                 len(queues),
                 *queues,
                 *workers,

@@ -20,9 +20,9 @@ from rq.timeouts import JobTimeoutException
 from rq.utils import now
 
 from rqstack.discovery import check_callbacks, resolve
-from rqstack.errors import InvalidJob
+from rqstack.errors import InvalidJob, UnknownTask
 from rqstack.limiting.putback import PutBack
-from rqstack.worker.channel import Lost
+from rqstack.worker.channel import Lost, once
 
 if TYPE_CHECKING:
     from rq import Queue
@@ -79,6 +79,9 @@ class SlowPath:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._client = worker.connection
+        # RQ's methods must not be sent again by the client: what they do is not the same done twice.
+        self._once = worker.connection = once(worker.connection)
 
     def run(self, running: Running) -> Ended:
         """Run a job that needs RQ's methods afterwards: callbacks, dependents, repeats, webhooks, a group."""
@@ -157,9 +160,10 @@ class SlowPath:
     def note_release(self, running: Running, release: str) -> None:
         """Write the release of the task code into a job's meta that has other things in it."""
         job = self.job(running)
-        if job is not None:
-            job.meta["release"] = release
-            job.save_meta()
+        with contextlib.suppress(RedisError):
+            if job is not None:
+                job.meta["release"] = release
+                job.save_meta()
 
     def bury(self, running: Running, reason: str, *, stopped: bool) -> bool:
         """Fail a job whose process is gone, as RQ's `monitor_work_horse` does.
@@ -179,6 +183,8 @@ class SlowPath:
                 return True
             if stopped:
                 worker._stopped_job_id = job.id
+                with contextlib.suppress(UnknownTask):
+                    check_callbacks(job)
                 job.execute_stopped_callback(worker.death_penalty_class)
             job.ended_at = now()
             self._begin(running)
@@ -202,11 +208,11 @@ class SlowPath:
         raw: Any = worker.connection.hgetall(Job.key_for(running.job_id))
         if not raw:
             return None
-        job = worker.job_class(running.job_id, connection=worker.connection, serializer=worker.serializer)
+        job = worker.job_class(running.job_id, connection=self._client, serializer=worker.serializer)
         try:
             job.restore(raw)
         except Exception as error:
-            job = worker.job_class(running.job_id, connection=worker.connection, serializer=worker.serializer)
+            job = worker.job_class(running.job_id, connection=self._client, serializer=worker.serializer)
             job.data = raw.get(b"data", b"")
             with contextlib.suppress(zlib.error):
                 job.data = zlib.decompress(job.data)
@@ -260,12 +266,14 @@ class SlowPath:
             return False
         while True:
             self._begin(running)
+            job.connection = self._once
             try:
                 record()
             except RedisError as error:
                 worker.log.warning("Worker %s: job %s waits to be recorded: %s", worker.name, job.id, error)
             # RQ's methods log and swallow a lost connection; the registry tells whether they were done.
             if not self._owned(running):
+                job.connection = self._client
                 return True
             job.__dict__.clear()
             job.__dict__.update(before)

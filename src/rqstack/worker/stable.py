@@ -81,6 +81,7 @@ class Stable:
         self._run_horse = run_horse
         self._watch = watch
         self._look_at = 0.0
+        self._open_at = 0.0
         self._template: Template
         self._next: Template | None = None
         self._former: list[Template] = []
@@ -100,7 +101,7 @@ class Stable:
     @property
     def ready(self) -> bool:
         """Whether horses can be forked."""
-        return self._template.ready
+        return self._template.ready and self._template.pid != 0
 
     @property
     def connections(self) -> list[Any]:
@@ -138,12 +139,18 @@ class Stable:
         self._errands[self._last_errand] = errand
         return self._last_errand
 
+    def drop(self, errand: int) -> None:
+        """Wait for an errand no more."""
+        self._errands.pop(errand, None)
+
     def is_done(self, errand: int | None = None) -> bool:
         """Whether an errand, or every one, has been done."""
         return errand not in self._errands if errand is not None else not self._errands
 
     def fork_due(self, moment: float) -> None:
         """Start the horses and errands that are due; `moment` is monotonic time."""
+        if not self._template.pid and moment >= self._open_at:
+            self.open()
         if not self.ready:
             return
         for errand in self._errands.keys() - self._sent:
@@ -249,10 +256,12 @@ class Stable:
                     stall.fork_at = time.monotonic()
         if template is self._template:
             self._sent.clear()
-            log.error("The template process has ended; another is started")
-            if not template.ready:
-                time.sleep(_AGAIN)
-            self._template = Template(self._load, self._run_horse)
+            if template.ready:
+                log.error("The template process has ended; another is started")
+                self.open()
+            else:
+                log.error("The process has ended that imports the tasks; it is tried again in %d s", _AGAIN)
+                self._open_at = time.monotonic() + _AGAIN
 
     def _fork(self, stall: Stall) -> None:
         self._slots.clear(stall.index)

@@ -26,7 +26,7 @@ from rqstack.worker.burial import Burial, bury, describe
 from rqstack.worker.channel import Channel
 from rqstack.worker.commands import Commands
 from rqstack.worker.horse import Horse, Limits
-from rqstack.worker.parent import die_with
+from rqstack.worker.maintenance import Maintenance, maintain
 from rqstack.worker.recovery import Held, Recovery
 from rqstack.worker.reload import CodeWatch, release
 from rqstack.worker.slots import Slots
@@ -96,7 +96,7 @@ class Supervisor:
         self._reached_at = 0.0
         self._others = 0
         self._clock_off = 0.0
-        self._maintenance_pid = 0
+        self._maintenance = 0
         self._pid = os.getpid()
         self._release = ""
         self._companions = companions
@@ -142,8 +142,6 @@ class Supervisor:
 
     def _tick(self) -> None:
         self._stable.hear()
-        if self._maintenance_pid and os.waitpid(self._maintenance_pid, os.WNOHANG)[0]:
-            self._maintenance_pid = 0
         moment = time.monotonic()
         if self._stops:
             self._stop(moment)
@@ -176,16 +174,18 @@ class Supervisor:
 
     # -- horses
 
-    def _run_horse(self, index: int, burial: Burial | None) -> int:
-        """What a horse does, or who buries a job (then `index` is below 0); called in a process of its own."""
+    def _run_horse(self, index: int, errand: Burial | Maintenance | None) -> int:
+        """What a horse does, or (with an index below 0) who is sent on an errand; called in a process of its own."""
         worker = self._workers[max(index, 0)]
         try:
             worker._is_horse, worker._horse_pid = True, 0
             os.environ["RQ_WORKER_ID"] = worker.name
-            if burial is not None:
+            if errand is not None:
                 signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                return 0 if bury(worker, burial) else 1
+                for number in (signal.SIGCHLD, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_DFL)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+                return maintain(worker) if isinstance(errand, Maintenance) else 0 if bury(worker, errand) else 1
             horse = Horse(worker, (self._id, self._pid), self._slots, index, self._limits, self._release)
             return horse.run()
         except BaseException:
@@ -330,8 +330,8 @@ class Supervisor:
                     handle_command(worker, payload)
 
     def _maintain(self, moment: float) -> None:
-        """RQ's cleaning of registries, in a process of its own: it may take long, and calls users' callbacks."""
-        if moment < self._maintain_at or self._maintenance_pid or self._stops:
+        """Have RQ's registries cleaned, now and then."""
+        if moment < self._maintain_at or not self._stable.is_done(self._maintenance) or self._stops:
             return
         # Jobs of workers that are only cut off must not be taken for abandoned: see _beat.
         if self._others and moment - (self._in_touch_since or moment) < self._settings.dead_after:
@@ -350,18 +350,7 @@ class Supervisor:
             with contextlib.suppress(RedisError):
                 scheduler.acquire_locks(auto_start=True)
         worker.last_cleaned_at = now()  # type: ignore[assignment]
-        pid = os.fork()
-        if pid == 0:
-            try:
-                die_with(os.getppid())
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                worker.scheduler = None
-                worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
-            except BaseException:
-                self._log.exception("Maintenance has failed")
-            finally:
-                os._exit(0)
-        self._maintenance_pid = pid
+        self._maintenance = self._stable.send(Maintenance())
 
     # -- ending
 
@@ -377,14 +366,12 @@ class Supervisor:
                     with contextlib.suppress(RedisError):
                         stall.worker.set_shutdown_requested_date()  # type: ignore[no-untyped-call]
             self._stable.stop()
+            self._stable.drop(self._maintenance)
         # RQ: a second signal within a second is the same one, sent to the group and by a parent.
         if self._stops[-1] - self._stops[0] >= 1:
             self._put_back_at = 0.0
 
     def _leave(self) -> None:
-        if self._maintenance_pid:
-            os.waitpid(self._maintenance_pid, 0)
-            self._maintenance_pid = 0
         try:
             self._recovery.give_back([stall.worker.name for stall in self._stable.stalls], crashed=False)
             self._recovery.leave()

@@ -168,6 +168,8 @@ class _Process:
     def _fork(self, index: int, errand: Any) -> None:
         hooks.run(hooks.before_fork)
         parent = os.getpid()
+        # The horse unblocks it when it can act on it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -179,6 +181,7 @@ class _Process:
                 code = self._run_horse(index, errand)
             finally:
                 os._exit(code)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
         self._horses[pid] = index

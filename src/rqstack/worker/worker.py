@@ -12,6 +12,8 @@ from rq.worker.base import DequeueStrategy
 
 from rqstack.limiting.putback import PutBack, put_back
 from rqstack.worker.commands import Commands
+from rqstack.worker.horse import Limits
+from rqstack.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from rq import Queue, Retry
@@ -52,9 +54,6 @@ class Worker(RqWorker):
         Raises:
             ValueError: A worker of this name is alive, or the strategy is unknown.
         """
-        from rqstack.worker.horse import Limits
-        from rqstack.worker.supervisor import Supervisor
-
         if dequeue_strategy not in ("default", "random", "round_robin"):
             raise ValueError(
                 f"Dequeue strategy {dequeue_strategy} is not allowed. Use `default`, `random` or `round_robin`."
