@@ -20,7 +20,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from rq import Queue, SimpleWorker
+from redis import Redis
+from redis.exceptions import NoPermissionError
+from rq import Queue, SimpleWorker, Worker
+from rq.job import Job
+
+from rqstack.stack import processes
+from rqstack.stack.acl import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -66,17 +72,22 @@ def dashboard_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return packages.environment(ROOT, "dashboard", print) / "python"
 
 
+def make_user(server: Any) -> None:
+    """The page's user, with the rights that it has in the stack."""
+    role = processes.get("dashboard").role
+    server.client().execute_command("ACL", "SETUSER", role, "on", ">secret", "-@all", *RULES[role].split())
+
+
 @pytest.fixture
 def page(own_redis: Any, dashboard_python: Path, tmp_path: Path) -> Iterator[Page]:
-    """The page of an empty Redis, whose only user is `admin`, running."""
-    client = own_redis.client()
-    client.execute_command("ACL", "SETUSER", "admin", "on", ">secret", "~*", "&*", "+@all")
+    """The page of an empty Redis, as the user that the stack gives it, running."""
+    make_user(own_redis)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {
         "REDIS_URL": own_redis.url,
-        "REDIS_USERNAME": "admin",
+        "REDIS_USERNAME": processes.get("dashboard").role or "",
         "REDIS_PASSWORD": "secret",
         "RQSTACK_SECRET_KEY": KEY,
         "DASHBOARD_PASSWORD": PASSWORD,
@@ -203,8 +214,50 @@ def test_a_lost_redis_is_said_in_a_sentence_and_the_page_comes_back(page: Page, 
     assert "cannot be reached" in body
     assert page.ask("/health")[0] == 200
     own_redis.start()
-    own_redis.client().execute_command("ACL", "SETUSER", "admin", "on", ">secret", "~*", "&*", "+@all")
+    make_user(own_redis)
     assert page.ask("/0/data/queues.json")[0] == 200
+
+
+def test_its_redis_user_may_do_what_the_page_does_and_no_more(page: Page, queue: Queue, own_redis: Any) -> None:
+    """Each of rq-dashboard's endpoints, as the user that both stacks name."""
+    role = processes.get("dashboard").role
+    compose = (ROOT / "docker-compose-monitor.yml").read_text()
+    service = compose[compose.index("\n  dashboard:") : compose.index("\n  prometheus:")]
+    assert f"REDIS_USERNAME: {role}\n" in service
+    assert f"redis_{role}_password" in service
+    with pytest.raises(NoPermissionError):
+        Redis(port=own_redis.port, username=role, password="secret").flushall()
+
+    job, other = failed_job(queue), failed_job(queue)
+    waiting = queue.enqueue("time.sleep", 0)
+    worker = Worker([queue], connection=queue.connection)
+    worker.register_birth()
+    assert page.log_in() == 302
+    for path in ("queues", "workers", "jobs", f"job/{job.id}", "jobs/short-running/failed/8/asc/1"):
+        assert page.ask(f"/0/view/{path}")[0] in (200, 308), path
+    registries = ("queued", "failed", "started", "finished", "deferred", "scheduled", "canceled")
+    for path in ("queues", "workers", f"job/{job.id}", *(f"jobs/short-running/{name}/8/asc/1" for name in registries)):
+        status, body, _ = page.ask(f"/0/data/{path}.json")
+        assert status == 200, (path, body)
+    assert page.ask(f"/job/{job.id}/requeue", {})[0] == 200
+    assert queue.job_ids == [waiting.id, job.id]
+    assert page.ask(f"/job/{waiting.id}/delete", {})[0] == 200
+    assert page.ask("/queue/short-running/compact", {})[0] == 200
+    assert queue.job_ids == [job.id]
+    assert page.ask("/queue/short-running/queued/empty", {})[0] == 200
+    assert queue.job_ids == []
+    assert page.ask("/queue/short-running/failed/empty", {})[0] == 200
+    assert not Job.exists(other.id, connection=queue.connection)
+
+
+def test_who_tries_many_passwords_waits(page: Page) -> None:
+    stranger = Page(page.url)
+    assert [stranger.log_in(password=f"guess {number}") for number in range(6)] == [401] * 5 + [429]
+    status, body, headers = stranger.ask("/login", {"username": "admin", "password": PASSWORD})
+    assert (status, "Too many tries" in body) == (429, True)
+    assert 0 < int(headers["Retry-After"]) <= 60
+    assert stranger.ask("/0/data/queues.json")[0] == 401
+    assert stranger.ask("/login")[0] == 200
 
 
 def test_without_a_password_it_does_not_start(dashboard_python: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ asking where they come from. Around it:
 - What changes anything needs a POST from this very page: a GET (a prefetch, a crawler) gets 405, a POST of another
   origin 403.
 - Results are read with the stack's serializer: signed payloads are checked before a byte is unpickled.
+- An address that has tried five wrong passwords within a minute waits.
 - It signs in to Redis as an ACL user, with one client for all threads (rq-dashboard opens one a request).
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import secrets
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -43,7 +45,7 @@ form { background: #fff; padding: 2rem; border-radius: 8px; box-shadow: 0 1px 4p
 label, input, button { display: block; width: 100%; box-sizing: border-box; margin-bottom: .5rem; font: inherit }
 input, button { padding: .5rem } h1 { font-size: 1.25rem; margin-top: 0 } p { color: #b00020 }
 </style></head><body>
-<form method="post"><h1>Jobs</h1>{% if wrong %}<p role="alert">User name or password is wrong.</p>{% endif %}
+<form method="post"><h1>Jobs</h1>{% if wrong %}<p role="alert">{{ wrong }}</p>{% endif %}
 <label for="username">User name</label><input id="username" name="username" autocomplete="username" autofocus required>
 <label for="password">Password</label>
 <input id="password" name="password" type="password" autocomplete="current-password" required>
@@ -142,6 +144,10 @@ def _require_login(app: Flask, username: str, password: str) -> None:
     """Let nobody but who has logged in see or change anything."""
     from flask import abort, redirect, render_template_string, request, session, url_for
 
+    from rqstack.api.throttle import Throttle
+
+    throttle = Throttle()
+
     @app.before_request
     def guard() -> Response | None:
         origin = request.headers.get("Origin")
@@ -171,15 +177,23 @@ def _require_login(app: Flask, username: str, password: str) -> None:
     @app.route("/login", methods=["GET", "POST"])
     def login() -> Any:
         if request.method == "POST":
+            # The peer, whatever a header says: a reverse proxy counts as one address.
+            address = request.remote_addr or ""
+            if (wait := throttle.enter(address)) > 0:
+                seconds = math.ceil(wait)
+                page = render_template_string(_LOGIN, wrong=f"Too many tries: try again in {seconds} s.")
+                return page, 429, {"Retry-After": str(seconds)}
             right_name = hmac.compare_digest(request.form.get("username", "").encode(), username.encode())
             right_password = hmac.compare_digest(request.form.get("password", "").encode(), password.encode())
             if right_name and right_password:
+                throttle.forget(address)
                 session.clear()
                 session.permanent = True
                 session["user"] = username
                 return redirect(url_for("rq_dashboard.queues_overview"))
-            return render_template_string(_LOGIN, wrong=True), 401
-        return render_template_string(_LOGIN, wrong=False)
+            logging.getLogger(__name__).warning("a wrong login from %s", address)
+            return render_template_string(_LOGIN, wrong="User name or password is wrong."), 401
+        return render_template_string(_LOGIN, wrong="")
 
     @app.route("/health")
     def health() -> dict[str, str]:

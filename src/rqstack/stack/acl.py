@@ -24,7 +24,7 @@ _SCRIPTS = "+eval +evalsha +script|load +script|exists"
 RULES: Mapping[str, str] = {
     # The commands that a person types, `doctor` and back-ups included.
     "admin": "~* &* +@all",
-    # Enqueues, reads results (XREAD waits for one), cancels, requeues, tells workers to stop a job.
+    # Enqueues, reads results (XREAD waits for one), cancels, requeues, tells workers to stop a job; also the jobs page.
     "producer": (
         f"{KEYS} {CHANNELS} +@read +@write {_CONNECTION} -@blocking {_SAFE} {_CLIENT} {_SCRIPTS} +xread +publish"
     ),

@@ -149,7 +149,7 @@ PROCESSES: dict[str, Process] = {
     "scheduler": Process(lambda _: rqstack("scheduler"), "worker", lambda: ["--scheduler"]),
     "rq-exporter": Process(_exporter, "exporter", _url("/metrics", lambda settings: settings.rq_exporter_port)),
     "prometheus": Process(_prometheus, None, _url("/-/ready", lambda settings: settings.prometheus_port)),
-    "dashboard": Process(_dashboard, "admin", _url("/", lambda settings: settings.dashboard_port)),
+    "dashboard": Process(_dashboard, "producer", _url("/", lambda settings: settings.dashboard_port)),
 }
 
 
