@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from redis import Redis
 
 DEBIAN = Path("/usr/lib/postgresql")
 
@@ -128,3 +132,69 @@ def own_postgres() -> Iterator[PostgresServer]:
 def postgres_url(postgres_server: PostgresServer) -> str:
     """The URL of an empty database."""
     return postgres_server.new_database()
+
+
+class LossyProxy:
+    """Stands between a client and Redis; loses the reply of the commands it is told of, after Redis has done them."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.lose_after: list[bytes] = []
+        self.lost = 0
+        self.sockets: list[socket.socket] = []
+        self.threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, run: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=run, args=args)
+        thread.start()
+        self.threads.append(thread)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self.target))
+            self.sockets += (client, server)
+            self._start(self._serve, client, server)
+
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        """Requests are passed on as they come; a reply is lost by closing the connection when it has arrived."""
+        try:
+            while request := client.recv(1 << 20):
+                server.sendall(request)
+                reply = server.recv(1 << 20)
+                if self.lose_after and self.lose_after[0] in request:
+                    del self.lose_after[0]
+                    self.lost += 1
+                    return
+                client.sendall(reply)
+        except OSError:
+            pass
+        finally:
+            client.close()
+            server.close()
+
+    def cut(self) -> None:
+        """Close every connection."""
+        for end in self.sockets:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.cut()
+        for thread in self.threads:
+            thread.join(10)
+
+
+@pytest.fixture
+def proxy(connection: Redis) -> Iterator[LossyProxy]:
+    proxy = LossyProxy(connection.connection_pool.connection_kwargs["port"])
+    yield proxy
+    proxy.close()

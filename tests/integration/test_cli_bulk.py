@@ -417,3 +417,25 @@ def test_rqs_own_commands_take_the_settings_file(
     assert bad.get_status(refresh=True) == "queued"
     assert "1 jobs removed" in rqstack("empty", "default", "-c", "var.rq_settings", program=rq).stdout
     connection.acl_deluser("admin")
+
+
+def test_the_workers_command_in_the_page_checks_signatures(
+    rqstack: Run, connection: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    from rqstack.security import get_serializer
+    from rqstack.settings import Settings, load
+    from rqstack.stack.rq_settings import HEAD, rq_settings
+
+    page = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()
+    for text in (page, HEAD):
+        (line,) = [line for line in text.splitlines() if line.startswith("    rq worker ")]
+        (tmp_path / "var").mkdir(exist_ok=True)
+        (tmp_path / "var" / "rq_settings.py").write_text(rq_settings(load(Settings)))
+        serializer = get_serializer(load(Settings, secret_key="k" * 40))
+        signed = Queue("default", connection=connection, serializer=serializer).enqueue("operator.add", 1, 2)
+        unsigned = Queue("default", connection=connection).enqueue("operator.add", 1, 2)
+        done = rqstack(*line.split()[1:], "--burst", program=("-m", "rq.cli"), RQSTACK_SECRET_KEY="k" * 40)
+        assert done.returncode == 0, done.stderr
+        assert signed.get_status(refresh=True) == "finished"
+        assert signed.latest_result().return_value == 3
+        assert unsigned.get_status(refresh=True) == "failed"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
 import os
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,72 +21,6 @@ from rqstack.enqueue import Queue, get_queue
 from rqstack.settings import Settings
 
 
-class LossyProxy:
-    """Stands between a client and Redis; loses the reply of the commands it is told of, after Redis has done them."""
-
-    def __init__(self, port: int) -> None:
-        self.target = port
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.lose_after: list[bytes] = []
-        self.lost = 0
-        self.sockets: list[socket.socket] = []
-        self.threads: list[threading.Thread] = []
-        self._start(self._accept)
-
-    def _start(self, run: Callable[..., None], *args: Any) -> None:
-        thread = threading.Thread(target=run, args=args)
-        thread.start()
-        self.threads.append(thread)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self.target))
-            self.sockets += (client, server)
-            self._start(self._serve, client, server)
-
-    def _serve(self, client: socket.socket, server: socket.socket) -> None:
-        """Requests are passed on as they come; a reply is lost by closing the connection when it has arrived."""
-        try:
-            while request := client.recv(1 << 20):
-                server.sendall(request)
-                reply = server.recv(1 << 20)
-                if self.lose_after and self.lose_after[0] in request:
-                    del self.lose_after[0]
-                    self.lost += 1
-                    return
-                client.sendall(reply)
-        except OSError:
-            pass
-        finally:
-            client.close()
-            server.close()
-
-    def cut(self) -> None:
-        """Close every connection."""
-        for end in self.sockets:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self.cut()
-        for thread in self.threads:
-            thread.join(10)
-
-
-@pytest.fixture
-def proxy(connection: Redis) -> Iterator[LossyProxy]:
-    proxy = LossyProxy(connection.connection_pool.connection_kwargs["port"])
-    yield proxy
-    proxy.close()
-
-
 def client_of(port: int, retries: int = 3, **options: Any) -> Redis:
     return Redis(port=port, retry=Retry(NoBackoff(), retries), **options)
 
@@ -98,7 +30,7 @@ def queued(connection: Redis) -> list[str]:
 
 
 @pytest.mark.parametrize("losses", [1, 2, 3])
-def test_a_lost_reply_enqueues_once(connection: Redis, proxy: LossyProxy, losses: int) -> None:
+def test_a_lost_reply_enqueues_once(connection: Redis, proxy: Any, losses: int) -> None:
     queue = Queue(connection=client_of(proxy.port))
     first = queue.enqueue("a.b")
     proxy.lose_after = [b"EVALSHA"] * losses
@@ -108,7 +40,7 @@ def test_a_lost_reply_enqueues_once(connection: Redis, proxy: LossyProxy, losses
     assert Job.fetch(job.id, connection=connection).args == (1,)
 
 
-def test_a_lost_reply_enqueues_once_although_the_id_was_there(connection: Redis, proxy: LossyProxy) -> None:
+def test_a_lost_reply_enqueues_once_although_the_id_was_there(connection: Redis, proxy: Any) -> None:
     queue = Queue(connection=client_of(proxy.port))
     queue.enqueue("a.b", job_id="mine")
     proxy.lose_after = [b"EVALSHA"]
@@ -118,7 +50,7 @@ def test_a_lost_reply_enqueues_once_although_the_id_was_there(connection: Redis,
     assert Job.fetch("mine", connection=connection).func_name == "a.c"
 
 
-def test_a_job_enqueued_again_is_listed_once_more(connection: Redis, proxy: LossyProxy) -> None:
+def test_a_job_enqueued_again_is_listed_once_more(connection: Redis, proxy: Any) -> None:
     queue = Queue(connection=client_of(proxy.port))
     job = queue.enqueue("a.b")
     connection.delete("rq:queue:default")
@@ -128,7 +60,7 @@ def test_a_job_enqueued_again_is_listed_once_more(connection: Redis, proxy: Loss
     assert queued(connection) == [job.id]
 
 
-def test_a_connection_lost_before_the_command_loses_nothing(connection: Redis, proxy: LossyProxy) -> None:
+def test_a_connection_lost_before_the_command_loses_nothing(connection: Redis, proxy: Any) -> None:
     """The command never arrived: what is sent again must be done."""
     queue = Queue(connection=client_of(proxy.port))
     queue.enqueue("a.b", job_id="mine")
@@ -138,7 +70,7 @@ def test_a_connection_lost_before_the_command_loses_nothing(connection: Redis, p
 
 
 @pytest.mark.parametrize("losses", [1, 3])
-def test_a_lost_reply_of_a_bulk_enqueues_once(connection: Redis, proxy: LossyProxy, losses: int) -> None:
+def test_a_lost_reply_of_a_bulk_enqueues_once(connection: Redis, proxy: Any, losses: int) -> None:
     queue = Queue(connection=client_of(proxy.port))
     proxy.lose_after = [b"EXEC"] + [b"HGET"] * (losses - 1)
     jobs = queue.enqueue_many([Queue.prepare_data("a.b", (number,)) for number in range(20)])
@@ -146,7 +78,7 @@ def test_a_lost_reply_of_a_bulk_enqueues_once(connection: Redis, proxy: LossyPro
     assert queued(connection) == [job.id for job in jobs]
 
 
-def test_without_retries_a_lost_reply_is_an_error(connection: Redis, proxy: LossyProxy) -> None:
+def test_without_retries_a_lost_reply_is_an_error(connection: Redis, proxy: Any) -> None:
     queue = Queue(connection=client_of(proxy.port, retries=0))
     queue.enqueue("a.b")
     proxy.lose_after = [b"EVALSHA", b"EXEC"]

@@ -1,0 +1,114 @@
+"""What must be done once though a reply is lost, and signals that come at a bad time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import psutil
+import pytest
+from rq.job import Callback, Retry
+
+TASKS = """
+import os
+import time
+
+from rqstack import task
+
+
+@task
+def fails(key):
+    from rq import get_current_job
+
+    get_current_job().connection.rpush("runs", key)
+    raise ValueError("no")
+
+
+@task
+def works():
+    return 1
+
+
+def tell(job, connection, result):
+    connection.rpush("told", job.id)
+
+
+@task
+def slow(seconds):
+    time.sleep(seconds)
+"""
+
+
+@pytest.fixture
+def behind(site: Any, proxy: Any) -> Any:
+    """A worker that reaches Redis through a proxy that loses replies."""
+    site.tasks(TASKS)
+    site.worker("default", REDIS_URL=f"redis://127.0.0.1:{proxy.port}/0")
+    site.until_idle(1)
+    return site
+
+
+def test_a_failure_whose_reply_is_lost_is_recorded_once(behind: Any, proxy: Any) -> None:
+    proxy.lose_after = [b"EXEC"]
+    job = behind.queue().enqueue("shop.tasks.fails", "a", retry=Retry(max=2))
+    behind.until_ended(job.id)
+    assert proxy.lost == 1
+    assert behind.status(job.id) == "failed"
+    assert behind.redis.lrange("runs", 0, -1) == [b"a"] * 3
+    assert behind.redis.llen("rq:queue:default") == 0
+
+
+def test_a_success_by_rq_s_methods_whose_reply_is_lost_is_recorded_once(behind: Any, proxy: Any) -> None:
+    proxy.lose_after = [b"EXEC"]
+    job = behind.queue().enqueue("shop.tasks.works", on_success=Callback("shop.tasks.tell"))
+    behind.until_ended(job.id)
+    behind.until(lambda: proxy.lost == 1)
+    assert behind.status(job.id) == "finished"
+    assert len(behind.job(job.id).results()) == 1
+    assert behind.redis.lrange("told", 0, -1) == [job.id.encode()]
+
+
+def test_a_horse_waits_quietly_after_a_job_s_alarm(site: Any) -> None:
+    """The alarm's signal must not keep waking a horse that has nothing to do."""
+    site.tasks(TASKS)
+    process = site.worker("default")
+    site.until_idle(1)
+    job = site.queue().enqueue("shop.tasks.slow", 30, job_timeout=1)
+    site.until_ended(job.id)
+    assert site.status(job.id) == "failed"
+    site.until_idle(1)
+    horse = psutil.Process(next(iter(site.horses(process))))
+    before = horse.num_ctx_switches().voluntary
+    deadline = time.monotonic() + 1.5
+    site.until(lambda: time.monotonic() > deadline)
+    # One that is woken without end switches thousands of times.
+    assert horse.num_ctx_switches().voluntary - before < 200
+
+
+@pytest.mark.parametrize("after", [0.0, 0.1, 0.2, 0.3])
+def test_a_stop_at_a_horse_s_birth_is_not_missed(site: Any, after: float) -> None:
+    site.tasks(TASKS)
+    process = site.worker("default", "-n", "6", RQSTACK_GRACE="25")
+    site.until(lambda: len(site.workers()) == 6)
+    deadline = time.monotonic() + after
+    site.until(lambda: time.monotonic() >= deadline)
+    os.kill(process.pid, signal.SIGTERM)
+    # Horses without jobs end at once; the grace is for jobs. It would be 22 s for one that has missed the signal.
+    assert process.wait(20) == 0
+
+
+def test_the_callback_of_an_abandoned_job_is_held_to_the_allow_list(site: Any) -> None:
+    site.tasks(TASKS)
+    job = site.queue().enqueue("shop.tasks.works", on_failure=Callback("os.system"))
+    other = site.queue().enqueue("shop.tasks.works")
+    # As a worker of RQ's leaves it that died over it long ago.
+    site.redis.lrem("rq:queue:default", 1, job.id)
+    site.redis.hset(f"rq:job:{job.id}", mapping={"status": "started", "failure_callback_name": "this.d"})
+    site.redis.zadd("rq:wip:default", {f"{job.id}:0123456789abcdef": 1})
+    site.worker("default")
+    site.until_ended(other.id)
+    site.until(lambda: site.status(job.id) == "failed", site.output())
+    assert "The Zen of Python" not in site.output()
+    assert "this.d" in site.output()
