@@ -419,9 +419,7 @@ def test_rqs_own_commands_take_the_settings_file(
     connection.acl_deluser("admin")
 
 
-def test_the_workers_command_in_the_page_checks_signatures(
-    rqstack: Run, connection: Redis, redis_url: str, tmp_path: Path
-) -> None:
+def test_the_workers_command_in_the_page_checks_signatures(connection: Redis, redis_url: str, tmp_path: Path) -> None:
     from rqstack.security import get_serializer
     from rqstack.settings import Settings, load
     from rqstack.stack.rq_settings import HEAD, rq_settings
@@ -434,7 +432,9 @@ def test_the_workers_command_in_the_page_checks_signatures(
         serializer = get_serializer(load(Settings, secret_key="k" * 40))
         signed = Queue("default", connection=connection, serializer=serializer).enqueue("operator.add", 1, 2)
         unsigned = Queue("default", connection=connection).enqueue("operator.add", 1, 2)
-        done = rqstack(*line.split()[1:], "--burst", program=("-m", "rq.cli"), RQSTACK_SECRET_KEY="k" * 40)
+        command = [sys.executable, "-m", "rq.cli", *line.split()[1:], "--burst"]
+        environment = os.environ | {"RQSTACK_SECRET_KEY": "k" * 40}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr
         assert signed.get_status(refresh=True) == "finished"
         assert signed.latest_result().return_value == 3

@@ -1,4 +1,4 @@
-"""The settings file for RQ's own commands: `rq info -c var.rq_settings`, `rq worker -c var.rq_settings`."""
+"""The settings file for RQ's own commands: `rq info -c var.rq_settings`, say."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ HEAD = '''\
 """Settings for RQ's own commands; written by rqstack, so do not edit it. It holds a password: keep it to yourself.
 
     rq info -c var.rq_settings
-    rq worker -c var.rq_settings -S rqstack.security
+    rq worker -c var.rq_settings -S rqstack.security.Default
+
+Without -S they use plain pickle: no signature is checked, and none is written.
 """
 '''
 
