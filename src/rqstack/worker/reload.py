@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from rqstack.checkout import head
 from rqstack.home import home
 from rqstack.settings import Settings
 
@@ -31,7 +32,7 @@ class CodeWatch:
 
     def _look(self) -> tuple[object, ...]:
         folder = Path(os.path.realpath(self._folder))
-        return (folder, _head(folder), tuple(_stamps(folder)) if self._files else ())
+        return (folder, head(folder), tuple(_stamps(folder)) if self._files else ())
 
 
 def release(settings: Settings) -> str:
@@ -39,35 +40,7 @@ def release(settings: Settings) -> str:
     folder = Path(os.path.realpath(home() / settings.tasks_path))
     if folder.parent.name == "releases":
         return folder.name
-    return _head(folder)[:12]
-
-
-def _head(folder: Path) -> str:
-    """The commit that a folder's checkout is at, read from Git's files; "" if it is none."""
-    git = next((parent / ".git" for parent in (folder, *folder.parents) if (parent / ".git").exists()), None)
-    if git is None:
-        return ""
-    try:
-        if git.is_file():  # a worktree or a submodule
-            git = (git.parent / git.read_text().removeprefix("gitdir:").strip()).resolve()
-        common = git / "commondir"
-        shared = (git / common.read_text().strip()).resolve() if common.is_file() else git
-        head = (git / "HEAD").read_text().strip()
-        if not head.startswith("ref:"):
-            return head
-        name = head.removeprefix("ref:").strip()
-        for place in (git / name, shared / name):
-            if place.is_file():
-                return place.read_text().strip()
-        packed = shared / "packed-refs"
-        if packed.is_file():
-            for line in packed.read_text().splitlines():
-                commit, _, ref = line.partition(" ")
-                if ref == name:
-                    return commit
-    except OSError:
-        return ""
-    return ""
+    return head(folder)[:12]
 
 
 def _stamps(folder: Path) -> Iterator[tuple[str, int, int]]:
