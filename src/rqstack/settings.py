@@ -18,6 +18,7 @@ from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationE
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from rqstack.defaults import DEAD_AFTER, REDIS_URL
 from rqstack.errors import SettingsError
 from rqstack.home import home
 
@@ -134,7 +135,7 @@ class Settings(_Base):
     """What a process of rqstack needs to know: producers, workers, scheduler and commands alike."""
 
     # -- Redis
-    redis_url: RedisUrl = Field("redis://127.0.0.1:6379/0", validation_alias="REDIS_URL", description="Where Redis is.")
+    redis_url: RedisUrl = Field(REDIS_URL, validation_alias="REDIS_URL", description="Where Redis is.")
     redis_username: str | None = Field(
         None, validation_alias="REDIS_USERNAME", description="The ACL user, where REDIS_URL names none."
     )
@@ -167,7 +168,7 @@ class Settings(_Base):
     grace: int = Field(30, ge=1, description="Seconds a worker's jobs get to end when it is told to stop.")
     heartbeat: float = Field(5, gt=0, le=60, description="Seconds between a worker's heartbeats.")
     dead_after: float = Field(
-        12,
+        DEAD_AFTER,
         ge=2,
         description="Seconds without a heartbeat after which a worker's jobs run again; at least twice the heartbeat.",
     )

@@ -59,7 +59,9 @@ def test_a_worker_of_this_host(health: Run, connection: Redis) -> None:
     assert health("--worker").returncode == 1
     assert health("--worker", "--max-age", "60").returncode == 0
     assert health("--worker", RQSTACK_DEAD_AFTER="60").returncode == 0
-    register(connection, "mine", "default,high", age=14)
+    register(connection, "mine", "default,high", age=load(Settings).dead_after + 1)
+    assert health("--worker").returncode == 1
+    register(connection, "mine", "default,high", age=load(Settings).dead_after - 4)
     done = health("--worker")
     assert (done.returncode, done.stdout) == (0, "ok: 1 live worker of this host\n")
 

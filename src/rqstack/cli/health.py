@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 
 from rqstack.cli.resp import Client, RespError
+from rqstack.defaults import DEAD_AFTER, REDIS_URL
 from rqstack.home import home
 
 TIMEOUT = 2.0
@@ -139,9 +140,9 @@ def check(options: Options) -> str:
         Unhealthy: What is not.
     """
     settings = read_settings(("REDIS_URL", "REDIS_USERNAME", "REDIS_PASSWORD", "RQSTACK_DEAD_AFTER"))
-    url = settings.get("REDIS_URL", "redis://127.0.0.1:6379/0")
+    url = settings.get("REDIS_URL", REDIS_URL)
     try:
-        max_age = options.max_age or float(settings.get("RQSTACK_DEAD_AFTER", "15"))
+        max_age = options.max_age or float(settings.get("RQSTACK_DEAD_AFTER", DEAD_AFTER))
     except ValueError:
         raise Unhealthy(f"RQSTACK_DEAD_AFTER: {settings['RQSTACK_DEAD_AFTER']!r} is not a number.") from None
     client = None
