@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -100,6 +101,9 @@ def test_purge_of_many_and_of_a_wrong_state() -> None:
             scheduler.enqueue_in("short-running", timedelta(hours=1), touch, ("x",), job_id=f"j{number}")
         assert scheduler.purge("short-running", "scheduled") == 0
         assert scheduler.connection.keys("rq:job:*") == []
+        for state in ("failed", "scheduled"):
+            scheduler.connection.zadd(f"rq:{state}:short-running", {"expired": time.time() + 60})
+            assert scheduler.purge("short-running", state) == 0
         with pytest.raises(ValueError, match="queue_state='done'"):
             scheduler.purge("short-running", "done")  # type: ignore[arg-type]
 

@@ -6,8 +6,10 @@ import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
+from rqstack import bulk
+from rqstack.bulk import State
 from rqstack.connections import connect
 from rqstack.scheduling.declared import declare, make_timetable
 from rqstack.scheduling.entries import RUN_TIME, Entry
@@ -20,13 +22,10 @@ if TYPE_CHECKING:
     from redis import Redis
     from rq import Queue
     from rq.job import Job
-    from rq.registry import BaseRegistry
 
 log = logging.getLogger("rqstack.scheduler")
 
 Strategy = Literal["fork", "burst-no-fork"]
-State = Literal["queued", "failed", "scheduled"]
-BATCH = 500
 
 
 class Scheduler:
@@ -244,15 +243,10 @@ class Scheduler:
         Raises:
             ValueError: There is no such state.
         """
-        queue = self.get_queue(queue_name)
-        if queue_state == "queued":
-            queue.empty()
-            return self.queued_count(queue_name)
-        if queue_state == "failed":
-            return self._delete_all(queue.failed_job_registry)
-        if queue_state == "scheduled":
-            return self._delete_all(queue.scheduled_job_registry)
-        raise ValueError(f"queue_state={queue_state!r}: should be 'queued', 'failed' or 'scheduled'.")
+        if queue_state not in get_args(State):
+            raise ValueError(f"queue_state={queue_state!r}: should be 'queued', 'failed' or 'scheduled'.")
+        bulk.purge(self.connection, queue_name, queue_state)
+        return bulk.count(self.connection, queue_name, queue_state)
 
     def work(self, *queues: str, with_scheduler: bool = False) -> bool:
         """Run the jobs of queues with RQ's own worker, as `strategy` says; for tests and scripts.
@@ -293,8 +287,8 @@ class Scheduler:
 
     def clear(self) -> None:
         """Delete the waiting jobs of all queues that this object has used."""
-        for queue in self._queues.values():
-            queue.empty()
+        for name in self._queues:
+            bulk.empty(self.connection, name)
 
     def _enqueue(self, queue_name: str, when: datetime | None, call: Call, options: dict[str, Any]) -> Job:
         """Through the task, where it is known: so it is unique, or saved first, as it says. Else as RQ would."""
@@ -311,12 +305,6 @@ class Scheduler:
                     when, call.path, args=call.args, kwargs=call.kwargs, **given
                 )
             return queue.enqueue(call.path, args=call.args, kwargs=call.kwargs, **given)
-
-    def _delete_all(self, registry: BaseRegistry) -> int:
-        while ids := registry.get_job_ids(0, BATCH - 1, cleanup=False):
-            for job_id in ids:
-                registry.remove(job_id, delete_job=True)
-        return int(registry.get_job_count(cleanup=False))
 
 
 def check_delta(time_delta: object) -> timedelta:
