@@ -283,6 +283,41 @@ def test_delayed_jobs_run_when_they_are_due(redis_url: str, connection: Redis, p
         assert [job.id for job in scheduler.scheduled_jobs()] == [later.id]
 
 
+@pytest.mark.parametrize("damaged", ["rq:scheduled:broken", "rq:queue:broken", "rq:job:broken"])
+def test_damaged_data_is_named_and_holds_up_nothing_else(
+    damaged: str, redis_url: str, connection: Redis, project: Project, start: Start
+) -> None:
+    process = start()
+    until(lambda: process.said("the cron table is read"))
+    connection.sadd("rq:queues", "rq:queue:broken")
+    with Scheduler() as scheduler:
+        if damaged != "rq:scheduled:broken":
+            scheduler.enqueue_in("broken", timedelta(0), "demo.tasks.add", (1,), job_id="broken")
+        connection.delete(damaged)
+        connection.set(damaged, "a string")
+        good = [
+            scheduler.enqueue_in(name, timedelta(seconds=1), "demo.tasks.add", (1,)).id
+            for name in ("broken", "other")
+            if f"rq:scheduled:{name}" != damaged
+        ]
+        wanted = set(good if damaged == "rq:job:broken" else good[-1:])
+        found: set[str] = set()
+
+        def moved() -> bool:
+            for name in ("broken", "other"):
+                if f"rq:queue:{name}" != damaged:
+                    found.update(scheduler.get_queue(name).job_ids)
+            return found >= wanted
+
+        until(moved)
+        assert found == wanted
+    if damaged != "rq:job:broken":
+        until(lambda: process.said("broken: its delayed jobs cannot be moved"))
+        assert process.log.read_text().count("cannot be moved") == 1
+    assert not process.said("Trying again until it is back")
+    assert process.process.poll() is None
+
+
 def test_an_idle_scheduler_asks_redis_about_once_a_second(
     redis_url: str, connection: Redis, start: Start, project: Project
 ) -> None:
