@@ -33,9 +33,9 @@ def test_supervisors_killed_at_random(fleet: Any, number: int) -> None:
 
 
 def test_the_last_supervisor_is_killed_and_a_new_one_takes_over(fleet: Any) -> None:
-    ids = fleet.enqueue([f"job-{n}" for n in range(2_000)], args=(0.004,))
+    ids = fleet.enqueue([f"job-{n}" for n in range(2_000)], args=(0.015,))
     fleet.start(horses=4)
-    fleet.until(lambda: fleet.ended() > 200)
+    fleet.until(lambda: fleet.ended() > 100)
     fleet.kill(fleet.running[0])
     in_hand = {line.job for line in fleet.journal() if line.what == "begin"}
     in_hand -= {line.job for line in fleet.journal() if line.what == "end"}
