@@ -172,7 +172,11 @@ class Settings(_Base):
         ge=2,
         description="Seconds without a heartbeat after which a worker's jobs run again; at least twice the heartbeat.",
     )
-    max_jobs: int | None = Field(None, ge=1, description="Jobs after which a horse is replaced; empty for never.")
+    max_jobs: int | None = Field(
+        None,
+        ge=1,
+        description="Jobs after which a fresh horse replaces one (`--max-jobs` ends the worker); empty for never.",
+    )
     max_rss: int | None = Field(None, ge=1, description="MiB of memory above which a horse is replaced after its job.")
     max_crashes: int = Field(3, ge=1, description="Times a job may kill its horse before it is failed.")
 

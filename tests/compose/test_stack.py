@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
+ROOT = Path(__file__).resolve().parents[2]
 COUNT = "wordcount.tasks.count_words_at_url"
 WORKERS = ("worker", "long-worker", "worker-older", "worker-newer")
 
@@ -98,6 +101,20 @@ def test_two_projects_have_two_versions_of_a_library(stack: Any) -> None:
     (newer,) = stack.enqueue("newer.tasks.library", [[]])
     assert stack.wait([older])[older][:2] == ["finished", "0.12.1"]
     assert stack.wait([newer])[newer][:2] == ["finished", "1.0.0"]
+
+
+def test_the_commands_of_the_page_show_the_two_versions(stack: Any) -> None:
+    page = (ROOT / "docs" / "tasks-deploy.md").read_text()
+    copied = re.search(r"^    cp -r (.*) tasks/$", page, re.MULTILINE)
+    assert copied
+    assert all((ROOT / folder / "pyproject.toml").is_file() for folder in copied[1].split())
+    services = re.search(r"^  worker-older:.*?(?=^```)", page, re.MULTILINE | re.DOTALL)
+    assert services
+    assert services[0].strip() in (ROOT / "tests" / "compose" / "override.yml").read_text()
+    commands = re.findall(r"^    docker compose exec (worker-.*)$", page, re.MULTILINE)
+    found = [stack.compose("exec", "-T", *command.split()).stdout.splitlines()[-1] for command in commands]
+    stack.wait(found)
+    assert [stack.rqstack("result", each).stdout for each in found] == ["0.12.1\n", "1.0.0\n"]
 
 
 def test_the_long_queue_has_its_own_worker(stack: Any) -> None:
