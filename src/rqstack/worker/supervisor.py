@@ -114,8 +114,8 @@ class Supervisor:
         its queue. A second one, a second later or more, puts back at once.
         """
         previous = self._install_signals()
-        # What is there now is shared with all horses: the collector must not write to it.
-        gc.collect()
+        # What is there now is shared with all horses: the collector must not write to it. (Collecting first would take
+        # longer than the rest of the start, and there is next to nothing to collect.)
         gc.freeze()
         self._stable.open()
         try:

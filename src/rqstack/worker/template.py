@@ -142,7 +142,6 @@ class _Process:
         except BaseException as error:
             self._connection.send(Failed(str(error) or type(error).__name__))
             return
-        gc.collect()
         gc.freeze()
         wakeup, wake = os.pipe()
         os.set_blocking(wake, False)
