@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import builtins
-import copy
 import encodings.idna  # noqa: F401 - what looking up a host imports: once, before the fork, and not in each horse
 import select
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import hiredis
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,
@@ -22,7 +20,6 @@ from redis.exceptions import (
     ResponseError,
     TimeoutError,
 )
-from redis.retry import Retry
 
 from rqstack.worker.scripts import CLAIM, Script, claim_key
 
@@ -53,19 +50,6 @@ def pack(*command: Any) -> bytes:
     """A command in Redis's protocol; parts are text, bytes or numbers."""
     packed: bytes = hiredis.pack_command(command)
     return packed
-
-
-def once(client: Redis) -> Redis:
-    """A client of the same Redis that sends each command once, whatever the client given does about lost replies."""
-    pool: Any = copy.copy(client.connection_pool)
-    pool.connection_kwargs = {
-        **pool.connection_kwargs,
-        "retry": Retry(NoBackoff(), 0),
-        "retry_on_error": [],
-        "retry_on_timeout": False,
-    }
-    pool.reset()
-    return type(client)(connection_pool=pool)
 
 
 class Channel:

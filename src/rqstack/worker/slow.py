@@ -22,7 +22,8 @@ from rq.utils import now
 from rqstack.discovery import check_callbacks, resolve
 from rqstack.errors import InvalidJob, UnknownTask
 from rqstack.limiting.putback import PutBack
-from rqstack.worker.channel import Lost, once
+from rqstack.worker.channel import Lost
+from rqstack.worker.once import Once
 
 if TYPE_CHECKING:
     from rq import Queue
@@ -81,7 +82,7 @@ class SlowPath:
         self._worker = worker
         self._client = worker.connection
         # RQ's methods must not be sent again by the client: what they do is not the same done twice.
-        self._once = worker.connection = once(worker.connection)
+        self._once = worker.connection = Once(worker.connection)
 
     def run(self, running: Running) -> Ended:
         """Run a job that needs RQ's methods afterwards: callbacks, dependents, repeats, webhooks, a group."""

@@ -51,7 +51,7 @@ def behind(site: Any, proxy: Any) -> Any:
 
 
 def test_a_failure_whose_reply_is_lost_is_recorded_once(behind: Any, proxy: Any) -> None:
-    proxy.lose_after = [b"EXEC"]
+    proxy.lose_after = [b"failed_job_count"]
     job = behind.queue().enqueue("shop.tasks.fails", "a", retry=Retry(max=2))
     behind.until_ended(job.id)
     assert proxy.lost == 1
@@ -61,10 +61,10 @@ def test_a_failure_whose_reply_is_lost_is_recorded_once(behind: Any, proxy: Any)
 
 
 def test_a_success_by_rq_s_methods_whose_reply_is_lost_is_recorded_once(behind: Any, proxy: Any) -> None:
-    proxy.lose_after = [b"EXEC"]
+    proxy.lose_after = [b"successful_job_count"]
     job = behind.queue().enqueue("shop.tasks.works", on_success=Callback("shop.tasks.tell"))
     behind.until_ended(job.id)
-    behind.until(lambda: proxy.lost == 1)
+    assert proxy.lost == 1
     assert behind.status(job.id) == "finished"
     assert len(behind.job(job.id).results()) == 1
     assert behind.redis.lrange("told", 0, -1) == [job.id.encode()]
