@@ -135,13 +135,17 @@ def postgres_url(postgres_server: PostgresServer) -> str:
 
 
 class LossyProxy:
-    """Stands between a client and Redis; loses the reply of the commands it is told of, after Redis has done them."""
+    """Stands between a client and Redis; loses the reply of the commands it is told of, after Redis has done them.
+
+    `lose_after` names them: a request that has these bytes, on a connection that has also sent those of `sent_before`.
+    """
 
     def __init__(self, port: int) -> None:
         self.target = port
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         self.lose_after: list[bytes] = []
+        self.sent_before = b""
         self.lost = 0
         self.sockets: list[socket.socket] = []
         self.threads: list[threading.Thread] = []
@@ -164,11 +168,13 @@ class LossyProxy:
 
     def _serve(self, client: socket.socket, server: socket.socket) -> None:
         """Requests are passed on as they come; a reply is lost by closing the connection when it has arrived."""
+        sent = b""
         try:
             while request := client.recv(1 << 20):
+                sent += request
                 server.sendall(request)
                 reply = server.recv(1 << 20)
-                if self.lose_after and self.lose_after[0] in request:
+                if self.lose_after and self.lose_after[0] in request and self.sent_before in sent:
                     del self.lose_after[0]
                     self.lost += 1
                     return

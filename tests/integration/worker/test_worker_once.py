@@ -51,7 +51,7 @@ def behind(site: Any, proxy: Any) -> Any:
 
 
 def test_a_failure_whose_reply_is_lost_is_recorded_once(behind: Any, proxy: Any) -> None:
-    proxy.lose_after = [b"failed_job_count"]
+    proxy.lose_after, proxy.sent_before = [b"EXEC"], b"failed_job_count"
     job = behind.queue().enqueue("shop.tasks.fails", "a", retry=Retry(max=2))
     behind.until_ended(job.id)
     assert proxy.lost == 1
@@ -61,7 +61,7 @@ def test_a_failure_whose_reply_is_lost_is_recorded_once(behind: Any, proxy: Any)
 
 
 def test_a_success_by_rq_s_methods_whose_reply_is_lost_is_recorded_once(behind: Any, proxy: Any) -> None:
-    proxy.lose_after = [b"successful_job_count"]
+    proxy.lose_after, proxy.sent_before = [b"EXEC"], b"successful_job_count"
     job = behind.queue().enqueue("shop.tasks.works", on_success=Callback("shop.tasks.tell"))
     behind.until_ended(job.id)
     assert proxy.lost == 1
