@@ -136,27 +136,23 @@ class Daemon:
         deadline = time.monotonic() + wait
         told = b""
         pid: int | None = None
-        began = False
         while True:
-            with contextlib.suppress(BlockingIOError):
-                told += os.read(news, 65536)
+            running = self.running()  # before the pipe is read: what ended has told all that it had to tell
+            told, over = _read(news, told)
             lines = [json.loads(line) for line in told.split(b"\n")[:-1]]
             for line in lines:
                 if "error" in line:
                     raise DaemonError(f"The worker did not start: {line['error']}")
-            began = began or bool(lines)
-            pid = self.running() or pid
+            pid = running or pid
             if {"ready": True} in lines and pid is not None:
                 return pid
+            if over and running is None:
+                raise self._ended(offset)
             problem = None
-            if began and pid is not None:
-                if self.running() is None:
-                    raise self._ended(offset)
+            if lines and pid is not None:
                 found, problem = self._registered(pid)
                 if found:
                     return pid
-            elif told == b"" and time.monotonic() > deadline - wait + 10:
-                raise self._ended(offset)
             if time.monotonic() > deadline:
                 why = problem or "no worker of it is registered in Redis yet."
                 raise DaemonError(
@@ -246,6 +242,18 @@ class Daemon:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(code)
+
+
+def _read(pipe: int, before: bytes) -> tuple[bytes, bool]:
+    """All that the pipe has told, and whether its writer has ended."""
+    while True:
+        try:
+            part = os.read(pipe, 65536)
+        except BlockingIOError:
+            return before, False
+        if not part:
+            return before, True
+        before += part
 
 
 def _texts(values: list[Any]) -> list[str]:
