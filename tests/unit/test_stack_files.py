@@ -14,7 +14,7 @@ import pytest
 
 from rqstack.errors import RqstackError, SettingsError
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.stack import env, locks, mode, packages, ports, processes
+from rqstack.stack import compose, env, locks, mode, packages, ports, processes
 
 
 def permissions(path: Path) -> int:
@@ -174,6 +174,30 @@ def test_without_docker_the_mode_is_local_and_says_why(
     assert chosen == "local"
     assert reason in why
     assert mode.choose("compose") == ("compose", "")
+
+
+@pytest.mark.parametrize(
+    ("reason", "left", "stops"),
+    [
+        ("network a_broker id 1 has active endpoints", "", True),
+        ("network a_broker id 1 has active endpoints", '{"Name": "a-redis-1", "Service": "redis"}', False),
+        ("permission denied", "", False),
+    ],
+)
+def test_a_network_that_docker_keeps_is_not_a_stop_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, left: str, stops: bool
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(f"#!/bin/sh\ncase $* in *' ps '*) echo '{left}';; *) echo '{reason}' >&2; exit 1;; esac\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    said: list[str] = []
+    if stops:
+        compose.stop(tmp_path, said.append)
+        assert said[0].startswith("Docker keeps a network")
+    else:
+        with pytest.raises(compose.StackFailed, match=reason):
+            compose.stop(tmp_path, said.append)
 
 
 def test_with_docker_the_mode_is_compose_unless_a_local_stack_runs(

@@ -164,7 +164,13 @@ def stop(root: Path, say: Say) -> None:
     """
     compose = Compose(root, monitoring=True)
     there = bool(compose.containers())
-    compose.run("down", "--remove-orphans", what="stop the stack")
+    try:
+        compose.run("down", "--remove-orphans", what="stop the stack")
+    except StackFailed as error:
+        # Docker may count an endpoint of a container that is gone (moby issue 42119). The next start uses the network.
+        if "has active endpoints" not in str(error) or compose.containers():
+            raise
+        say("Docker keeps a network of the stack for now: it still counts a container that has ended.")
     env.remove_stack_env(root)
     say("Stopped." if there else "Nothing runs.")
 
