@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import encodings.idna  # noqa: F401 - what looking up a host imports: once, before the fork, and not in each horse
 import select
+import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import hiredis
+from redis.backoff import NoBackoff
 from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,
@@ -20,6 +23,7 @@ from redis.exceptions import (
     ResponseError,
     TimeoutError,
 )
+from redis.retry import Retry
 
 from rqstack.worker.scripts import CLAIM, Script, claim_key
 
@@ -67,32 +71,46 @@ class Channel:
     def __init__(self, client: Redis, timeout: float = 10.0, read_bytes: int = 65536) -> None:
         self._pool = client.connection_pool
         self._timeout = timeout
-        self._connection: Any = None
         self._socket: Any = None
         self._reader: Any = None
         self._buffer = bytearray(read_bytes)
 
-    def open(self) -> None:
+    def open(self, *, retry: bool = True) -> None:
         """Connect, if it is not connected.
+
+        Args:
+            retry: As often as the client does; or else try once.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, or refuses the user.
         """
-        if self._connection is None:
+        if self._socket is None:
+            options = self._pool.connection_kwargs
+            if not retry:
+                options = {**options, "retry": Retry(NoBackoff(), 0)}
             # Not the pool's own method: that counts what it has made, and makes no more than a hundred.
-            connection: Any = self._pool.connection_class(**self._pool.connection_kwargs)
+            connection: Any = self._pool.connection_class(**options)
             connection.socket_timeout = self._timeout
             connection.connect()
-            self._connection = connection
-            # redis-py has connected and signed in. From here on its own calls would cost as much as the rest of a job.
-            self._socket = connection._sock
+            # redis-py has connected and signed in. From here on its own calls would cost as much as the rest of a job,
+            # and its buffers more memory than all that is needed here.
+            self._socket, connection._sock = connection._sock, None
             self._reader = hiredis.Reader(replyError=_reply_error)
 
     def close(self) -> None:
         """Disconnect."""
-        connection, self._connection, self._socket = self._connection, None, None
-        if connection is not None:
-            connection.disconnect()
+        ours, self._socket = self._socket, None
+        if ours is not None:
+            with contextlib.suppress(OSError):
+                # A process that a task has left behind may have it too.
+                ours.shutdown(socket.SHUT_RDWR)
+            ours.close()
+
+    def leave(self) -> None:
+        """Leave the connection to a process that was forked since: close it here, and do not disconnect."""
+        ours, self._socket = self._socket, None
+        if ours is not None:
+            ours.close()
 
     @property
     def socket(self) -> Any:
@@ -186,6 +204,16 @@ class Waiters:
         self._unblock: list[bytes] = [b""] * len(queue_keys)
         self._waiting = [False] * len(queue_keys)
 
+    def open(self, *, retry: bool = True) -> None:
+        """Connect already. Arguments and errors as `Channel.open`."""
+        for index in range(len(self._channels)):
+            self._open(index, retry=retry)
+
+    def leave(self) -> None:
+        """As `Channel.leave`."""
+        for channel in self._channels:
+            channel.leave()
+
     def wait(self, wakeup: int, timeout: float | None) -> bool:
         """Wait for a job.
 
@@ -198,9 +226,7 @@ class Waiters:
         """
         for index, channel in enumerate(self._channels):
             if not self._waiting[index]:
-                if channel.socket is None:
-                    identity = channel.call("CLIENT", "ID")
-                    self._unblock[index] = pack("CLIENT", "UNBLOCK", str(identity))
+                self._open(index)
                 channel.send(self._commands[index])
                 self._waiting[index] = True
         poll = select.poll()
@@ -244,6 +270,12 @@ class Waiters:
                 main.send(self._unblock[index])
                 main.read()
         self.close()
+
+    def _open(self, index: int, *, retry: bool = True) -> None:
+        channel = self._channels[index]
+        if channel.socket is None:
+            channel.open(retry=retry)
+            self._unblock[index] = pack("CLIENT", "UNBLOCK", str(channel.call("CLIENT", "ID")))
 
     def close(self) -> None:
         """Disconnect."""

@@ -134,8 +134,25 @@ class Horse:
         self._release = release
         self._meta = self._dumps({"release": release}) if release else b""
 
+    def open(self) -> None:
+        """Connect already, in the process that will fork this one; `run` does what is left to do.
+
+        Raises:
+            redis.exceptions.RedisError: Redis cannot be reached, or refuses the user.
+        """
+        self._channel.open(retry=False)
+        self._waiters.open(retry=False)
+
+    def leave(self) -> None:
+        """Leave what it has open to its own process, in every other one that has it by a fork."""
+        self._channel.leave()
+        self._waiters.leave()
+        os.close(self._wakeup)
+        os.close(self._wake)
+
     def run(self) -> int:
         """Work until told to stop, or until a limit is reached. Returns the exit code."""
+        self._parent = os.getppid()
         self._install_signals()
         hooks.run(hooks.after_fork)
         random.seed()
@@ -145,7 +162,7 @@ class Horse:
         while True:
             ending = self._ending()
             if finished is None and ending is not None:
-                return self._leave(ending)
+                return self._end(ending)
             reply = self._call(finished, claim=ending is None, idle=idle)
             idle = False
             if finished is not None:
@@ -160,17 +177,17 @@ class Horse:
                 continue
             if status == b"empty":
                 if self._limits.burst:
-                    return self._leave(DONE)
+                    return self._end(DONE)
                 left = None
                 if self._limits.max_idle is not None:
                     left = self._limits.max_idle - (time.monotonic() - idle_since)
                     if left <= 0:
-                        return self._leave(DONE)
+                        return self._end(DONE)
                 self._wait(left)
                 idle = True
             elif status == b"suspended":
                 if self._limits.burst:
-                    return self._leave(DONE)
+                    return self._end(DONE)
                 self._pause(1.0)
             elif status == b"unregistered":
                 # Redis has lost our supervisor, or somebody took it for dead: it says at once that it is not.
@@ -429,7 +446,7 @@ class Horse:
             return RECYCLE
         return None
 
-    def _leave(self, code: int) -> int:
+    def _end(self, code: int) -> int:
         with contextlib.suppress(RedisError):
             self._waiters.stop(self._channel)
             self._flush()

@@ -9,6 +9,7 @@ import sys
 import time
 
 _PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _PATIENCE = 5.0
 
 
@@ -20,8 +21,8 @@ def die_with(parent: int) -> None:
     Args:
         parent: The parent's process id, as it was before the fork.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         os._exit(1)
 

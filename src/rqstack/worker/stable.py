@@ -15,7 +15,7 @@ from rqstack.errors import SettingsError
 from rqstack.worker.burial import describe
 from rqstack.worker.horse import DONE, RECYCLE
 from rqstack.worker.parent import wait_for_end
-from rqstack.worker.template import Died, Forked, Load, Ready, RunHorse, Template
+from rqstack.worker.template import Died, Forked, Load, Order, Prepare, Ready, Template
 
 if TYPE_CHECKING:
     from rqstack.worker.reload import CodeWatch
@@ -67,18 +67,18 @@ class Stable:
         workers: The RQ workers, one a horse.
         slots: What horses write about themselves.
         load: Imports the tasks; called in each template.
-        run_horse: What a horse does, or (with an index below 0) who is sent on an errand.
+        prepare: Makes a horse, or (with an index below 0) who is sent on an errand; called in each template.
         watch: Tells when the task code has changed; None to keep what was loaded first.
     """
 
     def __init__(
-        self, workers: Sequence[Worker], slots: Slots, load: Load, run_horse: RunHorse, watch: CodeWatch | None
+        self, workers: Sequence[Worker], slots: Slots, load: Load, prepare: Prepare, watch: CodeWatch | None
     ) -> None:
         self.stalls = [Stall(worker, index) for index, worker in enumerate(workers)]
         self.stopping = False
         self._slots = slots
         self._load = load
-        self._run_horse = run_horse
+        self._prepare = prepare
         self._watch = watch
         self._look_at = 0.0
         self._open_at = 0.0
@@ -91,7 +91,7 @@ class Stable:
 
     def open(self) -> None:
         """Start the first template."""
-        self._template = Template(self._load, self._run_horse)
+        self._template = Template(self._load, self._prepare)
 
     def close(self) -> None:
         """Kill all that is left."""
@@ -153,13 +153,15 @@ class Stable:
             self.open()
         if not self.ready:
             return
-        for errand in self._errands.keys() - self._sent:
-            self._sent.add(errand)
-            self._template.fork(errand, self._errands[errand])
+        orders = [Order(errand, self._errands[errand]) for errand in self._errands.keys() - self._sent]
+        self._sent.update(self._errands)
         for stall in self.stalls:
             if stall.fork_at is not None and moment >= stall.fork_at and not stall.retired and stall.status is None:
                 stall.fork_at = None
-                self._fork(stall)
+                self._note_fork(stall)
+                orders.append(Order(stall.index))
+        if orders:
+            self._template.fork(orders)
 
     def next_due(self) -> Iterator[float]:
         """The monotonic times at which horses are due."""
@@ -176,7 +178,7 @@ class Stable:
         if self._watch.has_changed():
             if self._next is not None:
                 self._next.kill()
-            self._next = Template(self._load, self._run_horse)
+            self._next = Template(self._load, self._prepare)
 
     def hear(self) -> None:
         """What the templates have to say: who was born, who has died.
@@ -263,14 +265,13 @@ class Stable:
                 log.error("The process has ended that imports the tasks; it is tried again in %d s", _AGAIN)
                 self._open_at = time.monotonic() + _AGAIN
 
-    def _fork(self, stall: Stall) -> None:
+    def _note_fork(self, stall: Stall) -> None:
         self._slots.clear(stall.index)
         stall.worker.killed_on_purpose = False
         stall.worker._stopped_job_id = None  # of a job that ended before it could be stopped
         stall.why = ""
         stall.template = self._template
         stall.born = time.monotonic()
-        self._template.fork(stall.index)
 
     def _note_death(self, stall: Stall, status: int) -> None:
         jobs = self._slots.jobs(stall.index)

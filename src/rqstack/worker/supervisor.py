@@ -22,11 +22,12 @@ from rq.utils import now
 from rqstack.discovery import autodiscover
 from rqstack.preload import preload
 from rqstack.settings import Settings, get_settings
-from rqstack.worker.burial import Burial, bury, describe
+from rqstack.worker.burial import Burial, describe
 from rqstack.worker.channel import Channel
+from rqstack.worker.child import Children
 from rqstack.worker.commands import Commands
-from rqstack.worker.horse import Horse, Limits
-from rqstack.worker.maintenance import Maintenance, maintain
+from rqstack.worker.horse import Limits
+from rqstack.worker.maintenance import Maintenance
 from rqstack.worker.recovery import Held, Recovery
 from rqstack.worker.reload import CodeWatch, release
 from rqstack.worker.slots import Slots
@@ -67,12 +68,14 @@ class Supervisor:
         commands: Commands | None = None,
     ) -> None:
         self._settings = settings = settings or get_settings()
-        self._limits = replace(limits, block=settings.dead_after * 0.6)
+        self._pid = os.getpid()
+        self._id = f"{socket.gethostname()}-{self._pid}-{uuid4().hex[:8]}"
         self._slots = Slots(len(workers))
+        limits = replace(limits, block=settings.dead_after * 0.6)
+        self._children = Children(workers, (self._id, self._pid), self._slots, limits)
         watch = None if limits.burst else CodeWatch(settings)
-        self._stable = Stable(workers, self._slots, self._load, self._run_horse, watch)
+        self._stable = Stable(workers, self._slots, self._load, self._children.prepare, watch)
         self._workers = workers
-        self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._log = workers[0].log
         first = workers[0]
         self._channel = Channel(first.connection, 5.0)
@@ -97,8 +100,6 @@ class Supervisor:
         self._others = 0
         self._clock_off = 0.0
         self._maintenance = 0
-        self._pid = os.getpid()
-        self._release = ""
         self._companions = companions
         self._wakeup, self._wake = os.pipe()
 
@@ -174,27 +175,9 @@ class Supervisor:
 
     # -- horses
 
-    def _run_horse(self, index: int, errand: Burial | Maintenance | None) -> int:
-        """What a horse does, or (with an index below 0) who is sent on an errand; called in a process of its own."""
-        worker = self._workers[max(index, 0)]
-        try:
-            worker._is_horse, worker._horse_pid = True, 0
-            os.environ["RQ_WORKER_ID"] = worker.name
-            if errand is not None:
-                signal.set_wakeup_fd(-1)
-                for number in (signal.SIGCHLD, signal.SIGTERM):
-                    signal.signal(number, signal.SIG_DFL)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-                return maintain(worker) if isinstance(errand, Maintenance) else 0 if bury(worker, errand) else 1
-            horse = Horse(worker, (self._id, self._pid), self._slots, index, self._limits, self._release)
-            return horse.run()
-        except BaseException:
-            self._log.exception("Worker %s: the horse has failed", worker.name)
-            raise
-
     def _load(self) -> list[str]:
         """What a template does first; called in its own process."""
-        self._release = release(self._settings)
+        self._children.release = release(self._settings)
         preload(self._settings)
         return [str(failure) for failure in autodiscover(self._settings).failures]
 

@@ -11,10 +11,10 @@ import gc
 import os
 import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from rqstack.worker import hooks
 from rqstack.worker.parent import die_with
@@ -22,11 +22,25 @@ from rqstack.worker.parent import die_with
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
+_AT_ONCE = 16
+"""Children that are forked together, each with some connections open until then."""
+
 Load = Callable[[], list[str]]
 """Imports the tasks; returns what failed, a line each."""
 
-RunHorse = Callable[[int, Any], int]
-"""Runs the horse of an index, or an errand (its index is below 0); returns its exit code."""
+
+class Child(Protocol):
+    """A process to be."""
+
+    def run(self) -> int:
+        """What the child does. Returns its exit code."""
+
+    def leave(self) -> None:
+        """What every other process does that has it by a fork: close what is the child's alone."""
+
+
+Prepare = Callable[[int, Any], Child]
+"""Makes the horse of an index, or an errand (its index is below 0)."""
 
 
 class Ready(NamedTuple):
@@ -56,6 +70,18 @@ class Died(NamedTuple):
     status: int
 
 
+class Order(NamedTuple):
+    """A process that is wanted.
+
+    Args:
+        slot: The horse's; or, below 0, the errand's.
+        errand: What to do, in place of a horse's work.
+    """
+
+    slot: int
+    errand: Any = None
+
+
 Message = Ready | Failed | Forked | Died
 
 
@@ -64,10 +90,10 @@ class Template:
 
     Args:
         load: Called in the process, first of all.
-        run_horse: Called in each horse.
+        prepare: Called in the process before each fork.
     """
 
-    def __init__(self, load: Load, run_horse: RunHorse) -> None:
+    def __init__(self, load: Load, prepare: Prepare) -> None:
         self.ready = False
         self.connection, theirs = Pipe()
         parent = os.getpid()
@@ -76,21 +102,16 @@ class Template:
             code = 1
             try:
                 self.connection.close()
-                _Process(theirs, run_horse, parent).run(load)
+                _Process(theirs, prepare, parent).run(load)
                 code = 0
             finally:
                 os._exit(code)
         theirs.close()
 
-    def fork(self, index: int, errand: Any = None) -> None:
-        """Ask for a process. `Forked` comes when it is there.
-
-        Args:
-            index: The horse's; or, below 0, the errand's.
-            errand: What to do, in place of a horse's work.
-        """
+    def fork(self, orders: Sequence[Order]) -> None:
+        """Ask for processes. A `Forked` comes when one is there."""
         with contextlib.suppress(OSError):
-            self.connection.send((index, errand))
+            self.connection.send(orders)
 
     def end(self) -> None:
         """End, once its last horse has ended."""
@@ -125,9 +146,9 @@ class Template:
 class _Process:
     """The template's own side."""
 
-    def __init__(self, connection: Connection, run_horse: RunHorse, parent: int) -> None:
+    def __init__(self, connection: Connection, prepare: Prepare, parent: int) -> None:
         self._connection = connection
-        self._run_horse = run_horse
+        self._prepare = prepare
         self._horses: dict[int, int] = {}
         self._ending = False
         # The supervisor alone decides when horses end; a terminal's Ctrl-C comes to all.
@@ -162,29 +183,47 @@ class _Process:
                 if asked is None:
                     self._ending = True
                 else:
-                    self._fork(*asked)
+                    for at in range(0, len(asked), _AT_ONCE):
+                        self._fork(asked[at : at + _AT_ONCE])
 
-    def _fork(self, index: int, errand: Any) -> None:
+    def _fork(self, orders: Sequence[Order]) -> None:
+        """Fork several, one right after the other.
+
+        What this process writes to after a fork is no longer shared with that child, so all else is done before the
+        first fork or after the last one.
+        """
         hooks.run(hooks.before_fork)
+        children = [self._prepare(order.slot, order.errand) for order in orders]
         parent = os.getpid()
         # The horse unblocks it when it can act on it.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                # A group of its own: killing a horse takes along what its job has started.
-                os.setpgid(0, 0)
-                die_with(parent)
-                self._connection.close()
-                code = self._run_horse(index, errand)
-            finally:
-                os._exit(code)
+        pids = []
+        for child in children:
+            pid = os.fork()
+            if pid == 0:
+                self._become(child, children, parent)
+            pids.append(pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-        with contextlib.suppress(OSError):
-            os.setpgid(pid, pid)
-        self._horses[pid] = index
-        self._connection.send(Forked(index, pid))
+        for order, child, pid in zip(orders, children, pids, strict=True):
+            child.leave()
+            with contextlib.suppress(OSError):
+                os.setpgid(pid, pid)
+            self._horses[pid] = order.slot
+            self._connection.send(Forked(order.slot, pid))
+
+    def _become(self, child: Child, children: Sequence[Child], parent: int) -> NoReturn:
+        code = 1
+        try:
+            # A group of its own: killing a horse takes along what its job has started.
+            os.setpgid(0, 0)
+            die_with(parent)
+            self._connection.close()
+            for other in children:
+                if other is not child:
+                    other.leave()
+            code = child.run()
+        finally:
+            os._exit(code)
 
     def _reap(self) -> None:
         for pid, index in list(self._horses.items()):
