@@ -112,3 +112,21 @@ def test_the_callback_of_an_abandoned_job_is_held_to_the_allow_list(site: Any) -
     site.until(lambda: site.status(job.id) == "failed", site.output())
     assert "The Zen of Python" not in site.output()
     assert "this.d" in site.output()
+
+
+def test_each_horse_has_connections_of_its_own(site: Any) -> None:
+    """Redis sees a dead horse's connections close, though its template opened them and forked others at once."""
+    site.tasks(TASKS)
+    process = site.worker("high", "default", "-n", "20")
+    site.until_idle(20)
+    horses = site.horses(process)
+    assert len(horses) == 20
+    owners: dict[int, set[int]] = {}
+    for pid in [process.pid, *horses, *(template.pid for template in psutil.Process(process.pid).children())]:
+        for connection in psutil.Process(pid).net_connections("tcp"):
+            owners.setdefault(connection.laddr.port, set()).add(pid)
+    # The supervisor's own, which all others have by their forks, close with it.
+    assert [pids for pids in owners.values() if len(pids) > 1 and process.pid not in pids] == []
+    for horse in horses:  # one for calls, one to wait on each queue
+        assert len([pids for pids in owners.values() if pids == {horse}]) == 3
+    assert site.stop(process) == 0
