@@ -29,7 +29,7 @@ def noop(value: int) -> int:
 
 
 def words(value: int) -> int:
-    """Some 5 ms of work: how many different words are in 100 KB of text."""
+    """A few ms of work: how many different words are in 100 KB of text."""
     return len(Counter(text().split()))
 
 

@@ -204,7 +204,7 @@ def cold(system: System, size: Size) -> Numbers:
 
 
 def words(system: System, size: Size) -> Numbers:
-    """A job of 5 ms CPU, two processes: its rate as a share of the bare function's in two processes."""
+    """A job of some ms of CPU, two processes: its rate as a share of the bare function's in two processes."""
     bare = _bare_rate()
     with bed(system) as made:
         rate = _run(made, "words", size.words, 2)["rate"]
