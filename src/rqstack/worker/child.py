@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from rqstack.worker.burial import Burial, bury
-from rqstack.worker.horse import Horse, Limits
+from rqstack.worker.horse import Horse
+from rqstack.worker.limits import Limits
 from rqstack.worker.maintenance import Maintenance, maintain
 
 if TYPE_CHECKING:

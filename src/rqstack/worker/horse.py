@@ -2,53 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
 import random
-import resource
 import select
 import signal
-import sys
 import time
-import zlib
-from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import CoroutineType, FrameType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
-from rq.exceptions import DeserializationError
-from rq.job import Job, Retry, _job_stack
-from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
-from rq.utils import parse_timeout
+from rq.job import Job, Retry
 
-from rqstack.discovery import resolve
-from rqstack.errors import InvalidJob, PayloadRejected
+from rqstack.errors import PayloadRejected
 from rqstack.security import count_rejected
 from rqstack.worker import hooks
-from rqstack.worker.alarm import Alarm, handler_of
+from rqstack.worker.alarm import handler_of
 from rqstack.worker.channel import Channel, Lost, Waiters, pack
 from rqstack.worker.counters import Counters
-from rqstack.worker.lazyjob import lazy_job, touched
-from rqstack.worker.scripts import CLAIM, FINISH, METRICS, SUPERVISORS, running_key
+from rqstack.worker.lazyjob import touched
+from rqstack.worker.limits import DONE, Limits
+from rqstack.worker.perform import Performer, result_ttl, seconds
+from rqstack.worker.scripts import CLAIM, EXECUTION_TTL, FINISH, METRICS, SUPERVISORS, running_key
 from rqstack.worker.slow import Ended, Running, SlowPath, damaged
 
 if TYPE_CHECKING:
     from rqstack.worker.slots import Slots
     from rqstack.worker.worker import Worker
-
-DONE = 0
-"""Exit code: it was told to stop, or has done what it was started for."""
-
-RECYCLE = 73
-"""Exit code: it has run its jobs or grown too large, and wants to be replaced."""
-
-EXECUTION_TTL = 90
-"""Seconds until RQ's registries take a run for abandoned, as RQ writes them; supervisors refresh it all the time."""
 
 _SIGTERM = int(signal.SIGTERM)
 
@@ -59,27 +42,6 @@ _NOTHING: tuple[Running, Any] = (Running("", "", "", 0.0, None), None)
 
 _CLAIM_LISTS = 5.0
 """Seconds after which a busy horse, too, looks whether Redis has moved a job to its claim lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When a horse ends.
-
-    Args:
-        burst: When the queues are empty.
-        max_jobs: After this many jobs, and with it its worker.
-        recycle_jobs: After this many jobs, to be replaced.
-        max_rss: Above this many MiB of memory, to be replaced.
-        max_idle: After this many seconds without a job.
-        block: Seconds that one wait in Redis takes at most.
-    """
-
-    burst: bool = False
-    max_jobs: int | None = None
-    recycle_jobs: int | None = None
-    max_rss: int | None = None
-    max_idle: float | None = None
-    block: float = 7.0
 
 
 class Horse:
@@ -124,15 +86,13 @@ class Horse:
         self._now = 0.0
         self._second = 0
         self._second_text = ""
-        self._alarm = Alarm() if worker.death_penalty_class is UnixSignalDeathPenalty else None
+        self._performer = Performer(worker)
         self._last: tuple[Running, Any] = _NOTHING
         self._parent = os.getppid()
         self._wakeup, self._wake = os.pipe()
         self._on_stop = self._stop
-        self._loads = worker.serializer.loads
-        self._dumps = worker.serializer.dumps
         self._release = release
-        self._meta = self._dumps({"release": release}) if release else b""
+        self._meta = worker.serializer.dumps({"release": release}) if release else b""
 
     def open(self) -> None:
         """Connect already, in the process that will fork this one; `run` does what is left to do.
@@ -265,7 +225,7 @@ class Horse:
 
     def _run(self, reply: list[Any]) -> list[Any] | None:
         """Run a claimed job. Returns finish.lua's arguments, or None if it was recorded by RQ's own methods."""
-        _, queue, job_id, data, timeout, result_ttl, enqueued_at, unusual, has_meta = reply
+        _, queue, job_id, data, timeout, ttl_text, enqueued_at, unusual, has_meta = reply
         worker = self._worker
         running = Running(queue.decode(), job_id.decode(), self._execution, self._now, data)
         begun = time.monotonic()
@@ -275,7 +235,7 @@ class Horse:
             hooks.run(hooks.before_job)
         try:
             if timeout:
-                running.timeout = _seconds(timeout)
+                running.timeout = seconds(timeout)
             self._slots.begin(self._index, begun, begun + running.timeout if running.timeout > 0 else 0.0)
             if has_meta == b"1":
                 self._slow.note_release(running, self._release)
@@ -284,10 +244,10 @@ class Horse:
             if unusual != b"0" or worker.job_class is not Job:
                 self._note(running, self._slow.run(running), begun, enqueued_at)
                 return None
-            ttl = worker.default_result_ttl if result_ttl is None else _result_ttl(running, result_ttl)
-            value = self._perform(running, data)
+            ttl = worker.default_result_ttl if ttl_text is None else result_ttl(running, ttl_text)
+            value = self._performer.perform(running, data)
             asks = isinstance(value, Retry)
-            stored = b"" if value is None or asks else self._store(value)
+            stored = b"" if value is None or asks else self._performer.store(value)
             if ttl == 0 or asks:
                 self._note(running, self._slow.succeed(running, value), begun, enqueued_at)
                 return None
@@ -311,46 +271,6 @@ class Horse:
         self._last = running, value
         self._counters.add(running.queue, running.name, "finished", wait=self._waited(enqueued_at), run=ran)
         return [running.job_id, running.execution, running.queue, ttl, stored, f"{self._now:.6f}", f"{ran:.6f}"]
-
-    def _perform(self, running: Running, data: bytes) -> Any:
-        """Call a plain job's function, within its time."""
-        worker = self._worker
-        with contextlib.suppress(zlib.error):  # RQ reads payloads that are not compressed, too
-            data = zlib.decompress(data)
-        try:
-            name, instance, args, kwargs = self._loads(data)
-            if type(name) is not str or type(kwargs) is not dict or not isinstance(args, list | tuple):
-                raise TypeError("they are not a name, an object, positional and named arguments")
-            running.name = name
-        except PayloadRejected:
-            raise
-        except Exception as error:
-            raise DeserializationError(f"the job's function and arguments cannot be read: {error}") from error
-        function = resolve(running.name, instance)
-        running.job = lazy_job(worker.job_class, running.job_id, self._client, worker.serializer)
-        _job_stack.push(running.job)
-        try:
-            if running.timeout <= 0:
-                return _call(function, args, kwargs)
-            if self._alarm is not None:
-                with self._alarm(running.timeout):
-                    return _call(function, args, kwargs)
-            with worker.death_penalty_class(running.timeout, JobTimeoutException, job_id=running.job_id):
-                return _call(function, args, kwargs)
-        finally:
-            _job_stack.pop()
-
-    def _store(self, value: Any) -> bytes:
-        """A return value, as RQ stores it.
-
-        Raises:
-            InvalidJob: It does not pickle. (RQ stores a text that says so, as if the task had returned it.)
-        """
-        try:
-            return b64encode(self._dumps(value))
-        except Exception as error:
-            kind = type(value).__name__
-            raise InvalidJob(f"the task returned a {kind} that cannot be stored: {error}") from error
 
     def _note_end(self, what: bytes) -> None:
         """Act on what finish.lua says of the job before."""
@@ -434,17 +354,9 @@ class Horse:
 
     def _ending(self) -> int | None:
         """The exit code, if it is time to end."""
-        limits = self._limits
         if self._stopping or os.getppid() != self._parent:
             return DONE
-        if limits.max_jobs is not None and self._jobs >= limits.max_jobs:
-            return DONE
-        if limits.recycle_jobs is not None and self._jobs >= limits.recycle_jobs:
-            return RECYCLE
-        # Between jobs: a limit below what a new horse needs would otherwise let none run.
-        if limits.max_rss is not None and self._jobs and _peak_mib() > limits.max_rss:
-            return RECYCLE
-        return None
+        return self._limits.reached(self._jobs)
 
     def _end(self, code: int) -> int:
         with contextlib.suppress(RedisError):
@@ -468,30 +380,3 @@ class Horse:
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         self._stopping = True
-
-
-def _call(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    value = function(*args, **kwargs)
-    if type(value) is CoroutineType:
-        return asyncio.run(value)
-    return value
-
-
-def _seconds(text: bytes) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        return int(parse_timeout(text.decode()) or 0)
-
-
-def _result_ttl(running: Running, text: bytes) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        reason = f"its result_ttl is {text.decode(errors='replace')!r}"
-        raise InvalidJob(f"the record of job {running.job_id} in Redis is damaged: {reason}.") from None
-
-
-def _peak_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024

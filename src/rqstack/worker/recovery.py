@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rq.utils import now, utcformat
 
-from rqstack.worker.horse import EXECUTION_TTL
-from rqstack.worker.scripts import DEAD, HEARTBEAT, RECOVER, SUPERVISORS, running_key, supervisor_key
+from rqstack.worker.scripts import DEAD, EXECUTION_TTL, HEARTBEAT, RECOVER, SUPERVISORS, running_key, supervisor_key
 
 if TYPE_CHECKING:
     from rqstack.worker.channel import Channel

@@ -14,6 +14,9 @@ DEAD = "rqstack:supervisors:dead"
 METRICS = "rqstack:metrics"
 """Hash: what workers have counted; see `counters.py`."""
 
+EXECUTION_TTL = 90
+"""Seconds until RQ's registries take a run for abandoned, as RQ writes them; supervisors refresh it all the time."""
+
 
 def supervisor_key(supervisor: str) -> str:
     """Hash of what a supervisor is: its queues, workers and host."""

@@ -20,7 +20,7 @@ from rqstack.errors import WorkerError
 from rqstack.security import get_serializer
 from rqstack.settings import Settings, get_settings
 from rqstack.worker.companion import Companion
-from rqstack.worker.horse import Limits
+from rqstack.worker.limits import Limits
 from rqstack.worker.supervisor import Supervisor
 from rqstack.worker.worker import Worker
 

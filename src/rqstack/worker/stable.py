@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rqstack.errors import SettingsError
 from rqstack.worker.burial import describe
-from rqstack.worker.horse import DONE, RECYCLE
+from rqstack.worker.limits import DONE, RECYCLE
 from rqstack.worker.parent import wait_for_end
 from rqstack.worker.template import Died, Forked, Load, Order, Prepare, Ready, Template
 

@@ -26,7 +26,7 @@ from rqstack.worker.burial import Burial, describe
 from rqstack.worker.channel import Channel
 from rqstack.worker.child import Children
 from rqstack.worker.commands import Commands
-from rqstack.worker.horse import Limits
+from rqstack.worker.limits import Limits
 from rqstack.worker.maintenance import Maintenance
 from rqstack.worker.recovery import Held, Recovery
 from rqstack.worker.reload import CodeWatch, release

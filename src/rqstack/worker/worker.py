@@ -12,7 +12,7 @@ from rq.worker.base import DequeueStrategy
 
 from rqstack.limiting.putback import PutBack, put_back
 from rqstack.worker.commands import Commands
-from rqstack.worker.horse import Limits
+from rqstack.worker.limits import Limits
 from rqstack.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from rq.suspension import resume, suspend
 from rqstack.settings import get_settings
 from rqstack.worker import Worker
 from rqstack.worker.channel import Channel
-from rqstack.worker.horse import Horse, Limits
+from rqstack.worker.horse import Horse
+from rqstack.worker.limits import Limits
 from rqstack.worker.recovery import Held, Recovery
 from rqstack.worker.scripts import CLAIM, DEAD, FINISH, SUPERVISORS, claim_key, running_key
 from rqstack.worker.slots import Slots

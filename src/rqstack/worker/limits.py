@@ -1,0 +1,50 @@
+"""When a horse ends, and with which exit code."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+
+DONE = 0
+"""Exit code: it was told to stop, or has done what it was started for."""
+
+RECYCLE = 73
+"""Exit code: it has run its jobs or grown too large, and wants to be replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a horse ends.
+
+    Args:
+        burst: When the queues are empty.
+        max_jobs: After this many jobs, and with it its worker.
+        recycle_jobs: After this many jobs, to be replaced.
+        max_rss: Above this many MiB of memory, to be replaced.
+        max_idle: After this many seconds without a job.
+        block: Seconds that one wait in Redis takes at most.
+    """
+
+    burst: bool = False
+    max_jobs: int | None = None
+    recycle_jobs: int | None = None
+    max_rss: int | None = None
+    max_idle: float | None = None
+    block: float = 7.0
+
+    def reached(self, jobs: int) -> int | None:
+        """The exit code of a horse that has run so many jobs, if it is time to end."""
+        if self.max_jobs is not None and jobs >= self.max_jobs:
+            return DONE
+        if self.recycle_jobs is not None and jobs >= self.recycle_jobs:
+            return RECYCLE
+        # Between jobs: a limit below what a new horse needs would otherwise let none run.
+        if self.max_rss is not None and jobs and _peak_mib() > self.max_rss:
+            return RECYCLE
+        return None
+
+
+def _peak_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024
