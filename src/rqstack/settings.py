@@ -7,28 +7,22 @@ its ports and mode), `.env`, the default below. A secret may also come from a fi
 
 from __future__ import annotations
 
-import os
-import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from msgspec import Meta, field
 
+from rqstack import environment
 from rqstack.defaults import DEAD_AFTER, REDIS_URL
-from rqstack.errors import SettingsError
+from rqstack.environment import Declared, SecretStr, load
 from rqstack.home import home
 
-__all__ = ["Settings", "StackSettings", "env_name", "get_settings", "home", "load"]
-
-PREFIX = "RQSTACK_"
-_T = TypeVar("_T", bound="_Base")
+__all__ = ["SecretStr", "Settings", "StackSettings", "get_settings", "home", "load"]
 
 
-def _redis_url(value: str) -> str:
+def _check_redis_url(value: str) -> None:
     if not value.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("a URL that starts with redis://, rediss:// or unix://")
     try:
@@ -43,189 +37,118 @@ def _redis_url(value: str) -> str:
         bases.append(unquote(parts.path).strip("/") or "0")
     if not all(base.isascii() and base.isdecimal() for base in bases):
         raise ValueError("a URL whose database is a number, 0 or more")
-    return value
 
 
-def _names(value: Any) -> Any:
-    """'a, b' to ('a', 'b'); what is not text is left to pydantic."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+RedisUrl = Annotated[str, Meta(extra={"check": _check_redis_url})]
+Names = tuple[str, ...]
+QueueNames = Annotated[Names, Meta(min_length=1)]
+Positive = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
 
 
-RedisUrl = Annotated[str, AfterValidator(_redis_url)]
-Names = Annotated[tuple[str, ...], NoDecode]
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-class _SecretFiles(PydanticBaseSettingsSource):
-    """Reads each SecretStr field from the file that `<NAME>_FILE` names."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        if field.annotation not in (SecretStr, SecretStr | None):
-            return None, field_name, False
-        name = env_name(field_name, field)
-        path = os.environ.get(f"{name}_FILE")
-        if not path:
-            return None, field_name, False
-        try:
-            # Under the key by which the other sources give it, so that theirs and this are one.
-            key = name if field.validation_alias else field_name
-            return Path(path).read_text().strip(), key, False
-        except OSError as error:
-            raise SettingsError(
-                f"{name}_FILE: cannot read {path}: {error.strerror}. Set it to a readable file."
-            ) from error
-
-    def __call__(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, field in self.settings_cls.model_fields.items():
-            value, key, _ = self.get_field_value(field, name)
-            if value is not None:
-                found[key] = value
-        return found
-
-
-_site_defaults: dict[str, Any] = {}
-
-
-class _SiteDefaults(PydanticBaseSettingsSource):
-    """What a framework's own settings say, used where the environment and the files say nothing."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return _site_defaults.get(env_name(field_name, field)), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        found = ((name, self.get_field_value(field, name)[0]) for name, field in self.settings_cls.model_fields.items())
-        return {name: value for name, value in found if value is not None}
-
-
-def set_site_defaults(values: dict[str, Any]) -> None:
-    """Take settings from a framework (Django's settings module, say): they win over the defaults only.
-
-    Args:
-        values: By environment name, with or without the prefix `RQSTACK_`.
-
-    Raises:
-        SettingsError: A name is not a setting.
-    """
-    known = {env_name(name, field) for name, field in Settings.model_fields.items()}
-    named = {key if key in known else f"{PREFIX}{key}": value for key, value in values.items()}
-    if unknown := sorted(set(named) - known):
-        raise SettingsError(f"{unknown[0]} is not a setting of rqstack. The settings are: {', '.join(sorted(known))}.")
-    _site_defaults.clear()
-    _site_defaults.update(named)
-    get_settings.cache_clear()
-
-
-class _Base(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", populate_by_name=True, env_ignore_empty=True)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, _SecretFiles(settings_cls), dotenv_settings, _SiteDefaults(settings_cls)
-
-
-class Settings(_Base):
+class Settings(Declared, frozen=True):
     """What a process of rqstack needs to know: producers, workers, scheduler and commands alike."""
 
     # -- Redis
-    redis_url: RedisUrl = Field(REDIS_URL, validation_alias="REDIS_URL", description="Where Redis is.")
-    redis_username: str | None = Field(
-        None, validation_alias="REDIS_USERNAME", description="The ACL user, where REDIS_URL names none."
+    redis_url: Annotated[RedisUrl, Meta(description="Where Redis is.")] = field(default=REDIS_URL, name="REDIS_URL")
+    redis_username: Annotated[str | None, Meta(description="The ACL user, where REDIS_URL names none.")] = field(
+        default=None, name="REDIS_USERNAME"
     )
-    redis_password: SecretStr | None = Field(
-        None, validation_alias="REDIS_PASSWORD", description="Its password, where REDIS_URL has none."
+    redis_password: Annotated[SecretStr | None, Meta(description="Its password, where REDIS_URL has none.")] = field(
+        default=None, name="REDIS_PASSWORD"
     )
 
     # -- Jobs
-    secret_key: SecretStr | None = Field(
-        None, description="Signs job payloads. Several, comma-separated: the first signs, all verify."
+    secret_key: Annotated[
+        SecretStr | None, Meta(description="Signs job payloads. Several, comma-separated: the first signs, all verify.")
+    ] = None
+    serializer: Annotated[Literal["pickle", "json"], Meta(description="How arguments and results are stored.")] = (
+        "pickle"
     )
-    serializer: Literal["pickle", "json"] = Field("pickle", description="How arguments and results are stored.")
-    tasks_path: Path = Field(Path("tasks"), description="The folder of task projects, from the project's root.")
-    projects: Names = Field((), description="Projects of that folder to use; empty for all.")
-    reload: bool = Field(False, description="1 replaces horses when a file of the task code is saved, for development.")
-    modules: Names = Field((), description="Further modules with tasks, by dotted name.")
-    allow_unregistered: bool = Field(
-        False, description="1 lets workers run any importable function, for plain RQ producers."
+    tasks_path: Annotated[Path, Meta(description="The folder of task projects, from the project's root.")] = Path(
+        "tasks"
     )
-    job_timeout: int = Field(180, ge=1, description="Seconds a job may run, where its task does not say.")
-    result_ttl: int = Field(500, ge=-1, description="Seconds a result is kept; -1 for ever.")
-    failure_ttl: int = Field(31_536_000, ge=-1, description="Seconds a failed job is kept; -1 for ever.")
+    projects: Annotated[Names, Meta(description="Projects of that folder to use; empty for all.")] = ()
+    reload: Annotated[
+        bool, Meta(description="1 replaces horses when a file of the task code is saved, for development.")
+    ] = False
+    modules: Annotated[Names, Meta(description="Further modules with tasks, by dotted name.")] = ()
+    allow_unregistered: Annotated[
+        bool, Meta(description="1 lets workers run any importable function, for plain RQ producers.")
+    ] = False
+    job_timeout: Annotated[int, Meta(ge=1, description="Seconds a job may run, where its task does not say.")] = 180
+    result_ttl: Annotated[int, Meta(ge=-1, description="Seconds a result is kept; -1 for ever.")] = 500
+    failure_ttl: Annotated[int, Meta(ge=-1, description="Seconds a failed job is kept; -1 for ever.")] = 31_536_000
 
     # -- Workers
-    queues: Names = Field(
-        ("short-running", "default"), description="Queues of the worker service, in order of priority."
+    queues: Annotated[QueueNames, Meta(description="Queues of the worker service, in order of priority.")] = (
+        "short-running",
+        "default",
     )
-    long_queues: Names = Field(("long-running",), description="Queues of the long-worker service.")
-    processes: int = Field(1, ge=1, le=512, description="Jobs that one worker runs at once, each in its own process.")
-    grace: int = Field(30, ge=1, description="Seconds a worker's jobs get to end when it is told to stop.")
-    heartbeat: float = Field(5, gt=0, le=60, description="Seconds between a worker's heartbeats.")
-    dead_after: float = Field(
-        DEAD_AFTER,
-        ge=2,
-        description="Seconds without a heartbeat after which a worker's jobs run again; at least twice the heartbeat.",
-    )
-    max_jobs: int | None = Field(
-        None,
-        ge=1,
-        description="Jobs after which a fresh horse replaces one (`--max-jobs` ends the worker); empty for never.",
-    )
-    max_rss: int | None = Field(None, ge=1, description="MiB of memory above which a horse is replaced after its job.")
-    max_crashes: int = Field(3, ge=1, description="Times a job may kill its horse before it is failed.")
+    long_queues: Annotated[QueueNames, Meta(description="Queues of the long-worker service.")] = ("long-running",)
+    processes: Annotated[
+        int, Meta(ge=1, le=512, description="Jobs that one worker runs at once, each in its own process.")
+    ] = 1
+    grace: Annotated[int, Meta(ge=1, description="Seconds a worker's jobs get to end when it is told to stop.")] = 30
+    heartbeat: Annotated[float, Meta(gt=0, le=60, description="Seconds between a worker's heartbeats.")] = 5
+    dead_after: Annotated[
+        float,
+        Meta(
+            ge=2,
+            description="Seconds without a heartbeat after which a worker's jobs run again; at least two heartbeats.",
+        ),
+    ] = DEAD_AFTER
+    max_jobs: Annotated[
+        Positive | None,
+        Meta(
+            description="Jobs after which a fresh horse replaces one (`--max-jobs` ends the worker); empty for never."
+        ),
+    ] = None
+    max_rss: Annotated[
+        Positive | None, Meta(description="MiB of memory above which a horse is replaced after its job.")
+    ] = None
+    max_crashes: Annotated[int, Meta(ge=1, description="Times a job may kill its horse before it is failed.")] = 3
 
     # -- Another message store than RQ's queues
-    queue_backend: str | None = Field(
-        None,
-        validation_alias=AliasChoices("RQSTACK_QUEUE_BACKEND", "QUEUE_BACKEND"),
-        description="Dotted path of a queue class that carries task calls in place of RQ; empty for RQ.",
+    queue_backend: Annotated[
+        str | None,
+        Meta(
+            description="Dotted path of a queue class that carries task calls in place of RQ; empty for RQ.",
+            extra={"also": "QUEUE_BACKEND"},
+        ),
+    ] = None
+    queue_connection: Annotated[
+        str,
+        Meta(
+            description="What that class connects to: host:port:db for Redis, a URL for a database.",
+            extra={"also": "QUEUE_CONNECTION"},
+        ),
+    ] = ""
+    database_url: Annotated[SecretStr, Meta(description="The database; a relative SQLite path is below the home.")] = (
+        SecretStr("sqlite:///var/rqstack.db")
     )
-    queue_connection: str = Field(
-        "",
-        validation_alias=AliasChoices("RQSTACK_QUEUE_CONNECTION", "QUEUE_CONNECTION"),
-        description="What that class connects to: host:port:db for Redis, a URL for a database; empty for its default.",
-    )
-    database_url: SecretStr = Field(
-        SecretStr("sqlite:///var/rqstack.db"), description="The database; a relative SQLite path is below the home."
-    )
-    preload: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Modules, or functions as module:function, that a worker loads before it forks."
-    )
-    django_settings_module: str | None = Field(
-        None, validation_alias="DJANGO_SETTINGS_MODULE", description="Django's settings; set, workers load the site."
-    )
+    preload: Annotated[
+        Names, Meta(description="Modules, or functions as module:function, that a worker loads before it forks.")
+    ] = ()
+    django_settings_module: Annotated[
+        str | None, Meta(description="Django's settings; set, workers load the site.")
+    ] = field(default=None, name="DJANGO_SETTINGS_MODULE")
 
     # -- Logs
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
-    log_format: Literal["text", "json"] = Field("text", description="text for people, json for log collectors.")
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], Meta(description="Least level that is logged.")
+    ] = "INFO"
+    log_format: Annotated[Literal["text", "json"], Meta(description="text for people, json for log collectors.")] = (
+        "text"
+    )
 
-    @field_validator("queues", "long_queues", "preload", "projects", "modules", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return _names(value)
-
-    @field_validator("queues", "long_queues")
-    @classmethod
-    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError("at least one queue name")
-        return value
-
-    @model_validator(mode="after")
-    def _heartbeats_in_time(self) -> Self:
+    def __post_init__(self) -> None:
         # Else a living worker counts as dead, and its jobs run twice.
         if self.dead_after < 2 * self.heartbeat:
             raise ValueError(
                 f"RQSTACK_DEAD_AFTER: {self.dead_after:g} is not allowed: should be at least twice "
                 f"RQSTACK_HEARTBEAT, which is {self.heartbeat:g}."
             )
-        return self
 
     def secret_keys(self) -> tuple[bytes, ...]:
         """The signing keys, the one that signs first; empty if there is none."""
@@ -234,163 +157,138 @@ class Settings(_Base):
         return tuple(key.strip().encode() for key in self.secret_key.get_secret_value().split(",") if key.strip())
 
 
-class StackSettings(_Base):
+class StackSettings(Declared, frozen=True):
     """What `make start` and the compose files need besides: images, ports, limits and the secrets of each role."""
 
     # -- Secrets: `make start` writes random ones into .env
-    redis_admin_password: SecretStr | None = Field(
-        None, validation_alias="REDIS_ADMIN_PASSWORD", description="Redis user `admin`: the commands a person types."
+    redis_admin_password: Annotated[
+        SecretStr | None, Meta(description="Redis user `admin`: the commands a person types.")
+    ] = field(default=None, name="REDIS_ADMIN_PASSWORD")
+    redis_producer_password: Annotated[
+        SecretStr | None, Meta(description="Redis user `producer`: enqueues, reads results.")
+    ] = field(default=None, name="REDIS_PRODUCER_PASSWORD")
+    redis_worker_password: Annotated[
+        SecretStr | None, Meta(description="Redis user `worker`: workers and the scheduler.")
+    ] = field(default=None, name="REDIS_WORKER_PASSWORD")
+    redis_exporter_password: Annotated[
+        SecretStr | None, Meta(description="Redis user `exporter`: metrics; reads only.")
+    ] = field(default=None, name="REDIS_EXPORTER_PASSWORD")
+    postgres_password: Annotated[SecretStr | None, Meta(description="PostgreSQL user `rqstack`.")] = field(
+        default=None, name="POSTGRES_PASSWORD"
     )
-    redis_producer_password: SecretStr | None = Field(
-        None, validation_alias="REDIS_PRODUCER_PASSWORD", description="Redis user `producer`: enqueues, reads results."
+    dashboard_password: Annotated[SecretStr | None, Meta(description="Login of the jobs web page.")] = field(
+        default=None, name="DASHBOARD_PASSWORD"
     )
-    redis_worker_password: SecretStr | None = Field(
-        None, validation_alias="REDIS_WORKER_PASSWORD", description="Redis user `worker`: workers and the scheduler."
+    grafana_password: Annotated[SecretStr | None, Meta(description="Login of Grafana's user `admin`.")] = field(
+        default=None, name="GRAFANA_PASSWORD"
     )
-    redis_exporter_password: SecretStr | None = Field(
-        None, validation_alias="REDIS_EXPORTER_PASSWORD", description="Redis user `exporter`: metrics; reads only."
-    )
-    postgres_password: SecretStr | None = Field(
-        None, validation_alias="POSTGRES_PASSWORD", description="PostgreSQL user `rqstack`."
-    )
-    dashboard_password: SecretStr | None = Field(
-        None, validation_alias="DASHBOARD_PASSWORD", description="Login of the jobs web page."
-    )
-    grafana_password: SecretStr | None = Field(
-        None, validation_alias="GRAFANA_PASSWORD", description="Login of Grafana's user `admin`."
-    )
-    dashboard_username: str = Field(
-        "admin", validation_alias="DASHBOARD_USERNAME", description="User name of the jobs web page."
+    dashboard_username: Annotated[str, Meta(description="User name of the jobs web page.")] = field(
+        default="admin", name="DASHBOARD_USERNAME"
     )
 
     # -- Images and limits of the containers
-    redis_image: str = Field("redis:8-alpine", validation_alias="REDIS_IMAGE", description="Redis.")
-    python_image: str = Field(
-        "python:3.13-slim", validation_alias="PYTHON_IMAGE", description="What rqstack's own images are built on."
+    redis_image: Annotated[str, Meta(description="Redis.")] = field(default="redis:8-alpine", name="REDIS_IMAGE")
+    python_image: Annotated[str, Meta(description="What rqstack's own images are built on.")] = field(
+        default="python:3.13-slim", name="PYTHON_IMAGE"
     )
-    postgres_image: str = Field("postgres:17-alpine", validation_alias="POSTGRES_IMAGE", description="PostgreSQL.")
-    image: str = Field("rqstack/worker:local", description="The name of rqstack's own image.")
-    tasks_image: str = Field("rqstack/tasks:local", description="The name of the shared package image.")
-    tasks_outside: Names = Field(
-        (),
-        validation_alias="TASKS_OUTSIDE",
-        description="Task projects outside this folder: paths of project folders, Git checkouts or wheels.",
+    postgres_image: Annotated[str, Meta(description="PostgreSQL.")] = field(
+        default="postgres:17-alpine", name="POSTGRES_IMAGE"
     )
-    pull_timeout: float = Field(
-        300, gt=0, description="Seconds that pulling images may take before they are built from Debian's packages."
+    image: Annotated[str, Meta(description="The name of rqstack's own image.")] = "rqstack/worker:local"
+    tasks_image: Annotated[str, Meta(description="The name of the shared package image.")] = "rqstack/tasks:local"
+    tasks_outside: Annotated[
+        Names, Meta(description="Task projects outside this folder: paths of project folders, Git checkouts or wheels.")
+    ] = field(default=(), name="TASKS_OUTSIDE")
+    pull_timeout: Annotated[
+        float,
+        Meta(gt=0, description="Seconds that pulling images may take before they are built from Debian's packages."),
+    ] = 300
+    start_timeout: Annotated[int, Meta(ge=1, description="Seconds that services get to be healthy.")] = 120
+    keep_releases: Annotated[int, Meta(ge=2, description="Releases of task code that are kept, to roll back to.")] = 5
+    redis_maxmemory: Annotated[str, Meta(description="Memory for data; a full Redis refuses new jobs.")] = field(
+        default="512mb", name="REDIS_MAXMEMORY"
     )
-    start_timeout: int = Field(120, ge=1, description="Seconds that services get to be healthy.")
-    keep_releases: int = Field(5, ge=2, description="Releases of task code that are kept, to roll back to.")
-    redis_maxmemory: str = Field(
-        "512mb", validation_alias="REDIS_MAXMEMORY", description="Memory for data; a full Redis refuses new jobs."
+    redis_memory: Annotated[str, Meta(description="Limit of Redis's container, about twice REDIS_MAXMEMORY.")] = field(
+        default="1g", name="REDIS_MEMORY"
     )
-    redis_memory: str = Field(
-        "1g", validation_alias="REDIS_MEMORY", description="Limit of Redis's container, about twice REDIS_MAXMEMORY."
+    redis_cpus: Annotated[float, Meta(gt=0, description="Processors that Redis may use.")] = field(
+        default=1, name="REDIS_CPUS"
     )
-    redis_cpus: float = Field(1, gt=0, validation_alias="REDIS_CPUS", description="Processors that Redis may use.")
-    postgres_memory: str = Field("512m", validation_alias="POSTGRES_MEMORY", description="Memory of PostgreSQL.")
-    postgres_cpus: float = Field(1, gt=0, validation_alias="POSTGRES_CPUS", description="Processors of PostgreSQL.")
-    worker_memory: str = Field("1g", validation_alias="WORKER_MEMORY", description="Memory of one worker.")
-    worker_cpus: float = Field(1, gt=0, validation_alias="WORKER_CPUS", description="Processors of one worker.")
-    worker_pids: int = Field(
-        256, ge=16, validation_alias="WORKER_PIDS", description="Processes and threads of one worker."
+    postgres_memory: Annotated[str, Meta(description="Memory of PostgreSQL.")] = field(
+        default="512m", name="POSTGRES_MEMORY"
     )
-    service_memory: str = Field(
-        "256m", validation_alias="SERVICE_MEMORY", description="Memory of each small service, such as the scheduler."
+    postgres_cpus: Annotated[float, Meta(gt=0, description="Processors of PostgreSQL.")] = field(
+        default=1, name="POSTGRES_CPUS"
     )
-    service_cpus: float = Field(
-        0.5, gt=0, validation_alias="SERVICE_CPUS", description="Processors of each small service."
+    worker_memory: Annotated[str, Meta(description="Memory of one worker.")] = field(default="1g", name="WORKER_MEMORY")
+    worker_cpus: Annotated[float, Meta(gt=0, description="Processors of one worker.")] = field(
+        default=1, name="WORKER_CPUS"
     )
-    service_pids: int = Field(
-        64, ge=8, validation_alias="SERVICE_PIDS", description="Processes and threads of each small service."
+    worker_pids: Annotated[int, Meta(ge=16, description="Processes and threads of one worker.")] = field(
+        default=256, name="WORKER_PIDS"
     )
-    prometheus_image: str = Field(
-        "prom/prometheus:v3.5.0", validation_alias="PROMETHEUS_IMAGE", description="Prometheus."
+    service_memory: Annotated[str, Meta(description="Memory of each small service, such as the scheduler.")] = field(
+        default="256m", name="SERVICE_MEMORY"
     )
-    alertmanager_image: str = Field(
-        "prom/alertmanager:v0.28.1", validation_alias="ALERTMANAGER_IMAGE", description="Alertmanager."
+    service_cpus: Annotated[float, Meta(gt=0, description="Processors of each small service.")] = field(
+        default=0.5, name="SERVICE_CPUS"
     )
-    grafana_image: str = Field("grafana/grafana:12.2.0", validation_alias="GRAFANA_IMAGE", description="Grafana.")
-    rq_exporter_image: str = Field(
-        "rqstack/rq-exporter:local",
-        validation_alias="RQ_EXPORTER_IMAGE",
-        description="The name of rq-exporter's image.",
+    service_pids: Annotated[int, Meta(ge=8, description="Processes and threads of each small service.")] = field(
+        default=64, name="SERVICE_PIDS"
     )
-    dashboard_image: str = Field(
-        "rqstack/dashboard:local", validation_alias="DASHBOARD_IMAGE", description="The name of the jobs page's image."
+    prometheus_image: Annotated[str, Meta(description="Prometheus.")] = field(
+        default="prom/prometheus:v3.5.0", name="PROMETHEUS_IMAGE"
     )
-    monitor_memory: str = Field(
-        "512m", validation_alias="MONITOR_MEMORY", description="Memory of Prometheus, and of Grafana."
+    alertmanager_image: Annotated[str, Meta(description="Alertmanager.")] = field(
+        default="prom/alertmanager:v0.28.1", name="ALERTMANAGER_IMAGE"
     )
-    monitor_cpus: float = Field(
-        1, gt=0, validation_alias="MONITOR_CPUS", description="Processors of Prometheus, and of Grafana."
+    grafana_image: Annotated[str, Meta(description="Grafana.")] = field(
+        default="grafana/grafana:12.2.0", name="GRAFANA_IMAGE"
     )
-    monitor_pids: int = Field(
-        256, ge=64, validation_alias="MONITOR_PIDS", description="Processes and threads of Prometheus, and of Grafana."
+    rq_exporter_image: Annotated[str, Meta(description="The name of rq-exporter's image.")] = field(
+        default="rqstack/rq-exporter:local", name="RQ_EXPORTER_IMAGE"
     )
-    prometheus_retention: str = Field(
-        "15d", validation_alias="PROMETHEUS_RETENTION", description="How long Prometheus keeps its data."
+    dashboard_image: Annotated[str, Meta(description="The name of the jobs page's image.")] = field(
+        default="rqstack/dashboard:local", name="DASHBOARD_IMAGE"
     )
-    rq_exporter_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", validation_alias="RQ_EXPORTER_LOG_LEVEL", description="Least level that rq-exporter logs."
+    monitor_memory: Annotated[str, Meta(description="Memory of Prometheus, and of Grafana.")] = field(
+        default="512m", name="MONITOR_MEMORY"
     )
-    tmp_size: str = Field("64m", validation_alias="TMP_SIZE", description="Size of /tmp, in memory, of a container.")
-    log_max_size: str = Field("10m", validation_alias="LOG_MAX_SIZE", description="Size at which a log is rotated.")
-    log_max_files: int = Field(3, ge=1, validation_alias="LOG_MAX_FILES", description="Log files kept a container.")
-    health_interval: str = Field("5s", validation_alias="HEALTH_INTERVAL", description="Time between health checks.")
-
-    @field_validator("tasks_outside", mode="before")
-    @classmethod
-    def _split_outside(cls, value: Any) -> Any:
-        return _names(value)
+    monitor_cpus: Annotated[float, Meta(gt=0, description="Processors of Prometheus, and of Grafana.")] = field(
+        default=1, name="MONITOR_CPUS"
+    )
+    monitor_pids: Annotated[int, Meta(ge=64, description="Processes and threads of Prometheus, and of Grafana.")] = (
+        field(default=256, name="MONITOR_PIDS")
+    )
+    prometheus_retention: Annotated[str, Meta(description="How long Prometheus keeps its data.")] = field(
+        default="15d", name="PROMETHEUS_RETENTION"
+    )
+    rq_exporter_log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], Meta(description="Least level that rq-exporter logs.")
+    ] = field(default="INFO", name="RQ_EXPORTER_LOG_LEVEL")
+    tmp_size: Annotated[str, Meta(description="Size of /tmp, in memory, of a container.")] = field(
+        default="64m", name="TMP_SIZE"
+    )
+    log_max_size: Annotated[str, Meta(description="Size at which a log is rotated.")] = field(
+        default="10m", name="LOG_MAX_SIZE"
+    )
+    log_max_files: Annotated[int, Meta(ge=1, description="Log files kept a container.")] = field(
+        default=3, name="LOG_MAX_FILES"
+    )
+    health_interval: Annotated[str, Meta(description="Time between health checks.")] = field(
+        default="5s", name="HEALTH_INTERVAL"
+    )
 
     # -- Ports, all on 127.0.0.1
-    redis_port: Port = Field(6379, validation_alias="REDIS_PORT", description="Redis.")
-    postgres_port: Port = Field(5432, validation_alias="POSTGRES_PORT", description="PostgreSQL.")
-    rq_exporter_port: Port = Field(9726, validation_alias="RQ_EXPORTER_PORT", description="rq-exporter.")
-    prometheus_port: Port = Field(9090, validation_alias="PROMETHEUS_PORT", description="Prometheus.")
-    alertmanager_port: Port = Field(9093, validation_alias="ALERTMANAGER_PORT", description="Alertmanager.")
-    grafana_port: Port = Field(3000, validation_alias="GRAFANA_PORT", description="Grafana.")
-    dashboard_port: Port = Field(9181, validation_alias="DASHBOARD_PORT", description="The jobs web page.")
-
-
-def env_name(name: str, field: FieldInfo) -> str:
-    """The environment variable of a field."""
-    alias = field.validation_alias
-    if isinstance(alias, AliasChoices):
-        alias = alias.choices[0]
-    return alias if isinstance(alias, str) else f"{PREFIX}{name.upper()}"
-
-
-def load(cls: type[_T], **given: Any) -> _T:
-    """Read settings of a class, from the environment and the files of `home()`.
-
-    Args:
-        cls: `Settings` or `StackSettings`.
-        given: Values that win over every other source, by field name.
-
-    Raises:
-        SettingsError: A value is not allowed, or a `*_FILE` cannot be read. One line a setting.
-    """
-    root = home()
-    try:
-        return cls(_env_file=(root / ".env", root / "var" / "stack.env"), **given)
-    except ValidationError as error:
-        raise SettingsError("\n".join(_explain(cls, problem) for problem in error.errors())) from None
-
-
-def _explain(cls: type[_Base], problem: Any) -> str:
-    """One line: the setting, the value, what is allowed."""
-    where = f"Set it in the environment or in {home() / '.env'}."
-    if not problem["loc"]:  # about several settings; its input is all of them, secrets too
-        return f"{problem['msg'].removeprefix('Value error, ')} {where}"
-    key = str(problem["loc"][0])
-    fields = {env_name(name, field): field for name, field in cls.model_fields.items()}
-    name = key if key in fields else env_name(key, cls.model_fields[key])
-    value = "(hidden)" if "SecretStr" in str(fields[name].annotation) else repr(problem["input"])
-    value = re.sub(r"//[^/]*@", "//***@", value)  # a password in a URL
-    allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{name}: {value} is not allowed: should be {allowed}. {where}"
+    redis_port: Annotated[Port, Meta(description="Redis.")] = field(default=6379, name="REDIS_PORT")
+    postgres_port: Annotated[Port, Meta(description="PostgreSQL.")] = field(default=5432, name="POSTGRES_PORT")
+    rq_exporter_port: Annotated[Port, Meta(description="rq-exporter.")] = field(default=9726, name="RQ_EXPORTER_PORT")
+    prometheus_port: Annotated[Port, Meta(description="Prometheus.")] = field(default=9090, name="PROMETHEUS_PORT")
+    alertmanager_port: Annotated[Port, Meta(description="Alertmanager.")] = field(
+        default=9093, name="ALERTMANAGER_PORT"
+    )
+    grafana_port: Annotated[Port, Meta(description="Grafana.")] = field(default=3000, name="GRAFANA_PORT")
+    dashboard_port: Annotated[Port, Meta(description="The jobs web page.")] = field(default=9181, name="DASHBOARD_PORT")
 
 
 @lru_cache(maxsize=1)
@@ -401,3 +299,9 @@ def get_settings() -> Settings:
         SettingsError: as `load`.
     """
     return load(Settings)
+
+
+def set_site_defaults(values: dict[str, Any]) -> None:
+    """As `rqstack.environment.set_site_defaults`, for `Settings`."""
+    environment.set_site_defaults(Settings, values)
+    get_settings.cache_clear()

@@ -229,7 +229,7 @@ def test_forged_and_unknown_messages_never_run(site: Site, backend: Callable[[st
         "from rqstack.backends import open_queue\n"
         "from rqstack import get_settings\n"
         "s = get_settings()\n"
-        "open_queue('default', s).write(encode(Call('os.mkdir', (s.model_dump()['queue_backend'],)), s))\n"
+        "open_queue('default', s).write(encode(Call('os.mkdir', (s.queue_backend,)), s))\n"
         "letter(1)"
     )
     site.burst("default")

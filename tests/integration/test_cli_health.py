@@ -248,7 +248,7 @@ def test_nothing_heavy_is_imported(redis_url: str, tmp_path: Path) -> None:
         "import sys; from rqstack.cli.main import main; sys.argv = ['rqstack', 'health', '--worker']\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print(sorted({'click', 'pydantic', 'redis', 'rq', 'rich', 'asyncio'} & set(sys.modules)))"
+        "print(sorted({'click', 'msgspec', 'redis', 'rq', 'rich', 'asyncio'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout == "[]\n"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rqstack.settings import Settings, StackSettings, env_name
+from rqstack.environment import settings_of
+from rqstack.settings import Settings, StackSettings
 from rqstack.stack import env
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,9 +22,7 @@ COMPOSE_OWN = {"COMPOSE_PROJECT_NAME"}
 
 def defaults() -> dict[str, str]:
     return {
-        env_name(name, field): env.default(field)
-        for cls in (Settings, StackSettings)
-        for name, field in cls.model_fields.items()
+        setting.name: env.default(setting) for cls in (Settings, StackSettings) for setting in settings_of(cls).values()
     }
 
 
@@ -52,7 +51,7 @@ NOT_IN_CONTAINERS = {
 
 def test_each_setting_of_a_process_reaches_the_containers() -> None:
     given = set(re.findall(r"^ +([A-Z_]+?)(?:_FILE)?:", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE))
-    names = {env_name(name, field) for name, field in Settings.model_fields.items()}
+    names = {setting.name for setting in settings_of(Settings).values()}
     assert names - given == NOT_IN_CONTAINERS.keys() - {"REDIS_PASSWORD", "RQSTACK_SECRET_KEY"}
 
 

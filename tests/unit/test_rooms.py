@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "rqstack"
 # From the lowest to the highest. Modules of one line may import each other.
 ROOMS = (
     ("errors", "home", "checkout", "defaults"),
-    ("settings",),
+    ("environment", "settings"),
     ("connections", "database", "logs"),
     ("security",),
     ("retries", "timetable"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec.structs import replace
 from redis.exceptions import RedisError
 
 from rqstack.backends.base import BaseQueue
@@ -69,7 +70,7 @@ class RedisQueue(BaseQueue):
         if self._client is None:
             # Never sent twice by the client: a BLMOVE whose answer was lost has filled the inbox, and a second one
             # would put another message behind it. After an error the consumer calls `release`, which puts it back.
-            settings = get_settings().model_copy(update={"redis_url": self._url})
+            settings = replace(get_settings(), redis_url=self._url)
             self._client = connect(settings, retries=0)
         return self._client
 

@@ -39,13 +39,15 @@ def work(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def make_daemon(pid_file: Path | None, log_file: Path | None, backend: str | None = None) -> Daemon:
     """The background worker of these options."""
+    from msgspec.structs import replace
+
     from rqstack.preload import preloaded_settings
     from rqstack.settings import home
     from rqstack.worker.daemon import Daemon
 
     settings = preloaded_settings()
     if backend:
-        settings = settings.model_copy(update={"queue_backend": backend})
+        settings = replace(settings, queue_backend=backend)
     log_path = log_file or home() / "var" / "log" / "worker.log"
     return Daemon(pid_file or home() / "var" / "run" / "worker.pid", log_path, settings)
 

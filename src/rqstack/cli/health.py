@@ -1,6 +1,6 @@
 """`rqstack health`: are Redis, the workers and the scheduler alive? Exit code 0 or 1; for container health checks.
 
-It runs every few seconds in every container, so it must cost next to no CPU: no click, pydantic, redis-py or RQ, only
+It runs every few seconds in every container, so it must cost next to no CPU: no click, msgspec, redis-py or RQ, only
 a socket and hiredis. It reads the same settings as everything else (`rqstack.settings`), and answers within
 `TIMEOUT` seconds whatever hangs.
 """

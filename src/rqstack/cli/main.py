@@ -1,7 +1,7 @@
 """The `rqstack` command: its table of sub-commands, and the entry point.
 
 Nothing heavy is imported here: `rqstack health` runs every few seconds in every container and answers before click,
-pydantic or Redis's client would have been loaded.
+msgspec or Redis's client would have been loaded.
 """
 
 from __future__ import annotations

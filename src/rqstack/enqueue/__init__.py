@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from rqstack.enqueue.checked import CheckedQueue
 from rqstack.enqueue.queue import Queue
-from rqstack.settings import get_settings
+from rqstack.settings import SecretStr, get_settings
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -21,10 +23,9 @@ __all__ = ["Queue", "get_queue"]
 def _client(url: str, username: str | None, password: str | None) -> Redis:
     """One client, and so one pool of connections, for each Redis that a process enqueues to."""
     from rqstack.connections import connect
-    from rqstack.settings import Settings
 
-    given = {"redis_url": url, "redis_username": username, "redis_password": password}
-    return connect(Settings.model_validate(get_settings().model_dump() | given))
+    secret = None if password is None else SecretStr(password)
+    return connect(replace(get_settings(), redis_url=url, redis_username=username, redis_password=secret))
 
 
 _queues: dict[str, tuple[Settings, Queue]] = {}

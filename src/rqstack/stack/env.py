@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from dotenv import dotenv_values
-from pydantic import SecretStr
-from pydantic.fields import FieldInfo
 
+from rqstack.environment import SecretStr, Setting, settings_of
 from rqstack.errors import SettingsError
 from rqstack.home import home
-from rqstack.settings import Settings, StackSettings, env_name, load
+from rqstack.settings import Settings, StackSettings, load
 from rqstack.stack.acl import ROLES, users_acl
 from rqstack.stack.rq_settings import rq_settings
 
@@ -31,31 +30,25 @@ NEVER_MADE = {"REDIS_PASSWORD"}  # it belongs to a role, and the processes get t
 _GROUP = re.compile(r"^    # -- (?P<title>.+)$|^    (?P<field>[a-z_]+): ")
 
 
-def is_secret(field: FieldInfo) -> bool:
-    """Whether the value of a field must not be shown."""
-    return field.annotation in (SecretStr, SecretStr | None)
-
-
-def groups() -> Iterator[tuple[str, list[tuple[str, FieldInfo]]]]:
-    """Every setting by group, in the order of settings.py: (title, [(environment variable, field)])."""
+def groups() -> Iterator[tuple[str, list[Setting]]]:
+    """Every setting by group, in the order of settings.py: (title, its settings)."""
     for cls in (Settings, StackSettings):
-        title, fields = "", list[tuple[str, FieldInfo]]()
+        title, settings = "", list[Setting]()
         for line in inspect.getsource(cls).splitlines():
             if not (match := _GROUP.match(line)):
                 continue
             if match["title"]:
-                if fields:
-                    yield title, fields
-                title, fields = match["title"], []
-            elif match["field"] in cls.model_fields:
-                field = cls.model_fields[match["field"]]
-                fields.append((env_name(match["field"], field), field))
-        yield title, fields
+                if settings:
+                    yield title, settings
+                title, settings = match["title"], []
+            elif match["field"] in settings_of(cls):
+                settings.append(settings_of(cls)[match["field"]])
+        yield title, settings
 
 
-def default(field: FieldInfo) -> str:
-    """The default of a field as it is written in `.env`."""
-    value = field.default
+def default(setting: Setting) -> str:
+    """The default of a setting as it is written in `.env`."""
+    value = setting.default
     if value is None:
         return ""
     if isinstance(value, SecretStr):
@@ -67,7 +60,7 @@ def default(field: FieldInfo) -> str:
 
 def made_secrets() -> tuple[str, ...]:
     """The secrets that `setup` makes: keys and passwords, not addresses that hold one."""
-    names = [name for _, fields in groups() for name, field in fields if is_secret(field)]
+    names = [setting.name for _, settings in groups() for setting in settings if setting.is_secret]
     return tuple(name for name in names if name.endswith(("_PASSWORD", "_KEY")) and name not in NEVER_MADE)
 
 
@@ -79,11 +72,12 @@ def example(values: Mapping[str, str] | None = None) -> str:
     """
     values = values or {}
     lines = [HEADER]
-    for title, fields in groups():
+    for title, settings in groups():
         lines.append(f"# -- {title}\n")
-        for name, field in fields:
-            lines.append(f"# {field.description}")
-            lines.append(f"{name}={values[name]}" if name in values else f"#{name}={default(field)}")
+        for setting in settings:
+            name = setting.name
+            lines.append(f"# {setting.description}")
+            lines.append(f"{name}={values[name]}" if name in values else f"#{name}={default(setting)}")
         lines.append("")
     return "\n".join(lines)
 
@@ -91,11 +85,11 @@ def example(values: Mapping[str, str] | None = None) -> str:
 def table() -> str:
     """Every setting as a table in Markdown, for docs/settings.md."""
     lines = []
-    for title, fields in groups():
+    for title, settings in groups():
         lines += [f"### {title}", "", "| setting | default | what it is |", "|---|---|---|"]
-        for name, field in fields:
-            shown = f"`{default(field)}`" if default(field) else "a secret" if is_secret(field) else "none"
-            lines.append(f"| `{name}` | {shown} | {field.description} |")
+        for setting in settings:
+            shown = f"`{default(setting)}`" if default(setting) else "a secret" if setting.is_secret else "none"
+            lines.append(f"| `{setting.name}` | {shown} | {setting.description} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -140,10 +134,10 @@ def setup(root: Path | None = None) -> bool:
 def secret_values(settings: Settings | StackSettings) -> dict[str, str]:
     """The secrets that have a value, by environment variable."""
     found = {}
-    for name, field in type(settings).model_fields.items():
-        value: Any = getattr(settings, name)
-        if isinstance(value, SecretStr) and value.get_secret_value():
-            found[env_name(name, field)] = value.get_secret_value()
+    for field, setting in settings_of(type(settings)).items():
+        value: Any = getattr(settings, field)
+        if isinstance(value, SecretStr) and value:
+            found[setting.name] = value.get_secret_value()
     return found
 
 

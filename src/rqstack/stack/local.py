@@ -15,6 +15,7 @@ from pathlib import Path
 
 from honcho.environ import expand_processes, parse_procfile
 
+from rqstack.environment import values_given
 from rqstack.errors import RqstackError
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.stack import env, locks, packages, ports, processes, runner
@@ -94,11 +95,12 @@ def _left_out(wanted: Sequence[str]) -> dict[str, int]:
 
 def _choose_ports(root: Path, say: Say) -> None:
     settings = load(StackSettings)
+    given = values_given(StackSettings)
     chosen: dict[str, int] = {}
     for field in ("rq_exporter_port", "prometheus_port", "dashboard_port"):
         wanted = getattr(settings, field)
         name = field.upper()
-        chosen[name] = ports.choose(name, wanted, given=field in settings.model_fields_set)
+        chosen[name] = ports.choose(name, wanted, given=field in given)
         if chosen[name] != wanted:
             say(f"Port {wanted} is taken, so {name} is {chosen[name]}.")
     env.update_stack_env(chosen, root)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rqstack.environment import values_given
 from rqstack.errors import RqstackError
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.stack import env, packages, ports
@@ -71,7 +72,7 @@ def redis(root: Path) -> Sequence[str]:
             f"{SPACE_NEEDED >> 20}. Free some space, then start again."
         )
     settings = load(StackSettings)
-    port = ports.choose("REDIS_PORT", settings.redis_port, given="redis_port" in settings.model_fields_set)
+    port = ports.choose("REDIS_PORT", settings.redis_port, given="redis_port" in values_given(StackSettings))
     if port != settings.redis_port:
         say(f"Port {settings.redis_port} is taken, so Redis listens on {port}.")
     own = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from rqstack.errors import RqstackError
 from rqstack.logs import configure
 from rqstack.preload import preloaded_settings
@@ -43,7 +45,7 @@ def launch(
         raise RqstackError("a queue's name is empty. Name each queue, or none to use RQSTACK_QUEUES.")
     given: dict[str, Any] = {"queue_backend": backend, "log_level": logging_level and logging_level.upper()}
     given = {name: value for name, value in given.items() if value} | ({"reload": True} if reload else {})
-    settings = preloaded_settings().model_copy(update=given)
+    settings = replace(preloaded_settings(), **given)
     configure(settings)
     names = tuple(queues) or settings.queues
     if settings.queue_backend:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from rqstack.cli.worker import run
-from rqstack.settings import Settings, StackSettings, env_name
+from rqstack.environment import settings_of
+from rqstack.settings import Settings, StackSettings
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "worker.md"
 COMMANDS = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)[0].splitlines()
@@ -43,5 +44,5 @@ def test_every_option_is_described() -> None:
 
 
 def test_every_setting_that_is_named_exists() -> None:
-    known = {env_name(name, field) for cls in (Settings, StackSettings) for name, field in cls.model_fields.items()}
+    known = {setting.name for cls in (Settings, StackSettings) for setting in settings_of(cls).values()}
     assert set(re.findall(r"RQSTACK_[A-Z_]+", PAGE.read_text())) <= known

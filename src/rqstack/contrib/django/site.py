@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rqstack.settings import Settings, env_name, set_site_defaults
+from rqstack.environment import settings_of
+from rqstack.settings import Settings, set_site_defaults
 
 ENGINES = {"django.db.backends.sqlite3": "sqlite", "django.db.backends.postgresql": "postgresql+psycopg"}
 
@@ -32,7 +33,7 @@ def site_settings(settings: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if url := database_url(getattr(settings, "DATABASES", {}).get("default", {})):
         found["RQSTACK_DATABASE_URL"] = url
-    names = {env_name(name, field) for name, field in Settings.model_fields.items()} - {"DJANGO_SETTINGS_MODULE"}
+    names = {setting.name for setting in settings_of(Settings).values()} - {"DJANGO_SETTINGS_MODULE"}
     given = dict(getattr(settings, "RQSTACK", {}))
     found |= {f"RQSTACK_{key}" if f"RQSTACK_{key}" in names else key: value for key, value in given.items()}
     for name in (*names, "QUEUE_BACKEND", "QUEUE_CONNECTION"):
