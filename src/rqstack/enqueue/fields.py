@@ -69,6 +69,37 @@ def compress(data: bytes) -> bytes:
     return b"\x78\x01\x01" + lengths + data + zlib.adler32(data).to_bytes(4, "big")
 
 
+class Draft:
+    """A plain job on its way to its queue: what Redis gets, and the RQ job, made when it is first asked for.
+
+    So the object can be made while Redis is at work.
+
+    Args:
+        job_id: Its id.
+        ttl: Seconds it may wait; None for ever.
+        fields: What its hash holds: the values that `plain_job.lua` names, then other fields and values.
+        attributes: Those of the RQ job.
+    """
+
+    __slots__ = ("_attributes", "_job", "fields", "job_id", "ttl")
+
+    def __init__(self, job_id: str, ttl: int | None, fields: list[Field], *attributes: dict[str, Any]) -> None:
+        self.job_id = job_id
+        self.ttl = ttl
+        self.fields = fields
+        self._attributes = attributes
+        self._job: Job | None = None
+
+    def job(self) -> Job:
+        """The RQ job."""
+        job = self._job
+        if job is None:
+            job = self._job = Job.__new__(Job)
+            for attributes in self._attributes:
+                job.__dict__.update(attributes)
+        return job
+
+
 class PlainJobs:
     """Makes jobs for one queue: no callbacks, dependencies, repeats or webhooks.
 
@@ -99,8 +130,8 @@ class PlainJobs:
         meta: dict[str, Any] | None = None,
         retry: Retry | None = None,
         group_id: str | None = None,
-    ) -> tuple[Job, list[Field]]:
-        """A queued job, and what its hash holds: the values that `plain_job.lua` names, then other fields and values.
+    ) -> Draft:
+        """A queued job.
 
         Args:
             func: The function, or its dotted path.
@@ -131,7 +162,6 @@ class PlainJobs:
         data = self.serializer.dumps((func_name, instance, args, kwargs))
         moment = now()
         attributes = {
-            **self._attributes,
             "_id": job_id,
             "created_at": moment,
             "enqueued_at": moment,
@@ -168,13 +198,11 @@ class PlainJobs:
             if retry.enqueue_at_front:
                 fields += ("enqueue_at_front_on_retry", 1)
                 attributes["enqueue_at_front_on_retry"] = retry.enqueue_at_front
-        job = Job.__new__(Job)
-        job.__dict__ = attributes
-        return job, fields
+        return Draft(job_id, ttl, fields, self._attributes, attributes)
 
 
 def whole(fields: list[Field]) -> list[Field]:
-    """The fields and values of a plain job's hash, one after the other, from what `make` gives."""
+    """The fields and values of a plain job's hash, one after the other, from what a draft has."""
     created_at, data, origin, description, timeout, *others = fields
     return [
         *("status", "queued", "created_at", created_at, "data", data, *_NONE_YET),

@@ -18,7 +18,7 @@ from rq import Queue as RqQueue
 from rq.job import Job, JobStatus
 from rq.utils import get_version, parse_timeout
 
-from rqstack.enqueue.fields import Field, PlainJobs, fields_of, stamp, whole
+from rqstack.enqueue.fields import Draft, Field, PlainJobs, fields_of, stamp, whole
 from rqstack.enqueue.wire import Command, Line, Script, pack, transact
 
 if TYPE_CHECKING:
@@ -94,9 +94,7 @@ class Queue(RqQueue):
         plain = self._plain_jobs()
         if plain is None:
             return super().enqueue(f, *args, **kwargs)
-        job, fields = plain.make(f, args, kwargs, self._default_timeout)
-        self._write(_PLAIN_JOB, job, fields, False)
-        return job
+        return self._enqueue_draft(plain.make(f, args, kwargs, self._default_timeout), False)
 
     def enqueue_call(
         self,
@@ -126,9 +124,8 @@ class Queue(RqQueue):
         plain = None if special or pipeline is not None else self._plain_jobs()
         if plain is not None:
             limits = self._limits(timeout, result_ttl, ttl, failure_ttl)
-            job, fields = plain.make(func, args, kwargs, *limits, description, job_id, meta, retry or None)
-            self._write(_PLAIN_JOB, job, fields, at_front)
-            return job
+            made = plain.make(func, args, kwargs, *limits, description, job_id, meta, retry or None)
+            return self._enqueue_draft(made, at_front)
         return super().enqueue_call(
             func, args, kwargs, timeout, result_ttl, ttl, failure_ttl, description, depends_on, job_id, at_front,
             meta, retry, repeat, on_success, on_failure, on_stopped, pipeline, unique, webhooks,
@@ -143,7 +140,8 @@ class Queue(RqQueue):
         self._prepare_for_queue(job)
         assert job.enqueued_at
         # The mark of this call is `enqueued_at`: the job, and so its `created_at`, may have been there before.
-        self._write(_ANY_JOB, job, [stamp(job.enqueued_at), *fields_of(job)], at_front, "enqueued_at")
+        values = [stamp(job.enqueued_at), *fields_of(job)]
+        self._write(_ANY_JOB, job.id, job.ttl, lambda: job, values, at_front, "enqueued_at")
         return job
 
     def enqueue_many(
@@ -185,11 +183,11 @@ class Queue(RqQueue):
         """A job of `enqueue_many` and the fields of its hash."""
         limits = self._limits(data.timeout, data.result_ttl, data.ttl, data.failure_ttl)
         if not (data.on_success or data.on_failure or data.on_stopped or data.repeat or data.webhooks):
-            job, fields = plain.make(
+            draft = plain.make(
                 data.func, data.args, data.kwargs, *limits, data.description, data.job_id, data.meta,
                 data.retry or None, group_id,
             )  # fmt: skip
-            return job, whole(fields)
+            return draft.job(), whole(draft.fields)
         timeout, result_ttl, ttl, failure_ttl = limits
         job = self.create_job(
             data.func, data.args, data.kwargs, timeout, result_ttl, ttl, failure_ttl, data.description, None,
@@ -216,24 +214,40 @@ class Queue(RqQueue):
             raise ValueError("Job ttl must be greater than 0")
         return self._default_timeout if seconds is None else seconds, _seconds(result_ttl), waits, _seconds(failure_ttl)
 
-    def _write(self, script: Script, job: Job, values: list[Field], at_front: bool, mark: str = "created_at") -> None:
+    def _enqueue_draft(self, draft: Draft, at_front: bool) -> Job:
+        self._write(_PLAIN_JOB, draft.job_id, draft.ttl, draft.job, draft.fields, at_front, "created_at")
+        return draft.job()
+
+    def _write(
+        self,
+        script: Script,
+        job_id: str,
+        ttl: int | None,
+        job: Callable[[], Job],
+        values: list[Field],
+        at_front: bool,
+        mark: str,
+    ) -> None:
         """Write a job's hash and its place in the queue.
 
         Args:
             script: `plain_job.lua` or `any_job.lua`.
-            job: The job.
+            job_id: The job's id.
+            ttl: Seconds it may wait; None for ever.
+            job: Gives the RQ job; called when Redis is at work already.
             values: What the script takes after the mark; the first one is the mark's value.
             at_front: Before all others.
             mark: The field by which a write of this call is known again.
         """
-        key = job.key
-        if job.ttl:
-            keys: Command = (6, key, self._key, self.redis_queues_keys, key, job.dependents_key, job.dependencies_key)
+        key = Job.key_for(job_id)
+        if ttl:
+            expire = (key, job().dependents_key, job().dependencies_key)
+            keys: Command = (6, key, self._key, self.redis_queues_keys, *expire)
         else:
             keys = (3, key, self._key, self.redis_queues_keys)
-        where = (job.id, "LPUSH" if at_front else "RPUSH", job.ttl or 0)
-        script.call(self._line(), (*keys, *where, "", *values), lambda: (*keys, *where, mark, *values))
-        self.log.debug("Enqueued job %s to queue %s (at_front=%s)", job.id, self.name, at_front)
+        where = (job_id, "LPUSH" if at_front else "RPUSH", ttl or 0)
+        script.call(self._line(), (*keys, *where, "", *values), lambda: (*keys, *where, mark, *values), job)
+        self.log.debug("Enqueued job %s to queue %s (at_front=%s)", job_id, self.name, at_front)
 
     def _line(self) -> Line:
         """The connections that this queue shares with the others of its client."""

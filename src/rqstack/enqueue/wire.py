@@ -135,13 +135,14 @@ class Script:
         self.source = files(package).joinpath(name).read_text()
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
-    def call(self, line: Line, first: Command, again: Callable[[], Command]) -> Any:
+    def call(self, line: Line, first: Command, again: Callable[[], Command], meanwhile: Callable[[], object]) -> Any:
         """Call the script; it may be sent more than once, but then it is told so.
 
         Args:
             line: Where to.
             first: The number of keys, the keys and the arguments of the first try.
             again: Makes those of every other try: the first may have been done, its reply lost.
+            meanwhile: Called, in every try, once the command is sent: work that need not wait for the reply.
 
         Raises:
             redis.exceptions.RedisError: as `Line.send`.
@@ -149,6 +150,7 @@ class Script:
 
         def attempt(connection: Any, is_again: bool) -> Any:
             connection.send_packed_command((pack(("EVALSHA", self.sha, *(again() if is_again else first))),))
+            meanwhile()
             try:
                 return connection.read_response()
             except NoScriptError:
