@@ -7,7 +7,7 @@ import contextlib
 import encodings.idna  # noqa: F401 - what looking up a host imports: once, before the fork, and not in each horse
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import hiredis
@@ -161,15 +161,24 @@ class Channel:
         self.send(pack(*arguments))
         return self.read()
 
-    def run(self, script: Script, tail: Sequence[Any], before: Sequence[bytes] = ()) -> Any:
+    def run(
+        self,
+        script: Script,
+        tail: Sequence[Any],
+        before: Sequence[bytes] = (),
+        meanwhile: Callable[[], object] | None = None,
+    ) -> Any:
         """Call a script in one round trip.
 
         Args:
             script: The script.
             tail: The number of keys, the keys and the arguments.
             before: Packed commands to be sent ahead of it; their replies are thrown away.
+            meanwhile: Called once all is sent: work that need not wait for the reply.
         """
         self.send(*before, pack(b"EVALSHA", script.sha, *tail))
+        if meanwhile is not None:
+            meanwhile()
         for _ in before:
             try:
                 self.read()

@@ -88,6 +88,7 @@ class Horse:
         self._second_text = ""
         self._performer = Performer(worker)
         self._last: tuple[Running, Any] = _NOTHING
+        self._uncounted: tuple[Running, bytes | None, float] | None = None
         self._parent = os.getppid()
         self._wakeup, self._wake = os.pipe()
         self._on_stop = self._stop
@@ -166,7 +167,7 @@ class Horse:
         while True:
             try:
                 if finished is not None:
-                    return self._channel.run(FINISH, tail)  # type: ignore[no-any-return]
+                    return self._channel.run(FINISH, tail, meanwhile=self._count)  # type: ignore[no-any-return]
                 if not claim:
                     return [b"empty"]
                 if idle:
@@ -269,8 +270,15 @@ class Horse:
                 hooks.run(hooks.after_job)
         ran = time.monotonic() - begun
         self._last = running, value
-        self._counters.add(running.queue, running.name, "finished", wait=self._waited(enqueued_at), run=ran)
+        self._uncounted = running, enqueued_at, ran
         return [running.job_id, running.execution, running.queue, ttl, stored, f"{self._now:.6f}", f"{ran:.6f}"]
+
+    def _count(self) -> None:
+        """Count the job before, while Redis records it: its counts go along with a later one."""
+        if self._uncounted is not None:
+            running, enqueued_at, ran = self._uncounted
+            self._uncounted = None
+            self._counters.add(running.queue, running.name, "finished", wait=_waited(running, enqueued_at), run=ran)
 
     def _note_end(self, what: bytes) -> None:
         """Act on what finish.lua says of the job before."""
@@ -291,19 +299,13 @@ class Horse:
     def _note(self, running: Running, ended: Ended, begun: float, enqueued_at: bytes | None) -> None:
         """Count a job that was recorded by RQ's own methods."""
         if ended.status in ("finished", "failed", "retried"):
-            wait, ran = self._waited(enqueued_at), time.monotonic() - begun
+            wait, ran = _waited(running, enqueued_at), time.monotonic() - begun
             self._counters.add(running.queue, running.name, ended.status, wait=wait, run=ran)
         if ended.exception:
             self._counters.add_failure(running.queue, running.name, ended.exception)
         if self._counters.is_due(time.monotonic()):
             with contextlib.suppress(RedisError):
                 self._flush()
-
-    def _waited(self, enqueued_at: bytes | None) -> float | None:
-        try:
-            return max(self._now - datetime.fromisoformat(enqueued_at.decode()).timestamp(), 0.0)  # type: ignore[union-attr]
-        except (AttributeError, ValueError):
-            return None
 
     def _reorder(self, queue: str) -> None:
         keys = list(self._keys)
@@ -380,3 +382,11 @@ class Horse:
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         self._stopping = True
+
+
+def _waited(running: Running, enqueued_at: bytes | None) -> float | None:
+    """Seconds for which a job has waited; None if that is not on record."""
+    try:
+        return max(running.started - datetime.fromisoformat(enqueued_at.decode()).timestamp(), 0.0)  # type: ignore[union-attr]
+    except (AttributeError, ValueError):
+        return None
