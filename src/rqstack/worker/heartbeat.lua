@@ -13,9 +13,8 @@
 -- ARGV[8]  seconds until an execution counts as abandoned, for RQ's registries
 -- ARGV[9]  seconds without a sign of life after which a supervisor is dead
 --
--- Returns {known, missing, dead, others, clock}: known is 1 if the supervisor was on record, missing are workers whose record
--- is gone, dead are supervisors that ended without a word, others is how many supervisors there are besides,
--- clock is Redis's time, in Unix seconds with a fraction.
+-- Returns {known, missing, dead, others}: known is 1 if the supervisor was on record, missing are workers whose record
+-- is gone, dead are supervisors that ended without a word, others is how many supervisors there are besides.
 
 local call = redis.call
 local time = call('TIME')
@@ -54,4 +53,4 @@ for i = 1, #leases, 2 do
   end
 end
 return {known, missing, call('ZRANGEBYSCORE', KEYS[1], '-inf', clock - tonumber(ARGV[9])),
-  call('ZCARD', KEYS[1]) - 1, string.format('%.6f', clock)}
+  call('ZCARD', KEYS[1]) - 1}

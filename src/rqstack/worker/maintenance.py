@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,10 @@ from rqstack.errors import UnknownTask
 
 if TYPE_CHECKING:
     from rqstack.worker.worker import Worker
+
+
+_CLOCK_OFF = 30.0
+"""Seconds by which the clock may differ from Redis's where registries are cleaned: RQ goes by the local one."""
 
 
 class Maintenance(NamedTuple):
@@ -48,6 +53,16 @@ def maintain(worker: Worker) -> int:
         The exit code of the errand: 0, since the next cleaning comes by itself.
     """
     try:
+        # Asked here, and not when the errand was sent: a clock may jump at any time.
+        seconds, micros = worker.connection.time()
+        ahead = time.time() - seconds - micros / 1e6
+        if abs(ahead) > _CLOCK_OFF:
+            worker.log.warning(
+                "This machine's clock is off by %.0f s from Redis's, so registries are not cleaned from here: jobs of "
+                "others would seem to be abandoned. Set the clock.",
+                ahead,
+            )
+            return 0
         worker.scheduler = None
         if worker.job_class is Job:
             for queue in worker.queues:

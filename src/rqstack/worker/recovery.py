@@ -26,14 +26,12 @@ class Beat(NamedTuple):
         missing: Workers whose record is gone.
         dead: Supervisors that ended without a word.
         others: How many supervisors there are besides.
-        clock_off: Seconds by which this machine's clock is ahead of Redis's.
     """
 
     known: bool
     missing: list[str]
     dead: list[str]
     others: int
-    clock_off: float
 
 
 class Held(NamedTuple):
@@ -90,7 +88,7 @@ class Recovery:
         """Say that this supervisor, its workers and their jobs are alive."""
         keys = (SUPERVISORS, supervisor_key(self._supervisor), running_key(self._supervisor))
         stamp = now()
-        known, missing, dead, others, clock = self._channel.run(
+        known, missing, dead, others = self._channel.run(
             HEARTBEAT,
             (
                 len(keys),
@@ -106,13 +104,7 @@ class Recovery:
                 str(self._dead_after),
             ),
         )
-        return Beat(
-            bool(known),
-            [name.decode() for name in missing],
-            [name.decode() for name in dead],
-            others,
-            stamp.timestamp() - float(clock),
-        )
+        return Beat(bool(known), [name.decode() for name in missing], [name.decode() for name in dead], others)
 
     def give_back(self, workers: Sequence[str], *, crashed: bool, fail: bool = False) -> list[Held]:
         """Put back what workers of one's own hold, whose horses have ended.

@@ -44,10 +44,6 @@ OVERRUN = 5.0
 """Seconds past a job's time-out after which its horse is killed: it did not react to the signal."""
 
 
-_CLOCK_OFF = 30.0
-"""Seconds by which the clock may differ from Redis's where registries are cleaned: RQ goes by the local one."""
-
-
 class Supervisor:
     """Keeps a horse running for each worker until all are done.
 
@@ -98,7 +94,6 @@ class Supervisor:
         self._in_touch_since: float | None = None
         self._reached_at = 0.0
         self._others = 0
-        self._clock_off = 0.0
         self._maintenance = 0
         self._companions = companions
         self._wakeup, self._wake = os.pipe()
@@ -278,7 +273,6 @@ class Supervisor:
                 self._in_touch_since = reached
             self._reached_at = reached
             self._others = beat.others
-            self._clock_off = beat.clock_off
             # After an outage the others get the time to say that they live.
             if moment - self._in_touch_since >= settings.dead_after:
                 for supervisor in beat.dead:
@@ -321,13 +315,6 @@ class Supervisor:
             return
         worker = self._workers[0]
         self._maintain_at = moment + worker.maintenance_interval
-        if abs(self._clock_off) > _CLOCK_OFF:
-            self._log.warning(
-                "This machine's clock is off by %.0f s from Redis's, so registries are not cleaned from here: jobs of "
-                "others would seem to be abandoned. Set the clock.",
-                self._clock_off,
-            )
-            return
         scheduler = worker.scheduler
         if worker.last_cleaned_at and scheduler and not (scheduler._process and scheduler._process.is_alive()):
             with contextlib.suppress(RedisError):
