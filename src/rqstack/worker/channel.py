@@ -161,6 +161,11 @@ class Channel:
         self.send(pack(*arguments))
         return self.read()
 
+    def load(self, script: Script) -> None:
+        """Have Redis keep a script. (If it refuses, whoever calls the script sends it.)"""
+        with contextlib.suppress(ResponseError):
+            self.call("SCRIPT", "LOAD", script.source)
+
     def run(
         self,
         script: Script,

@@ -30,6 +30,7 @@ from rqstack.worker.limits import Limits
 from rqstack.worker.maintenance import Maintenance
 from rqstack.worker.recovery import Held, Recovery
 from rqstack.worker.reload import CodeWatch, release
+from rqstack.worker.scripts import CLAIM, FINISH
 from rqstack.worker.slots import Slots
 from rqstack.worker.stable import Stable, Stall
 
@@ -266,6 +267,10 @@ class Supervisor:
             for stall in self._stable.stalls:
                 if stall.worker.name in beat.missing:
                     stall.worker.register_again(self._recovery.holds(stall.worker.name))
+            if not beat.known:  # Redis is new, or has lost all it had
+                # A horse that had to send a script would need half a megabyte more for the rest of its life.
+                for script in (CLAIM, FINISH):
+                    self._channel.load(script)
             reached = time.monotonic()
             # Whoever could not reach Redis for so long, or stood still, finds old heartbeats of others that live.
             gap = max(settings.dead_after - settings.heartbeat, settings.heartbeat * 1.4)
