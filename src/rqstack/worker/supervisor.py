@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from rq.command import handle_command
 from rq.utils import now
 
+import rqstack.tasks  # noqa: F401 - what every module of tasks imports: once, before a template is forked
 from rqstack.discovery import autodiscover
 from rqstack.preload import preload
 from rqstack.settings import Settings, get_settings
