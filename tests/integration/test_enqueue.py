@@ -21,6 +21,7 @@ from rq.utils import utcformat
 from rq.webhook import Webhook
 
 import rqstack.enqueue.fields as fields
+from rqstack import moments
 from rqstack.enqueue import Queue
 
 NOW = datetime(2031, 5, 4, 3, 2, 1, 7, tzinfo=UTC)
@@ -110,7 +111,7 @@ def pair(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[R
     other = Redis(port=options["port"], db=1)
     monkeypatch.setattr("rq.job.now", lambda: NOW)
     monkeypatch.setattr("rq.queue.now", lambda: NOW)
-    monkeypatch.setattr(fields, "now", lambda: NOW)
+    monkeypatch.setattr(fields, "time_ns", lambda: int(NOW.timestamp()) * 10**9 + NOW.microsecond * 1000)
     monkeypatch.setattr("rq.registry.current_timestamp", lambda: int(NOW.timestamp()))
     yield connection, other
     other.close()
@@ -279,6 +280,8 @@ def test_ids_are_random_uuids_that_no_fork_gives_again() -> None:
     assert len({*made, of_child, *(fields.new_id() for _ in range(300))}) == 901
 
 
-@given(st.datetimes(min_value=datetime(1000, 1, 1), timezones=st.just(UTC)))
-def test_times_are_written_as_rq_writes_them(moment: datetime) -> None:
-    assert fields.stamp(moment) == utcformat(moment)
+@given(st.lists(st.integers(0, 2**52), min_size=1, max_size=5), st.integers(0, 999_999))
+def test_times_are_written_as_rq_writes_them(times: list[int], later: int) -> None:
+    for micros in (*times, times[-1] // 1_000_000 * 1_000_000 + later):
+        assert moments.stamp(micros) == utcformat(moments.moment(micros))
+        assert moments.moment(micros).timestamp() == pytest.approx(micros / 1e6, abs=1e-6)

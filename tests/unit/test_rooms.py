@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "rqstack"
 
 # From the lowest to the highest. Modules of one line may import each other.
 ROOMS = (
-    ("errors", "home", "checkout", "defaults"),
+    ("errors", "home", "checkout", "defaults", "moments"),
     ("environment", "settings"),
     ("connections", "database", "logs"),
     ("security",),

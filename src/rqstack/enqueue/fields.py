@@ -10,14 +10,15 @@ import json
 import os
 import zlib
 from collections.abc import Callable
+from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from rq.job import Job, JobStatus, validate_job_id
-from rq.utils import get_call_string, now, resolve_function_reference
+from rq.utils import get_call_string, resolve_function_reference
+
+from rqstack.moments import moment, stamp
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from redis import Redis
     from rq.job import Retry
 
@@ -29,7 +30,6 @@ _NONE_YET: tuple[Field, ...] = (
 )
 
 
-_WITH_MICROSECONDS = len("2020-02-02T02:02:02.000002+00:00")
 _STORED = 128  # bytes
 _RANDOM_AT_ONCE = 256
 _random: list[str] = []  # digits of ids to come; list.pop is one step for threads
@@ -46,14 +46,6 @@ def new_id() -> str:
         digits = text[-32:]
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
-
-
-def stamp(moment: datetime) -> str:
-    """A moment in UTC as RQ's `utcformat` writes it."""
-    text = moment.isoformat()
-    if len(text) != _WITH_MICROSECONDS:
-        text = moment.isoformat(timespec="microseconds")
-    return text[:26] + "Z"
 
 
 def compress(data: bytes) -> bytes:
@@ -78,15 +70,19 @@ class Draft:
         job_id: Its id.
         ttl: Seconds it may wait; None for ever.
         fields: What its hash holds: the values that `plain_job.lua` names, then other fields and values.
-        attributes: Those of the RQ job.
+        micros: When it was made: microseconds since 1970.
+        attributes: The other ones of the RQ job.
     """
 
-    __slots__ = ("_attributes", "_job", "fields", "job_id", "ttl")
+    __slots__ = ("_attributes", "_job", "_micros", "fields", "job_id", "ttl")
 
-    def __init__(self, job_id: str, ttl: int | None, fields: list[Field], *attributes: dict[str, Any]) -> None:
+    def __init__(
+        self, job_id: str, ttl: int | None, fields: list[Field], micros: int, *attributes: dict[str, Any]
+    ) -> None:
         self.job_id = job_id
         self.ttl = ttl
         self.fields = fields
+        self._micros = micros
         self._attributes = attributes
         self._job: Job | None = None
 
@@ -97,6 +93,7 @@ class Draft:
             job = self._job = Job.__new__(Job)
             for attributes in self._attributes:
                 job.__dict__.update(attributes)
+            job.created_at = job.enqueued_at = moment(self._micros)
         return job
 
 
@@ -160,11 +157,9 @@ class PlainJobs:
         kwargs = {} if kwargs is None else kwargs
         description = description or get_call_string(func_name, args, kwargs, max_length=_DESCRIPTION_ARGUMENT)
         data = self.serializer.dumps((func_name, instance, args, kwargs))
-        moment = now()
+        micros = time_ns() // 1000
         attributes = {
             "_id": job_id,
-            "created_at": moment,
-            "enqueued_at": moment,
             "_data": data,
             "_func_name": func_name,
             "_instance": instance,
@@ -180,7 +175,7 @@ class PlainJobs:
             "_dependency_ids": [],
             "group_id": group_id,
         }
-        fields: list[Field] = [stamp(moment), compress(data), self.origin, description or "", timeout]
+        fields: list[Field] = [stamp(micros), compress(data), self.origin, description or "", timeout]
         if group_id:
             fields += ("group_id", group_id)
         if result_ttl is not None:
@@ -198,7 +193,7 @@ class PlainJobs:
             if retry.enqueue_at_front:
                 fields += ("enqueue_at_front_on_retry", 1)
                 attributes["enqueue_at_front_on_retry"] = retry.enqueue_at_front
-        return Draft(job_id, ttl, fields, self._attributes, attributes)
+        return Draft(job_id, ttl, fields, micros, self._attributes, attributes)
 
 
 def whole(fields: list[Field]) -> list[Field]:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from redis import Redis
 from rq import Queue as RqQueue
 from rq.job import Job, JobStatus
-from rq.utils import get_version, parse_timeout
+from rq.utils import get_version, parse_timeout, utcformat
 
-from rqstack.enqueue.fields import Draft, Field, PlainJobs, fields_of, stamp, whole
+from rqstack.enqueue.fields import Draft, Field, PlainJobs, fields_of, whole
 from rqstack.enqueue.wire import Command, Line, Script, pack, transact
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Queue(RqQueue):
         self._prepare_for_queue(job)
         assert job.enqueued_at
         # The mark of this call is `enqueued_at`: the job, and so its `created_at`, may have been there before.
-        values = [stamp(job.enqueued_at), *fields_of(job)]
+        values = [utcformat(job.enqueued_at), *fields_of(job)]
         self._write(_ANY_JOB, job.id, job.ttl, lambda: job, values, at_front, "enqueued_at")
         return job
 
@@ -276,7 +276,7 @@ def _is_written(connection: Any, jobs: list[Job]) -> bool:
     """Whether a transaction whose reply was lost was done: it is all or nothing, so any of its jobs tells."""
     connection.send_packed_command((b"".join(pack(("HGET", job.key, "created_at")) for job in jobs),))
     found = [connection.read_response() for _ in jobs]
-    wanted = [stamp(job.created_at) for job in jobs]
+    wanted = [utcformat(job.created_at) for job in jobs]
     return any(
         (value.decode() if isinstance(value, bytes) else value) == text
         for value, text in zip(found, wanted, strict=True)

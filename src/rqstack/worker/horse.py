@@ -10,7 +10,7 @@ import select
 import signal
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from rq.job import Job, Retry
 
 from rqstack.errors import PayloadRejected
+from rqstack.moments import stamp
 from rqstack.security import count_rejected
 from rqstack.worker import hooks
 from rqstack.worker.alarm import handler_of
@@ -84,8 +85,6 @@ class Horse:
         self._claims_seen = 0.0
         self._execution = ""
         self._now = 0.0
-        self._second = 0
-        self._second_text = ""
         self._performer = Performer(worker)
         self._last: tuple[Running, Any] = _NOTHING
         self._uncounted: tuple[Running, bytes | None, float] | None = None
@@ -202,7 +201,7 @@ class Horse:
             *keys,
             *self._who,
             self._execution,
-            self._iso(now),
+            stamp(int(now * 1e6)),
             f"{now:.6f}",
             EXECUTION_TTL,
             b"1" if idle else b"0",
@@ -213,14 +212,6 @@ class Horse:
         monotonic = time.monotonic()
         counts = self._counters.take(monotonic) if self._counters.is_due(monotonic) else ()
         return (*head, b"1" if claim else b"0", *finished, *counts)
-
-    def _iso(self, now: float) -> str:
-        """A date as rq.utils.utcformat writes it, which takes ten times as long."""
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
-        return f"{self._second_text}{int((now - second) * 1e6):06d}Z"
 
     # -- one job
 
