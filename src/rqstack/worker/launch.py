@@ -62,5 +62,6 @@ def launch(
     gc.disable()
     from rqstack.worker.service import run
 
+    gc.freeze()
     gc.enable()
     return run(names, settings, processes=processes, burst=burst, **options)
