@@ -6,8 +6,11 @@ that enqueues loads them, and pydantic took 70 ms and 8 MB to do so.
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -19,7 +22,9 @@ from rqstack.errors import SettingsError
 from rqstack.home import home
 
 PREFIX = "RQSTACK_"
-_WORDS = {"yes": True, "on": True, "no": False, "off": False}
+_WORDS = dict.fromkeys(("1", "true", "yes", "on", "t", "y"), True) | dict.fromkeys(
+    ("0", "false", "no", "off", "f", "n"), False
+)
 _T = TypeVar("_T", bound="Declared")
 
 
@@ -60,7 +65,21 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True, rename=lambda field: f
 
     A field's `Meta` may have these extras: `also`, a second environment variable, and `check`, called with the value,
     which raises a ValueError with what is allowed.
+
+    An object has the values that it is given and defaults for the rest; `load` makes one from the environment.
+
+    Raises:
+        SettingsError: A value is not allowed.
     """
+
+    def __post_init__(self) -> None:
+        for field, setting in settings_of(type(self)).items():
+            value = getattr(self, field)
+            if value is not setting.default:
+                try:
+                    msgspec.structs.force_setattr(self, field, setting.read(value))
+                except ValueError as error:
+                    raise SettingsError(setting.problem(value, error)) from None
 
 
 class Setting(NamedTuple):
@@ -109,15 +128,27 @@ class Setting(NamedTuple):
                 value = tuple(part.strip() for part in value.split(",") if part.strip())
             elif self.kind is bool:
                 value = _WORDS.get(value.lower(), value)
+            elif self.kind in (int, float):
+                value = _number(value)
         try:
-            if not (isinstance(self.kind, type) and isinstance(value, self.kind)) or self.kind in (int, float, str):
-                value = msgspec.convert(value, self.type, strict=False, dec_hook=_make)
+            value = msgspec.convert(value, self.type, strict=False, dec_hook=_make)
         except msgspec.ValidationError:
             raise ValueError(self.allowed()) from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(self.allowed())
         for limit in self.limits:
             if limit.extra and "check" in limit.extra:
                 limit.extra["check"](value)
         return value
+
+    def problem(self, value: Any, error: ValueError) -> str:
+        """What to tell a person about a value that `read` refused; no secret is in it."""
+        shown = "(hidden)"
+        if not self.is_secret:
+            # All before an @ is a user's name and password, which may have slashes of its own.
+            shown = re.sub(r"'(\w+:/*)?.*@", r"'\1***@", repr(value))
+            shown = re.sub(r"(password=)[^&']+", r"\1***", shown)
+        return f"{self.name}: {shown} is not allowed: should be {error}."
 
     def allowed(self) -> str:
         """What its type allows, in words."""
@@ -159,8 +190,20 @@ def _unwrap(kind: Any) -> tuple[Any, list[msgspec.Meta]]:
             return kind, limits
 
 
+def _number(text: str) -> Any:
+    """A number as Python reads it (msgspec reads JSON's only); not a number, if it is none."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return math.nan
+
+
 def _make(kind: type, value: Any) -> Any:
-    """A `Path` or `SecretStr` from its text, for msgspec."""
+    """A `Path` or `SecretStr`, from its text too, for msgspec."""
+    if isinstance(value, kind):
+        return value
     if not isinstance(value, str):
         raise ValueError
     return kind(value)
@@ -191,13 +234,14 @@ def values_given(cls: type[Declared]) -> dict[str, Any]:
     """The values that somebody has set, as they are written, by the name of the field.
 
     Raises:
-        SettingsError: A `*_FILE` cannot be read.
+        SettingsError: A file cannot be read.
     """
     root = home()
+    environment = _upper(os.environ)
     written = _lines(root / ".env") | _lines(root / "var" / "stack.env")
     found = {}
     for setting in settings_of(cls).values():
-        for source in (os.environ, _secret_file(setting), written, _site_defaults):
+        for source in (environment, _secret_file(setting, environment), written, _site_defaults):
             value = next((source[name] for name in setting.names if source.get(name) not in (None, "")), None)
             if value is not None:
                 found[setting.field] = value
@@ -213,7 +257,7 @@ def load(cls: type[_T], **wanted: Any) -> _T:
         wanted: Values that win over every other source, by field name.
 
     Raises:
-        SettingsError: A value is not allowed, or a `*_FILE` cannot be read. One line a setting.
+        SettingsError: A value is not allowed, or a file cannot be read. One line a setting.
     """
     values = {}
     problems = []
@@ -223,33 +267,47 @@ def load(cls: type[_T], **wanted: Any) -> _T:
         try:
             values[field] = setting.read(value)
         except ValueError as error:
-            shown = "(hidden)" if setting.is_secret else re.sub(r"//[^/]*@", "//***@", repr(value))
-            problems.append(f"{setting.name}: {shown} is not allowed: should be {error}. {where}")
+            problems.append(f"{setting.problem(value, error)} {where}")
     if problems:
         raise SettingsError("\n".join(problems))
     try:
         return cls(**values)
-    except ValueError as error:
+    except SettingsError as error:
         raise SettingsError(f"{error} {where}") from None
 
 
+def _upper(lines: Mapping[str, str | None]) -> dict[str, str]:
+    """The lines that give a value (`NAME=` is as good as none), by names in capitals."""
+    return {name.upper(): value for name, value in lines.items() if value}
+
+
 def _lines(path: Path) -> dict[str, str]:
-    """The lines of a file that give a value; `NAME=` is as good as none."""
+    """The lines of a file such as `.env`."""
     if not path.is_file():
         return {}
     from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
 
-    return {name: value for name, value in dotenv_values(path).items() if value}
+    text = _read(path)
+    for line in parse_stream(io.StringIO(text)):
+        if line.error:
+            place = f"{path}, line {line.original.line}"
+            raise SettingsError(f"{place}: this is not NAME=value. Perhaps a quotation mark is missing.")
+    return _upper(dotenv_values(stream=io.StringIO(text)))
 
 
-def _secret_file(setting: Setting) -> dict[str, str]:
+def _secret_file(setting: Setting, environment: dict[str, str]) -> dict[str, str]:
     """What the file holds that `<NAME>_FILE` names, for a secret."""
-    path = os.environ.get(f"{setting.name}_FILE") if setting.is_secret else None
-    if not path:
-        return {}
+    name = f"{setting.name}_FILE"
+    path = environment.get(name) if setting.is_secret else None
+    return {setting.name: _read(Path(path), f"{name}: ").strip()} if path else {}
+
+
+def _read(path: Path, who: str = "") -> str:
     try:
-        return {setting.name: Path(path).read_text().strip()}
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise SettingsError(
-            f"{setting.name}_FILE: cannot read {path}: {error.strerror}. Set it to a readable file."
-        ) from error
+        reason = error.strerror
+    except UnicodeDecodeError as error:
+        reason = f"byte {error.start + 1} is not UTF-8"
+    raise SettingsError(f"{who}cannot read {path}: {reason}. It should be a text that this user may read.")

@@ -1,7 +1,8 @@
 """Every setting, once: typed, with its default and one line of why.
 
-A value comes from the first of: the process environment, `var/stack.env` (what the running stack wrote about itself:
-its ports and mode), `.env`, the default below. A secret may also come from a file named by `<NAME>_FILE`.
+A value comes from the first of: the process environment; for a secret, the file that `<NAME>_FILE` names;
+`var/stack.env` (what the running stack wrote about itself: its ports and mode); `.env`; a framework's settings; the
+default below.
 `.env.example` is written from this module by `rqstack stack env-example`; a test keeps the two the same.
 """
 
@@ -17,6 +18,7 @@ from msgspec import Meta, field
 from rqstack import environment
 from rqstack.defaults import DEAD_AFTER, REDIS_URL
 from rqstack.environment import Declared, SecretStr, load
+from rqstack.errors import SettingsError
 from rqstack.home import home
 
 __all__ = ["SecretStr", "Settings", "StackSettings", "get_settings", "home", "load"]
@@ -31,7 +33,10 @@ def _check_redis_url(value: str) -> None:
     except ValueError:
         readable = False
     if not readable:
-        raise ValueError("a URL with a host that can be read and a port from 1 to 65535")
+        raise ValueError(
+            "a URL with a host that can be read and a port from 1 to 65535 (in a password, write / as %2F, "
+            "@ as %40 and : as %3A; or set REDIS_PASSWORD)"
+        )
     bases = parse_qs(parts.query).get("db", [])
     if not value.startswith("unix://"):
         bases.append(unquote(parts.path).strip("/") or "0")
@@ -120,7 +125,9 @@ class Settings(Declared, frozen=True):
     queue_connection: Annotated[
         str,
         Meta(
-            description="What that class connects to: host:port:db for Redis, a URL for a database.",
+            description=(
+                "What that class connects to: host:port:db for Redis, a URL for a database; empty for its default."
+            ),
             extra={"also": "QUEUE_CONNECTION"},
         ),
     ] = ""
@@ -143,9 +150,10 @@ class Settings(Declared, frozen=True):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         # Else a living worker counts as dead, and its jobs run twice.
         if self.dead_after < 2 * self.heartbeat:
-            raise ValueError(
+            raise SettingsError(
                 f"RQSTACK_DEAD_AFTER: {self.dead_after:g} is not allowed: should be at least twice "
                 f"RQSTACK_HEARTBEAT, which is {self.heartbeat:g}."
             )

@@ -90,9 +90,9 @@ def page(own_redis: Any, dashboard_python: Path, tmp_path: Path) -> Iterator[Pag
         "REDIS_USERNAME": processes.get("dashboard").role or "",
         "REDIS_PASSWORD": "secret",
         "RQSTACK_SECRET_KEY": KEY,
-        "DASHBOARD_PASSWORD": PASSWORD,
         "RQSTACK_HOME": str(tmp_path),
     }
+    (tmp_path / ".env").write_text(f'DASHBOARD_PASSWORD="{PASSWORD}"\n')
     command = [str(dashboard_python), "-m", "rqstack.cli.main", "dashboard", "--port", str(port)]
     log = tmp_path / "page.log"
     with log.open("wb") as output:

@@ -64,6 +64,7 @@ class Processes:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        (folder / ".env").write_text("RQ_EXPORTER_LOG_LEVEL=INFO\n")  # a stack on a machine always has one
         self.running: list[subprocess.Popen[bytes]] = []
 
     def start(self, *command: object, **environment: object) -> subprocess.Popen[bytes]:

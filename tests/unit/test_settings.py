@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from rqstack.environment import settings_of
 from rqstack.errors import SettingsError
@@ -65,6 +65,42 @@ def test_a_secret_comes_from_the_file_that_is_named(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "none"))
     with pytest.raises(SettingsError, match=r"REDIS_PASSWORD_FILE: cannot read .*none: No such file"):
         load(Settings)
+    (tmp_path / "password").write_bytes(b"\xff\xfe")
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "password"))
+    with pytest.raises(SettingsError, match=r"REDIS_PASSWORD_FILE: cannot read .*password: byte 1 is not UTF-8"):
+        load(Settings)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"REDIS_URL=redis://h\nRQSTACK_SECRET_KEY='sesame\n", r"\.env, line 2: this is not NAME=value"),
+        (b"# caf\xe9\n", r"cannot read .*\.env: byte 6 is not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_not_passed_over(content: bytes, told: str, tmp_path: Path) -> None:
+    """Its line may be the key that signs."""
+    (tmp_path / ".env").write_bytes(content)
+    with pytest.raises(SettingsError, match=told) as problem:
+        load(Settings)
+    assert "sesame" not in str(problem.value)
+
+
+def test_names_may_be_written_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("rqstack_secret_key=of the file\nrqstack_grace=7\n")
+    monkeypatch.setenv("rqstack_grace", "9")
+    assert load(Settings).secret_keys() == (b"of the file",)
+    assert load(Settings).grace == 9
+
+
+def test_an_object_made_by_hand_is_checked_too() -> None:
+    settings = Settings(secret_key="sesame", queues=["a"], processes="3", redis_password="sesame")
+    assert (settings.secret_keys(), settings.queues, settings.processes) == ((b"sesame",), ("a",), 3)
+    assert "sesame" not in repr(settings)
+    with pytest.raises(SettingsError, match=r"RQSTACK_PROCESSES: 'many' is not allowed: should be a whole number"):
+        Settings(processes="many")
+    with pytest.raises(SettingsError, match="at least twice RQSTACK_HEARTBEAT"):
+        replace(settings, heartbeat=20)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +121,10 @@ def test_a_secret_comes_from_the_file_that_is_named(tmp_path: Path, monkeypatch:
         ("RQSTACK_SERIALIZER", "yaml", "'pickle' or 'json'"),
         ("RQSTACK_LOG_FORMAT", "xml", "'text' or 'json'"),
         ("RQSTACK_HEARTBEAT", "61", "a number, above 0 and at most 60"),
+        ("RQSTACK_DEAD_AFTER", "inf", "a number, at least 2"),
+        ("RQSTACK_DEAD_AFTER", "nan", "a number, at least 2"),
+        ("RQSTACK_MAX_JOBS", "null", "a whole number, at least 1"),
+        ("RQSTACK_GRACE", "1.5", "a whole number, at least 1"),
         ("REDIS_PORT", "70000", "at least 1 and at most 65535"),
     ],
 )
@@ -110,9 +150,18 @@ def test_a_good_url_is_taken_as_it_is(url: str) -> None:
     assert load(Settings, redis_url=url).redis_url == url
 
 
-def test_a_password_in_a_wrong_url_is_not_shown() -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://me:sesame@localhost:99999/0",
+        "redis://:a/sesame@h:6379/0",
+        "me:sesame@h:6379/0",
+        "redis://h:6379/x?password=sesame",
+    ],
+)
+def test_a_password_in_a_wrong_url_is_not_shown(url: str) -> None:
     with pytest.raises(SettingsError, match="REDIS_URL") as problem:
-        load(Settings, redis_url="redis://me:sesame@localhost:99999/0")
+        load(Settings, redis_url=url)
     assert "sesame" not in str(problem.value)
 
 
@@ -159,11 +208,27 @@ def test_every_secret_comes_from_its_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"), [("1", True), ("true", True), ("Yes", True), (" on ", True), ("0", False), ("No", False)]
+    ("text", "meant"),
+    [
+        ("1", True),
+        ("true", True),
+        ("Yes", True),
+        (" on ", True),
+        ("y", True),
+        ("0", False),
+        ("F", False),
+    ],
 )
 def test_a_switch_takes_the_usual_words(text: str, meant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RQSTACK_RELOAD", text)
     assert load(Settings).reload is meant
+
+
+@pytest.mark.parametrize(("text", "meant"), [(".5", 0.5), ("5.", 5), ("05", 5), (" +5 ", 5), ("1e1", 10)])
+def test_a_number_is_written_as_in_python(text: str, meant: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RQSTACK_HEARTBEAT", text)
+    monkeypatch.setenv("RQSTACK_DEAD_AFTER", "60")
+    assert load(Settings).heartbeat == meant
 
 
 def test_a_setting_may_have_a_second_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,5 +21,5 @@ def dashboard(host: str, port: int | None) -> None:
         serve(host, port)
     except ModuleNotFoundError as error:
         raise RqstackError(
-            f"The jobs page needs {error.name}, which is not installed. Run: pip install 'rqstack[dashboard]'."
+            f"The jobs page needs {error.name}, which is not installed. Run: pip install -r requirements/dashboard.txt"
         ) from error

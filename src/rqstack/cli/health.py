@@ -112,9 +112,11 @@ def read_settings(names: Iterable[str]) -> dict[str, str]:
         if path and name not in found:
             try:
                 with open(path, encoding="utf-8") as file:  # noqa: PTH123 (pathlib would cost more than the rest)
-                    found[name] = file.read().strip()
-            except OSError as error:
-                raise Unhealthy(f"{name}_FILE: cannot read {path}: {error.strerror}.") from error
+                    secret = file.read().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise Unhealthy(f"{name}_FILE: cannot read {path}: {error}.") from error
+            if secret:
+                found[name] = secret
     if not all(name in found for name in wanted):
         root = home()
         for file_name in (root / "var" / "stack.env", root / ".env"):
