@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_last = 0, ""  # a second and its text: the next moment is mostly in the same one
+_last: tuple[int | None, str] = None, ""  # a second and its text: the next moment is mostly in the same one
 
 
 def moment(micros: int) -> datetime:

@@ -219,10 +219,15 @@ def test_a_job_class_of_ones_own_is_used(connection: Redis) -> None:
         def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
             return {**super().to_dict(*args, **kwargs), "mark": "x"}
 
-    queue = Queue(connection=connection, job_class=Marked)
-    for job in (queue.enqueue("a.b"), *queue.enqueue_many([D]), queue.enqueue_job(queue.create_job("a.b"))):
-        assert isinstance(job, Marked)
-        assert connection.hget(job.key, "mark") == b"x"
+    class Elsewhere(Job):
+        redis_job_namespace_prefix = "mine:job:"
+
+    for cls in (Marked, Elsewhere):
+        queue = Queue(connection=connection, job_class=cls)
+        for job in (queue.enqueue("a.b"), *queue.enqueue_many([D]), queue.enqueue_job(queue.create_job("a.b"))):
+            assert isinstance(job, cls)
+            assert connection.hget(job.key, "mark") == (b"x" if cls is Marked else None)
+            assert cls.fetch(job.id, connection=connection).func_name == "a.b"
 
 
 def test_a_caller_s_pipeline_is_left_to_the_caller(connection: Redis) -> None:

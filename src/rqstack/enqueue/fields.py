@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from redis import Redis
     from rq.job import Retry
 
-Field = str | bytes | int | float
+Field = str | bytes
 _DESCRIPTION_ARGUMENT = 75  # RQ's Job.get_call_string cuts longer ones
 _NONE_YET: tuple[Field, ...] = (
     *("success_callback_name", "", "failure_callback_name", "", "stopped_callback_name", ""),
@@ -175,23 +175,23 @@ class PlainJobs:
             "_dependency_ids": [],
             "group_id": group_id,
         }
-        fields: list[Field] = [stamp(micros), compress(data), self.origin, description or "", timeout]
+        fields: list[Field] = [stamp(micros), compress(data), self.origin, description or "", str(timeout)]
         if group_id:
             fields += ("group_id", group_id)
         if result_ttl is not None:
-            fields += ("result_ttl", result_ttl)
+            fields += ("result_ttl", str(result_ttl))
         if failure_ttl is not None:
-            fields += ("failure_ttl", failure_ttl)
+            fields += ("failure_ttl", str(failure_ttl))
         if ttl is not None:
-            fields += ("ttl", ttl)
+            fields += ("ttl", str(ttl))
         if meta:
             fields += ("meta", self.serializer.dumps(meta))
         if retry is not None:
-            fields += ("retries_left", retry.max, "retry_intervals", json.dumps(retry.intervals))
+            fields += ("retries_left", str(retry.max), "retry_intervals", json.dumps(retry.intervals))
             attributes["retries_left"] = retry.max
             attributes["retry_intervals"] = retry.intervals
             if retry.enqueue_at_front:
-                fields += ("enqueue_at_front_on_retry", 1)
+                fields += ("enqueue_at_front_on_retry", "1")
                 attributes["enqueue_at_front_on_retry"] = retry.enqueue_at_front
         return Draft(job_id, ttl, fields, micros, self._attributes, attributes)
 
@@ -209,6 +209,6 @@ def whole(fields: list[Field]) -> list[Field]:
 def fields_of(job: Job) -> list[Field]:
     """The fields and values of any job's hash, one after the other, as RQ writes them."""
     fields: list[Field] = []
-    for pair in job.to_dict().items():
-        fields += pair
+    for name, value in job.to_dict().items():
+        fields += name, str(value) if type(value) in (int, float) else value
     return fields

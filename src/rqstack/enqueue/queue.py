@@ -141,7 +141,7 @@ class Queue(RqQueue):
         assert job.enqueued_at
         # The mark of this call is `enqueued_at`: the job, and so its `created_at`, may have been there before.
         values = [utcformat(job.enqueued_at), *fields_of(job)]
-        self._write(_ANY_JOB, job.id, job.ttl, lambda: job, values, at_front, "enqueued_at")
+        self._write(_ANY_JOB, job.id, job.key, job.ttl, lambda: job, values, at_front, "enqueued_at")
         return job
 
     def enqueue_many(
@@ -170,7 +170,7 @@ class Queue(RqQueue):
             commands.append(pack(("HSET", job.key, *fields)))
             if job.ttl:
                 keys = (job.key, job.dependents_key, job.dependencies_key)
-                commands += (pack(("EXPIRE", key, job.ttl)) for key in keys)
+                commands += (pack(("EXPIRE", key, str(job.ttl))) for key in keys)
             (front if data.at_front else back).append(job.id)
         for push, ids in (("LPUSH", front), ("RPUSH", back)):
             if ids:
@@ -215,13 +215,15 @@ class Queue(RqQueue):
         return self._default_timeout if seconds is None else seconds, _seconds(result_ttl), waits, _seconds(failure_ttl)
 
     def _enqueue_draft(self, draft: Draft, at_front: bool) -> Job:
-        self._write(_PLAIN_JOB, draft.job_id, draft.ttl, draft.job, draft.fields, at_front, "created_at")
+        key = Job.key_for(draft.job_id)
+        self._write(_PLAIN_JOB, draft.job_id, key, draft.ttl, draft.job, draft.fields, at_front, "created_at")
         return draft.job()
 
     def _write(
         self,
         script: Script,
         job_id: str,
+        key: str,
         ttl: int | None,
         job: Callable[[], Job],
         values: list[Field],
@@ -233,19 +235,19 @@ class Queue(RqQueue):
         Args:
             script: `plain_job.lua` or `any_job.lua`.
             job_id: The job's id.
+            key: The job's hash.
             ttl: Seconds it may wait; None for ever.
-            job: Gives the RQ job; called when Redis is at work already.
+            job: Gives the RQ job; called when Redis is at work already, if it is not needed before.
             values: What the script takes after the mark; the first one is the mark's value.
             at_front: Before all others.
             mark: The field by which a write of this call is known again.
         """
-        key = Job.key_for(job_id)
         if ttl:
             expire = (key, job().dependents_key, job().dependencies_key)
-            keys: Command = (6, key, self._key, self.redis_queues_keys, *expire)
+            keys: Command = ("6", key, self._key, self.redis_queues_keys, *expire)
         else:
-            keys = (3, key, self._key, self.redis_queues_keys)
-        where = (job_id, "LPUSH" if at_front else "RPUSH", ttl or 0)
+            keys = ("3", key, self._key, self.redis_queues_keys)
+        where = (job_id, "LPUSH" if at_front else "RPUSH", str(ttl or 0))
         script.call(self._line(), (*keys, *where, "", *values), lambda: (*keys, *where, mark, *values), job)
         self.log.debug("Enqueued job %s to queue %s (at_front=%s)", job_id, self.name, at_front)
 

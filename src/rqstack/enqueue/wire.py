@@ -33,7 +33,7 @@ from redis.exceptions import (
 if TYPE_CHECKING:
     from redis import Redis
 
-Command = Sequence[str | bytes | int | float]
+Command = Sequence[str | bytes]
 _SEND_BYTES = 1 << 18
 _FRESH = 1.0  # seconds of idleness after which a connection is looked at before its next use
 _KEPT = 64
@@ -43,8 +43,11 @@ _pack: Callable[[tuple[Any, ...]], bytes] = cast(Any, hiredis).pack_command
 def pack(command: Command) -> bytes:
     """A command in Redis's protocol.
 
+    Numbers have to be text already: hiredis ends the process where a signal's exception, such as a job's time-out,
+    comes while it writes one.
+
     Raises:
-        redis.exceptions.DataError: A part is not text, bytes or a number.
+        redis.exceptions.DataError: A part is not text or bytes.
     """
     try:
         return _pack(tuple(command))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
+from collections.abc import Sequence
 from functools import lru_cache
 
 WAIT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
@@ -32,7 +33,7 @@ class Counters:
     """Counts that have not been sent yet."""
 
     def __init__(self) -> None:
-        self._counts: dict[bytes, float] = {}
+        self._counts: dict[bytes | str, float] = {}
         self._tasks: set[str] = set()
         self._sent = 0.0
 
@@ -72,10 +73,15 @@ class Counters:
         self._counts.clear()
         return pairs
 
+    def put_back(self, pairs: Sequence[bytes | str]) -> None:
+        """Counts that `take` gave, and that finish.lua did not add."""
+        for name, amount in zip(pairs[::2], pairs[1::2], strict=True):
+            self._count(name, float(amount))
+
     def __bool__(self) -> bool:
         return bool(self._counts)
 
-    def _count(self, name: bytes, amount: float) -> None:
+    def _count(self, name: bytes | str, amount: float) -> None:
         counts = self._counts
         counts[name] = counts.get(name, 0) + amount
 

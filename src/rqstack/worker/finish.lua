@@ -9,7 +9,7 @@
 -- ARGV[14]  the serialized result, base64; '' for None
 -- ARGV[15]  when the execution began, in Unix seconds with a fraction
 -- ARGV[16]  seconds the job ran
--- ARGV[17+] pairs: field of rqstack:metrics, amount to add
+-- ARGV[17+] pairs: field of rqstack:metrics, amount to add; not added when what is 'fenced' or 'unusual'
 --
 -- Returns {what, ...} followed by what a claim returns. what is 'finished'; 'again' when this very call was
 -- recorded before (its reply was lost); 'fenced' when the job was given to somebody else meanwhile, and nothing
@@ -53,7 +53,8 @@ local function finish()
 end
 
 local what, ended = finish()
-if what ~= 'again' then
+-- Else a call that is sent again would add them again; or the caller has them still.
+if what == 'finished' or what == 'deleted' then
   for i = 17, #ARGV, 2 do
     call('HINCRBYFLOAT', 'rqstack:metrics', ARGV[i], ARGV[i + 1])
   end

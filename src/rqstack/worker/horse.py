@@ -88,6 +88,7 @@ class Horse:
         self._performer = Performer(worker)
         self._last: tuple[Running, Any] = _NOTHING
         self._uncounted: tuple[Running, bytes | None, float] | None = None
+        self._taken: Sequence[bytes | str] = ()
         self._parent = os.getppid()
         self._wakeup, self._wake = os.pipe()
         self._on_stop = self._stop
@@ -210,8 +211,11 @@ class Horse:
         if finished is None:
             return head
         monotonic = time.monotonic()
-        counts = self._counters.take(monotonic) if self._counters.is_due(monotonic) else ()
-        return (*head, b"1" if claim else b"0", *finished, *counts)
+        self._taken = ()
+        if self._counters.is_due(monotonic):
+            self._count()  # else a long job's would wait for the end of the next one
+            self._taken = self._counters.take(monotonic)
+        return (*head, b"1" if claim else b"0", *finished, *self._taken)
 
     # -- one job
 
@@ -265,7 +269,7 @@ class Horse:
         return [running.job_id, running.execution, running.queue, ttl, stored, f"{self._now:.6f}", f"{ran:.6f}"]
 
     def _count(self) -> None:
-        """Count the job before, while Redis records it: its counts go along with a later one."""
+        """Count the job before. While Redis records it, mostly: then its counts go along with a later one."""
         if self._uncounted is not None:
             running, enqueued_at, ran = self._uncounted
             self._uncounted = None
@@ -275,6 +279,8 @@ class Horse:
         """Act on what finish.lua says of the job before."""
         running, value = self._last
         self._last = _NOTHING
+        if what in (b"unusual", b"fenced"):
+            self._counters.put_back(self._taken)
         log = self._worker.log
         if what == b"unusual":
             self._slow.succeed(running, value)

@@ -60,8 +60,9 @@ def launch(
         return consumer.run()
     # What is imported is no garbage, and to look for some takes a tenth of a worker's start.
     gc.disable()
-    from rqstack.worker.service import run
-
-    gc.freeze()
-    gc.enable()
+    try:
+        from rqstack.worker.service import run
+    finally:
+        gc.freeze()
+        gc.enable()
     return run(names, settings, processes=processes, burst=burst, **options)

@@ -95,6 +95,7 @@ class Supervisor:
         self._maintain_at = 0.0
         self._in_touch_since: float | None = None
         self._reached_at = 0.0
+        self._has_scripts = False
         self._others = 0
         self._maintenance = 0
         self._companions = companions
@@ -268,10 +269,11 @@ class Supervisor:
             for stall in self._stable.stalls:
                 if stall.worker.name in beat.missing:
                     stall.worker.register_again(self._recovery.holds(stall.worker.name))
-            if not beat.known:  # Redis is new, or has lost all it had
+            if not (beat.known and self._has_scripts):  # Redis is new, was away, or has lost all it had
                 # A horse that had to send a script would need half a megabyte more for the rest of its life.
                 for script in (CLAIM, FINISH):
                     self._channel.load(script)
+                self._has_scripts = True
             reached = time.monotonic()
             # Whoever could not reach Redis for so long, or stood still, finds old heartbeats of others that live.
             gap = max(settings.dead_after - settings.heartbeat, settings.heartbeat * 1.4)
@@ -287,6 +289,7 @@ class Supervisor:
                 self._bury_for_others(self._recovery.look_again())
         except RedisError as error:
             self._log.warning("Redis is away (%s); trying again", error)
+            self._has_scripts = False
             self._in_touch_since = None if self._in_touch_since is None else moment
             self._beat_at = moment + 0.5
             return

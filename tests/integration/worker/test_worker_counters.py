@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+import pytest
 from rq import Retry
 from rq.command import send_stop_job_command
+
+from rqstack.worker.counters import Counters
 
 TASKS = """
 import os, time
@@ -17,6 +20,8 @@ from rqstack import task
 def give(): return 1
 @task
 def nap(): time.sleep(0.06)
+@task
+def long(): time.sleep(0.3)
 @task
 def fail(kind):
     raise {"key": KeyError, "value": ValueError}[kind](kind)
@@ -92,7 +97,23 @@ def test_counts_agree_with_what_ran(site: Any) -> None:
     assert counted["run_sum", "default", "shop.tasks.nap"] >= 4 * 0.06
 
 
-def test_a_reply_that_is_lost_is_not_counted_twice(connection: Any) -> None:
+def test_a_job_is_counted_before_the_next_one_ends(site: Any) -> None:
+    """Or a job that kills its horse, or runs for an hour, would take the counts of the one before along."""
+    site.tasks(TASKS)
+    site.redis.set("rq:suspended", 1)
+    queue = site.queue()
+    queue.enqueue("shop.tasks.long", job_id="long")
+    queue.enqueue("shop.tasks.hold", job_id="next")
+    site.worker("default")
+    site.redis.delete("rq:suspended")
+    site.until(lambda: site.redis.llen("holding:next"), "the next job")
+    assert site.metrics()["processed", "default", "shop.tasks.long", "finished"] == 1
+    site.redis.rpush("release:next", 1)
+    site.until_ended("next")
+
+
+@pytest.mark.parametrize("what", [b"finished", b"fenced", b"unusual"])
+def test_a_reply_that_is_lost_is_not_counted_twice(connection: Any, what: bytes) -> None:
     """The same call of finish.lua, sent again after its reply was lost."""
     from rq import Queue
     from rq.serializers import DefaultSerializer
@@ -124,8 +145,24 @@ def test_a_reply_that_is_lost_is_not_counted_twice(connection: Any) -> None:
         "1",
     )
     tail = (*head, "b" * 32, *stamp, *end)
-    assert channel.run(FINISH, tail) == [b"finished", b"empty"]
-    assert channel.run(FINISH, tail) == [b"again", b"empty"]
-    assert connection.hvals("rqstack:metrics") == [b"1"]
-    assert connection.xlen("rq:results:one") == 1
+    if what == b"fenced":
+        connection.delete(running_key("s"))
+    if what == b"unusual":
+        connection.sadd("rq:job:one:dependents", "two")
+    assert channel.run(FINISH, tail)[0] == what
+    assert channel.run(FINISH, tail)[0] == (b"again" if what == b"finished" else what)
+    # What was not recorded is not counted; the horse has its counts still, and sends them with the next job.
+    assert connection.hvals("rqstack:metrics") == ([b"1"] if what == b"finished" else [])
+    assert connection.xlen("rq:results:one") == (1 if what == b"finished" else 0)
     channel.close()
+
+
+def test_counts_that_were_not_added_are_kept() -> None:
+    counters = Counters()
+    counters.add("default", "a", "finished", run=0.3)
+    taken = counters.take(0.0)
+    counters.add("default", "a", "finished", run=0.4)
+    counters.put_back(taken)
+    pairs = counters.take(1.0)
+    counts = {str(name): float(amount) for name, amount in zip(pairs[::2], pairs[1::2], strict=True)}
+    assert sorted(counts.values()) == [0.7, 2, 2]

@@ -35,6 +35,17 @@ def test_a_worker_brings_them_again_to_a_redis_that_has_lost_all(site: Any) -> N
     site.until(lambda: site.redis.script_exists(CLAIM.sha, FINISH.sha) == [True, True], "the scripts")
 
 
+def test_a_worker_brings_them_again_to_a_redis_that_has_restarted(site: Any, own_redis: Any) -> None:
+    """Redis keeps its data then, and no script."""
+    site.tasks(TASKS)
+    site.worker("default", REDIS_URL=own_redis.url)
+    client = own_redis.client()
+    site.until(lambda: client.script_exists(FINISH.sha) == [True], "the scripts")
+    own_redis.kill()
+    own_redis.start()
+    site.until(lambda: client.script_exists(CLAIM.sha, FINISH.sha) == [True, True], "the scripts")
+
+
 def test_a_user_who_may_not_load_scripts_can_work(site: Any) -> None:
     site.tasks(TASKS)
     everything: Any = {"keys": ["*"], "channels": ["*"], "commands": ["+@all", "-script"]}
