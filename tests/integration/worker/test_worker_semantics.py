@@ -112,9 +112,16 @@ def handler(job, kind, value, trace):
 '''
 
 
+@pytest.fixture
+def running(pair: Any) -> Iterator[Any]:
+    """A site with two horses on two queues, that go on after a test which failed while they were suspended."""
+    yield pair
+    pair.redis.delete("rq:suspended")
+
+
 @pytest.fixture(scope="module")
-def running(shared_site: Any) -> Iterator[Any]:
-    """A site with two horses on two queues."""
+def pair(shared_site: Any) -> Iterator[Any]:
+    """Starts the horses."""
     shared_site.tasks(TASKS)
     process = shared_site.worker("high", "default", "--processes", "2", "--name", "pair")
     shared_site.until_idle(2)
@@ -338,8 +345,9 @@ def test_suspend_and_resume(running: Any) -> None:
     running.rq("suspend")
     enqueue(running, "give", "held-up", 1)
     running.until(lambda: "suspended" in {str(worker.state) for worker in running.workers()}, "a suspended worker")
+    # The other horse may have been waiting still, and be about to give back what Redis moved to it.
+    running.until(lambda: running.queue().job_ids == ["held-up"], "the job to be back on its queue")
     assert running.status("held-up") == "queued"
-    assert running.queue().job_ids == ["held-up"]
     running.rq("resume")
     assert value(running, "held-up") == 1
 
