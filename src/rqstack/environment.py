@@ -69,17 +69,20 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True, rename=lambda field: f
     An object has the values that it is given and defaults for the rest; `load` makes one from the environment.
 
     Raises:
-        SettingsError: A value is not allowed.
+        SettingsError: A value is not allowed. One line a setting.
     """
 
     def __post_init__(self) -> None:
+        problems = []
         for field, setting in settings_of(type(self)).items():
             value = getattr(self, field)
             if value is not setting.default:
                 try:
                     msgspec.structs.force_setattr(self, field, setting.read(value))
                 except ValueError as error:
-                    raise SettingsError(setting.problem(value, error)) from None
+                    problems.append(setting.problem(value, error))
+        if problems:
+            raise SettingsError("\n".join(problems))
 
 
 class Setting(NamedTuple):
@@ -259,21 +262,12 @@ def load(cls: type[_T], **wanted: Any) -> _T:
     Raises:
         SettingsError: A value is not allowed, or a file cannot be read. One line a setting.
     """
-    values = {}
-    problems = []
-    where = f"Set it in the environment or in {home() / '.env'}."
-    for field, value in (values_given(cls) | wanted).items():
-        setting = settings_of(cls)[field]
-        try:
-            values[field] = setting.read(value)
-        except ValueError as error:
-            problems.append(f"{setting.problem(value, error)} {where}")
-    if problems:
-        raise SettingsError("\n".join(problems))
+    given = values_given(cls) | wanted
     try:
-        return cls(**values)
+        return cls(**given)
     except SettingsError as error:
-        raise SettingsError(f"{error} {where}") from None
+        where = f"Set it in the environment or in {home() / '.env'}."
+        raise SettingsError("\n".join(f"{line} {where}" for line in str(error).splitlines())) from None
 
 
 def _upper(lines: Mapping[str, str | None]) -> dict[str, str]:

@@ -216,6 +216,7 @@ def test_every_secret_comes_from_its_file(tmp_path: Path, monkeypatch: pytest.Mo
         (" on ", True),
         ("y", True),
         ("0", False),
+        ("No", False),
         ("F", False),
     ],
 )

@@ -113,8 +113,10 @@ def read_settings(names: Iterable[str]) -> dict[str, str]:
             try:
                 with open(path, encoding="utf-8") as file:  # noqa: PTH123 (pathlib would cost more than the rest)
                     secret = file.read().strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise Unhealthy(f"{name}_FILE: cannot read {path}: {error}.") from error
+            except OSError as error:
+                raise Unhealthy(f"{name}_FILE: cannot read {path}: {error.strerror}.") from error
+            except UnicodeDecodeError as error:
+                raise Unhealthy(f"{name}_FILE: cannot read {path}: it is not UTF-8.") from error
             if secret:
                 found[name] = secret
     if not all(name in found for name in wanted):
