@@ -9,7 +9,7 @@ START   = $(RUN) stack start --mode $(MODE) $(addprefix --scale ,$(SCALE))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup start stop status logs start-rq-mon stop-rq-mon deploy-tasks rollback-tasks test lint dashboards lock diagram bench clean
+.PHONY: help setup start stop status logs start-rq-mon stop-rq-mon deploy-tasks rollback-tasks test lint dashboards lock package-table diagram bench clean
 
 help: ## Print this
 	@echo "make TARGET [MODE=auto|local|compose] [SCALE=worker=8] [PYTHON=python3]"
@@ -80,6 +80,9 @@ lock: .venv/.installed-dev ## Compile requirements/*.txt and the lists of settin
 	@$(RUN) stack env-example > .env.example
 	@{ sed '/<!-- settings -->/q' docs/settings.md; echo; $(RUN) stack env-example --markdown; } > docs/settings.md.new
 	@mv docs/settings.md.new docs/settings.md
+
+package-table: .venv/.installed-dev ## Write the table of packages in docs/architecture.md
+	@.venv/bin/python docs/package_table.py
 
 diagram: ## Draw docs/architecture.svg from its text (needs graphviz)
 	@dot -Tsvg docs/architecture.dot -o docs/architecture.svg

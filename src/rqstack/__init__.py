@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rqstack.lazy import exports
 
 if TYPE_CHECKING:
-    from rqstack.connections import connect
-    from rqstack.discovery import autodiscover
-    from rqstack.retries import Exponential, retry_with_backoff
+    from rqstack.registry.discovery import autodiscover
+    from rqstack.registry.retries import Exponential, retry_with_backoff
     from rqstack.settings import Settings, get_settings
     from rqstack.tasks import Task, queue_command, task
+    from rqstack.transport.client import connect
 
 __all__ = [
     "Exponential",
@@ -24,21 +25,17 @@ __all__ = [
     "task",
 ]
 
-_HOMES = {
-    "Exponential": "rqstack.retries",
-    "Settings": "rqstack.settings",
-    "Task": "rqstack.tasks",
-    "autodiscover": "rqstack.discovery",
-    "connect": "rqstack.connections",
-    "get_settings": "rqstack.settings",
-    "queue_command": "rqstack.tasks",
-    "retry_with_backoff": "rqstack.retries",
-    "task": "rqstack.tasks",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Lazily, because a health check that imports the package must not pay for RQ.
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'rqstack' has no attribute {name!r}")
+__getattr__ = exports(
+    __name__,
+    {
+        "Exponential": "registry.retries",
+        "Settings": "settings.fields",
+        "Task": "tasks",
+        "autodiscover": "registry.discovery",
+        "connect": "transport.client",
+        "get_settings": "settings.fields",
+        "queue_command": "tasks",
+        "retry_with_backoff": "registry.retries",
+        "task": "tasks",
+    },
+)

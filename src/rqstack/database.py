@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rqstack.errors import BackendError
-from rqstack.settings import get_settings, home
+from rqstack.settings import get_settings
+from rqstack.settings.paths import home
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine

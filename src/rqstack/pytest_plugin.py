@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rqstack.transport import keys
+
 if TYPE_CHECKING:
     from redis import Redis
     from rq import Queue
@@ -147,7 +149,7 @@ def run_jobs(rqstack_connection: Redis) -> Callable[..., list[Job]]:
 def _wait(client: Redis, url: str) -> None:
     from redis.exceptions import RedisError
 
-    from rqstack.connections import explain
+    from rqstack.transport.client import explain
 
     deadline = time.monotonic() + 10
     while True:
@@ -163,8 +165,8 @@ def _wait(client: Redis, url: str) -> None:
 def _queues(connection: Redis, names: tuple[str, ...] = ()) -> list[Queue]:
     from rqstack.enqueue import get_queue
 
-    keys: Any = connection.smembers("rq:queues")
-    known = sorted(key.decode().removeprefix("rq:queue:") for key in keys)
+    found: Any = connection.smembers(keys.QUEUES)
+    known = sorted(key.decode().removeprefix(keys.QUEUE) for key in found)
     return [get_queue(name, connection=connection) for name in names or known]
 
 
@@ -183,8 +185,8 @@ def _waiting(queue: Queue) -> Iterator[Enqueued]:
 def _run(connection: Redis, names: tuple[str, ...], scheduled: bool, check: bool) -> list[Job]:
     from rq import SimpleWorker
 
-    from rqstack.discovery import resolve
     from rqstack.limiting import unlimited
+    from rqstack.registry.discovery import resolve
     from rqstack.security import get_serializer
 
     ran: list[Job] = []

@@ -10,11 +10,13 @@ from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from rqstack import limiting, producer, retries
-from rqstack.declaration import RateRule, TaskOptions, Unique, make_options
+from rqstack import limiting
+from rqstack.enqueue import producer
 from rqstack.errors import InvalidJob
-from rqstack.registry import registry
-from rqstack.retries import Backoff
+from rqstack.registry import retries
+from rqstack.registry.options import RateRule, TaskOptions, Unique, make_options
+from rqstack.registry.registry import registry
+from rqstack.registry.retries import Backoff
 
 if TYPE_CHECKING:
     from rq.job import Job

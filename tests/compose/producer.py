@@ -13,7 +13,7 @@ from typing import Any
 from rq.job import Job
 
 from rqstack import autodiscover, connect, get_settings
-from rqstack.discovery import registry
+from rqstack.registry.registry import registry
 from rqstack.security import get_serializer
 
 

@@ -81,7 +81,8 @@ def test_killing_every_worker_loses_nothing(stack: Any) -> None:
 def test_killing_a_producer_does_no_harm(stack: Any) -> None:
     """Whatever it had enqueued is run; what it was about to enqueue is not half there."""
     program = (
-        "import sys\nfrom rqstack import autodiscover\nfrom rqstack.discovery import registry\nautodiscover()\n"
+        "import sys\nfrom rqstack import autodiscover\n"
+        "from rqstack.registry.registry import registry\nautodiscover()\n"
         "nap = registry.get('probe.tasks.nap')\nwhile True:\n    print(nap.delay(0).id, flush=True)\n"
     )
     producer = subprocess.Popen(

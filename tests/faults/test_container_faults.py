@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from rqstack.connections import connect
 from rqstack.settings import Settings, load
+from rqstack.transport.client import connect
 
 HERE = Path(__file__).resolve().parent
 COMPOSE = HERE.parent / "compose" / "conftest.py"

@@ -78,13 +78,15 @@ def test_strict_order(fleet: Any, most: float) -> None:
 
 def test_an_idle_horse_takes_the_higher_of_two(fleet: Any) -> None:
     """Redis moves a low job to an idle horse, and a high one comes before the horse has asked for its work."""
-    from rqstack.worker.channel import Channel, Waiters
-    from rqstack.worker.scripts import CLAIM, SUPERVISORS, running_key
+    from rqstack.transport import keys
+    from rqstack.transport.raw import RawConnection
+    from rqstack.worker.horse.claim_wait import BlockingClaim
+    from rqstack.worker.scripts import CLAIM
 
     client = fleet.client
-    keys = ["rq:queue:high", "rq:queue:low"]
-    client.zadd(SUPERVISORS, {"supervisor": time.time()})
-    channel, waiters = Channel(client), Waiters(client, "worker", keys, 5.0)
+    queue_keys = ["rq:queue:high", "rq:queue:low"]
+    client.zadd(keys.SUPERVISORS, {"supervisor": time.time()})
+    channel, waiters = RawConnection(client), BlockingClaim(client, "worker", queue_keys, 5.0)
     begin, end = os.pipe()
     try:
         waiters.wait(begin, 0)
@@ -92,7 +94,7 @@ def test_an_idle_horse_takes_the_higher_of_two(fleet: Any) -> None:
         assert waiters.wait(begin, 20)
         assert client.lrange("rqstack:claim:worker:rq:queue:low", 0, -1) == [b"low-1"]
         fleet.enqueue(["high-1"], queue="high")
-        names = ("rq:worker:worker", running_key("supervisor"), SUPERVISORS, *keys, "worker", "supervisor")
+        names = ("rq:worker:worker", keys.running("supervisor"), keys.SUPERVISORS, *queue_keys, "worker", "supervisor")
         tail = (5, *names, "0f", "2026-01-01T00:00:00.000000Z", f"{time.time():.6f}", 90, b"1", b"")
         reply = waiters.claim(channel, tail)
         assert reply[:3] == [b"job", b"high", b"high-1"]

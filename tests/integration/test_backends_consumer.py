@@ -92,7 +92,10 @@ class Site:
 
     def call(self, code: str) -> str:
         """Run code of a producer, in a process of its own."""
-        code = "from rqstack.discovery import autodiscover; autodiscover().check()\nfrom post.tasks import *\n" + code
+        code = (
+            "from rqstack.registry.discovery import autodiscover; autodiscover().check()\nfrom post.tasks import *\n"
+            + code
+        )
         done = subprocess.run(
             [sys.executable, "-c", code], env=self.environment, capture_output=True, text=True, check=False
         )

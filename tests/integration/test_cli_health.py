@@ -95,14 +95,14 @@ def test_a_real_worker(health: Run, connection: Redis, tmp_path: Path) -> None:
 
 
 def test_a_scheduler(health: Run, connection: Redis) -> None:
-    from rqstack.scheduling.presence import Presence
+    from rqstack.scheduling.heartbeat import Heartbeat
 
     assert "no scheduler of this host" in health("--scheduler").stderr
-    presence = Presence(ttl=60)
-    presence.beat(connection)
+    heartbeat = Heartbeat(ttl=60)
+    heartbeat.beat(connection)
     done = health("--scheduler")
     assert (done.returncode, done.stdout) == (0, "ok: a live scheduler\n")
-    presence.leave(connection)
+    heartbeat.leave(connection)
     assert health("--scheduler").returncode == 1
 
 

@@ -250,7 +250,7 @@ def test_another_users_worker_is_not_stopped(machine: Machine) -> None:
             "from pathlib import Path\n"
             "from rqstack.errors import DaemonError\n"
             "from rqstack.settings import get_settings\n"
-            "from rqstack.worker.daemon import Daemon\n"
+            "from rqstack.daemon.daemon import Daemon\n"
             "worker = Daemon(Path(sys.argv[1]), Path(sys.argv[2]), get_settings())\n"
             "os.setgid(65534); os.setuid(65534)\n"
             "print(worker.running())\n"

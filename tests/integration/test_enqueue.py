@@ -20,9 +20,9 @@ from rq.repeat import Repeat
 from rq.utils import utcformat
 from rq.webhook import Webhook
 
-import rqstack.enqueue.fields as fields
-from rqstack import moments
-from rqstack.enqueue import Queue, wire
+import rqstack.enqueue.job_fields as fields
+from rqstack.enqueue import Queue
+from rqstack.transport import protocol, timestamps
 
 NOW = datetime(2031, 5, 4, 3, 2, 1, 7, tzinfo=UTC)
 PUT: dict[str, Callable[[rq.Queue, dict[str, Any]], Any]] = {}
@@ -104,8 +104,8 @@ def seen(job: Job) -> dict[str, Any]:
     return attributes | {"_data": job.data, "retry_intervals": job.retry_intervals}
 
 
-def pack_text(command: tuple[Any, ...], pack: Callable[[Any], bytes] = wire._pack) -> bytes:
-    """What packs a command; a number in it could end the process, see `wire.pack`."""
+def pack_text(command: tuple[Any, ...], pack: Callable[[Any], bytes] = protocol._pack) -> bytes:
+    """What packs a command; a number in it could end the process, see `protocol.pack`."""
     assert not [part for part in command if type(part) in (int, float)], command
     return pack(command)
 
@@ -119,7 +119,7 @@ def pair(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[R
     monkeypatch.setattr("rq.queue.now", lambda: NOW)
     monkeypatch.setattr(fields, "time_ns", lambda: int(NOW.timestamp()) * 10**9 + NOW.microsecond * 1000)
     monkeypatch.setattr("rq.registry.current_timestamp", lambda: int(NOW.timestamp()))
-    monkeypatch.setattr(wire, "_pack", pack_text)
+    monkeypatch.setattr(protocol, "_pack", pack_text)
     yield connection, other
     other.close()
 
@@ -291,5 +291,5 @@ def test_ids_are_random_uuids_that_no_fork_gives_again() -> None:
 def test_times_are_written_as_rq_writes_them(moment: datetime, other: int) -> None:
     for each in (moment, moment.replace(microsecond=other)):  # the second one's text is known already
         micros = (each - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-        assert moments.moment(micros) == each
-        assert moments.stamp(micros) == utcformat(each)
+        assert timestamps.from_micros(micros) == each
+        assert timestamps.format_micros(micros) == utcformat(each)

@@ -65,11 +65,11 @@ class Page:
 @pytest.fixture(scope="session")
 def dashboard_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The environment of the page that `make start` makes; made now if there is none."""
-    from rqstack.stack import packages
+    from rqstack.stack import dependencies
 
     with (tmp_path_factory.getbasetemp().parent / "dashboard.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return packages.environment(ROOT, "dashboard", print) / "python"
+        return dependencies.environment(ROOT, "dashboard", print) / "python"
 
 
 def make_user(server: Any) -> None:

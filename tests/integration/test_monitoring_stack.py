@@ -105,11 +105,11 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 @pytest.fixture(scope="session")
 def exporter_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The environment of rq-exporter that `make start` makes; made now if there is none."""
-    from rqstack.stack import packages
+    from rqstack.stack import dependencies
 
     with (tmp_path_factory.getbasetemp().parent / "exporter.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return packages.environment(ROOT, "exporter", print) / "python"
+        return dependencies.environment(ROOT, "exporter", print) / "python"
 
 
 @pytest.fixture

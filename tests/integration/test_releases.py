@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rqstack.errors import RqstackError
-from rqstack.stack.bundle import BundleFailed, build, project_name, stage
+from rqstack.stack.build_projects import BundleFailed, build, project_name, stage
 from rqstack.stack.releases import NoRelease, ReleaseRefused, Releases
 
 

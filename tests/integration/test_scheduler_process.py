@@ -17,7 +17,7 @@ import pytest
 from redis import Redis
 
 from rqstack.scheduling import Scheduler
-from rqstack.scheduling.presence import schedulers
+from rqstack.scheduling.heartbeat import schedulers
 from rqstack.scheduling.table import CronTable
 
 TASKS = """

@@ -15,11 +15,11 @@ from rq import Queue
 from rq.job import Job
 
 from rqstack import task
-from rqstack.scheduling import keys
+from rqstack.registry.timetable import Cron, Interval, Timetable
 from rqstack.scheduling.entries import CATCH_UP, DECLARED, RUN_TIME, Entry
 from rqstack.scheduling.jobs import make_call, make_entry
 from rqstack.scheduling.table import CronTable
-from rqstack.timetable import Cron, Interval, Timetable
+from rqstack.transport import keys
 
 DAY = 86_400
 

@@ -22,15 +22,17 @@ from redis import Redis
 from rq import Callback, Queue, SimpleWorker
 from rq.job import Job, _job_stack
 
-from rqstack.discovery import autodiscover, registry
 from rqstack.enqueue import get_queue
 from rqstack.errors import BrokerUnavailable, InvalidJob, UnknownTask
 from rqstack.limiting import AWAY, acquire, limited
-from rqstack.limiting.putback import PutBack
-from rqstack.ratelimit import Rate
-from rqstack.security import REJECTED, get_serializer
+from rqstack.limiting.snooze import Snooze
+from rqstack.registry.discovery import autodiscover
+from rqstack.registry.rate import Rate
+from rqstack.registry.registry import registry
+from rqstack.security import get_serializer
 from rqstack.settings import get_settings
 from rqstack.stack.acl import RULES
+from rqstack.transport import keys
 
 SOURCE = """
 import os
@@ -317,7 +319,7 @@ def test_forged_jobs_fail_with_the_reason_and_are_counted(tasks: Any, connection
     result = system.latest_result()
     assert result is not None
     assert "no task named 'os.mkdir' is registered" in str(result.exc_string)
-    assert connection.hgetall(REJECTED) == {b"unsigned": b"1", b"bad_signature": b"2"}
+    assert connection.hgetall(keys.PAYLOADS_REJECTED) == {b"unsigned": b"1", b"bad_signature": b"2"}
 
 
 def test_callbacks_are_functions_of_task_packages_only(tasks: Any, connection: Redis, tmp_path: Path) -> None:
@@ -377,7 +379,7 @@ def test_a_lost_redis_is_no_failure_of_a_task_with_a_rate(own_redis: Any) -> Non
     _job_stack.push(job)
     try:
         result = body(1)
-        assert isinstance(result, PutBack)
+        assert isinstance(result, Snooze)
         assert (result.wait, calls) == (AWAY, [])
         own_redis.start()
         assert (body(2), calls) == (None, [2])

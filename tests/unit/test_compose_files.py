@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rqstack.environment import settings_of
 from rqstack.settings import Settings, StackSettings
+from rqstack.settings.loader import settings_of
 from rqstack.stack import env
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,8 +12,9 @@ from uuid import uuid4
 
 import pytest
 
-from rqstack.discovery import MODULES, autodiscover, discover_packages, registry, resolve
 from rqstack.errors import TaskImportError, UnknownTask
+from rqstack.registry.discovery import MODULES, autodiscover, discover_packages, resolve
+from rqstack.registry.registry import registry
 from rqstack.settings import get_settings
 
 TASK = "from rqstack import task\n\n@task\ndef {0}():\n    return '{0}'\n"

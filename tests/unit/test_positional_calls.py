@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rqstack import Task
-from rqstack.declaration import TaskOptions
+from rqstack.registry.options import TaskOptions
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,14 @@ from rq.job import JOB_ID_PATTERN, Job, Retry
 
 from rqstack import task
 from rqstack.errors import InvalidJob
-from rqstack.retries import make_retry
+from rqstack.registry.code_version import code_version
+from rqstack.registry.retries import make_retry
+from rqstack.registry.timetable import Cron, Interval
 from rqstack.scheduling import job_scheduler, schedule
-from rqstack.scheduling.declared import collecting
+from rqstack.scheduling.cron_declarations import collecting
 from rqstack.scheduling.entries import Entry, arguments_text, entry_id
-from rqstack.scheduling.interface import _backoff
-from rqstack.scheduling.release import release
+from rqstack.scheduling.job_scheduler import _backoff
 from rqstack.settings import Settings
-from rqstack.timetable import Cron, Interval
 
 
 @task
@@ -186,22 +186,22 @@ def test_the_release_changes_with_the_link_and_with_git(tmp_path: Path, monkeypa
         (tmp_path / "releases" / name).mkdir(parents=True)
     link = tmp_path / "current"
     link.symlink_to("releases/one")
-    seen = [release(Settings(tasks_path=Path("current")))]
+    seen = [code_version(Settings(tasks_path=Path("current")))]
     other = tmp_path / "new"
     other.symlink_to("releases/two")
     other.replace(link)
-    seen.append(release(Settings(tasks_path=Path("current"))))
+    seen.append(code_version(Settings(tasks_path=Path("current"))))
     (tmp_path / "tasks").mkdir()
     settings = Settings(tasks_path=Path("tasks"))
     for message in ("first", "second"):
         if message == "first":
             git(tmp_path, "init", "-q")
         git(tmp_path, "commit", "-q", "--allow-empty", "-m", message)
-        seen.append(release(settings))
+        seen.append(code_version(settings))
     git(tmp_path, "pack-refs", "--all")
-    assert release(settings) == seen[-1]
+    assert code_version(settings) == seen[-1]
     git(tmp_path, "checkout", "-q", "HEAD~1")
-    seen.append(release(settings))
+    seen.append(code_version(settings))
     assert seen[-1] == seen[-3]
     assert len(set(seen[:-1])) == len(seen) - 1
 

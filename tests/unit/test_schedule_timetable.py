@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from rqstack.registry.timetable import ALIASES, Cron, Interval, latest, parse, time_zone
 from rqstack.scheduling import constants
-from rqstack.timetable import ALIASES, Cron, Interval, latest, parse, time_zone
 
 DAY = 86_400
 # A change of clocks in each: a gap and an overlap at 01:00, 02:00 or midnight, and one of half an hour.

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
-from rqstack.environment import settings_of
 from rqstack.errors import SettingsError
 from rqstack.settings import Settings, StackSettings, load
+from rqstack.settings.loader import settings_of
 from rqstack.stack import env
 
 ROOT = Path(__file__).resolve().parents[2]

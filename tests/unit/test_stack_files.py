@@ -14,7 +14,7 @@ import pytest
 
 from rqstack.errors import RqstackError, SettingsError
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.stack import compose, env, locks, mode, packages, ports, processes
+from rqstack.stack import compose, dependencies, env, locks, mode, ports, processes
 
 
 def permissions(path: Path) -> int:
@@ -132,15 +132,15 @@ def test_projects_get_what_they_depend_on_in_folders_of_their_own(tmp_path: Path
             f"[project]\nname = {project!r}\nversion = '1'\ndependencies = {needs!r}\n"
         )
     said: list[str] = []
-    found = list(packages.projects(tmp_path, tmp_path / "tasks", said.append))
+    found = list(dependencies.projects(tmp_path, tmp_path / "tasks", said.append))
     assert [path.name for path in found] == ["one", "two"]
     assert [(path / "tiny.py").read_text() for path in found] == ["VERSION = '1.0'\n", "VERSION = '2.0'\n"]
     assert said == ["Installing the dependencies of tasks/one.", "Installing the dependencies of tasks/two."]
-    list(packages.projects(tmp_path, tmp_path / "tasks", said.append))
+    list(dependencies.projects(tmp_path, tmp_path / "tasks", said.append))
     assert len(said) == 2, "nothing changed, so nothing is installed"
     about = tmp_path / "tasks" / "one" / "pyproject.toml"
     about.write_text(about.read_text().replace("tiny-1.0", "tiny-2.0"))
-    list(packages.projects(tmp_path, tmp_path / "tasks", said.append))
+    list(dependencies.projects(tmp_path, tmp_path / "tasks", said.append))
     assert said[2:] == ["Installing the dependencies of tasks/one."]
     assert (tmp_path / "var" / "deps" / "one" / "tiny.py").read_text() == "VERSION = '2.0'\n"
 
@@ -149,8 +149,8 @@ def test_a_dependency_that_cannot_be_installed_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "tasks" / "shop"
     folder.mkdir(parents=True)
     (folder / "requirements.txt").write_text(f"tiny @ {(tmp_path / 'tiny-1-py3-none-any.whl').as_uri()}\n")
-    with pytest.raises(packages.InstallFailed, match=r"Cannot install the dependencies of tasks/shop: .*tiny"):
-        packages.prepare(tmp_path, print)
+    with pytest.raises(dependencies.InstallFailed, match=r"Cannot install the dependencies of tasks/shop: .*tiny"):
+        dependencies.prepare(tmp_path, print)
     assert not (tmp_path / "var" / "deps" / "shop").exists()
 
 

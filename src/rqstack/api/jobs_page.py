@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None, stack: StackSettings | None = N
     from rq_dashboard import default_settings
     from rq_dashboard.web import blueprint
 
-    from rqstack.connections import connect, explain, safe_url
+    from rqstack.transport.client import connect, explain, safe_url
 
     settings = settings or load(Settings)
     stack = stack or load(StackSettings)

@@ -13,12 +13,12 @@ from rqstack.errors import BackendError
 
 if TYPE_CHECKING:
     from rqstack.backends.database import DatabaseQueue
-    from rqstack.backends.redis_backend import RedisQueue
+    from rqstack.backends.redis import RedisQueue
     from rqstack.settings import Settings
 
 __all__ = ["BaseQueue", "DatabaseQueue", "RedisQueue", "backend_class", "open_queue"]
 
-_HOMES = {"DatabaseQueue": "rqstack.backends.database", "RedisQueue": "rqstack.backends.redis_backend"}
+_HOMES = {"DatabaseQueue": "rqstack.backends.database", "RedisQueue": "rqstack.backends.redis"}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ FAILED = ":failed"
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Message:
     """One call of a task.
 
     Args:
@@ -35,7 +35,7 @@ class Call:
     id: str = field(default_factory=lambda: str(uuid4()))
 
 
-def encode(call: Call, settings: Settings) -> bytes:
+def encode(call: Message, settings: Settings) -> bytes:
     """The signed bytes of a call.
 
     Raises:
@@ -51,7 +51,7 @@ def encode(call: Call, settings: Settings) -> bytes:
         raise InvalidJob(f"{call.task}: its arguments cannot be stored: {type(error).__name__}: {error}.") from error
 
 
-def decode(data: bytes, settings: Settings) -> Call:
+def decode(data: bytes, settings: Settings) -> Message:
     """The call of signed bytes. Nothing is unpickled before the signature was checked.
 
     Raises:
@@ -60,6 +60,6 @@ def decode(data: bytes, settings: Settings) -> Call:
     """
     values = get_serializer(settings).loads(data)
     try:
-        return Call(**{**values, "args": tuple(values["args"])})
+        return Message(**{**values, "args": tuple(values["args"])})
     except (TypeError, KeyError, ValueError) as error:
         raise InvalidJob(f"the message is not a task call: {error}") from None

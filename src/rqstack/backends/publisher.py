@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from rqstack.backends import open_queue
 from rqstack.backends.base import BaseQueue
-from rqstack.backends.messages import Call, encode
+from rqstack.backends.messages import Message, encode
 from rqstack.errors import InvalidJob
 from rqstack.settings import get_settings
 
 if TYPE_CHECKING:
-    from rqstack.declaration import TaskOptions
-    from rqstack.tasks import Task
+    from rqstack.enqueue.task_protocol import EnqueuedTask
+    from rqstack.registry.options import TaskOptions
 
 REFUSED = ("unique", "rate_limit", "ttl", "at_front")
 """Options of a task that need RQ. They are refused rather than forgotten, as is whatever concerns one call alone."""
@@ -29,12 +29,12 @@ class BackendPublisher:
 
     def publish(
         self,
-        task: Task[..., Any],
+        task: EnqueuedTask,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         options: TaskOptions,
         given: Mapping[str, Any],
-    ) -> Call:
+    ) -> Message:
         """Write one call to its queue. Arguments as `Publisher.publish`.
 
         Raises:
@@ -48,7 +48,7 @@ class BackendPublisher:
                 f"{task.name}: {needs_rq[0]} needs RQ, and QUEUE_BACKEND sends calls to {settings.queue_backend}. "
                 "Leave it out, or unset QUEUE_BACKEND."
             )
-        call = Call(
+        call = Message(
             task.name, args, dict(kwargs), timeout=options.timeout or settings.job_timeout, retries=options.retries
         )
         data = encode(call, settings)

@@ -6,27 +6,31 @@ takes 300,000 times three round trips. Each batch here is one script, so that a 
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
-from functools import cache
-from importlib.resources import files
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from rqstack.transport import keys
+from rqstack.transport.scripts import Script
+from rqstack.transport.timestamps import format_seconds
+
 if TYPE_CHECKING:
     from redis import Redis
+
+_EMPTY = Script("bulk/lua/empty.lua")
+_PURGE = Script("bulk/lua/purge.lua")
+_REQUEUE = Script("bulk/lua/requeue.lua")
 
 State = Literal["queued", "failed", "scheduled"]
 
 BATCH = 500
 """Jobs a script call: 2 ms of Redis's time, and below Lua's limit of 8,000 values."""
-JOB = "rq:job:"
-QUEUE = "rq:queue:"
 REGISTRIES: dict[str, tuple[str, str]] = {
     # state -> the registry's key, and the states in which its jobs may be (RQ keeps stopped jobs with the failed)
-    "failed": ("rq:failed:", ",failed,stopped,canceled,"),
-    "scheduled": ("rq:scheduled:", ",scheduled,"),
+    "failed": (keys.FAILED, ",failed,stopped,canceled,"),
+    "scheduled": (keys.SCHEDULED, ",scheduled,"),
 }
 
 Report = Callable[[int], object]
@@ -40,16 +44,10 @@ class Requeued(NamedTuple):
     gone: int
 
 
-@cache
-def source(name: str) -> str:
-    """The text of a script of this package."""
-    return (files(__package__) / f"{name}.lua").read_text()
-
-
 def count(connection: Redis, queue: str, state: State) -> int:
     """How many jobs of a queue are in a state."""
     if state == "queued":
-        return int(connection.llen(QUEUE + queue))
+        return int(connection.llen(keys.QUEUE + queue))
     return int(connection.zcard(REGISTRIES[state][0] + queue))
 
 
@@ -64,11 +62,10 @@ def empty(connection: Redis, queue: str, report: Report | None = None) -> int:
     Returns:
         How many were deleted.
     """
-    script = connection.register_script(source("empty"))
     left = count(connection, queue, "queued")
     removed = 0
     while left > 0:
-        done = int(script(keys=[QUEUE + queue], args=[min(left, BATCH), JOB]))
+        done = int(_EMPTY(connection, [keys.QUEUE + queue], [min(left, BATCH)]))
         if not done:
             break
         removed += done
@@ -93,10 +90,9 @@ def purge(connection: Redis, queue: str, state: State, report: Report | None = N
     if state == "queued":
         return empty(connection, queue, report)
     prefix, states = REGISTRIES[state]
-    script = connection.register_script(source("purge"))
     removed = 0
     for ids in _batches(connection, prefix + queue):
-        removed += int(script(keys=[prefix + queue], args=[JOB, states, *ids]))
+        removed += int(_PURGE(connection, [prefix + queue], [states, *ids]))
         if report:
             report(len(ids))
     return removed
@@ -123,12 +119,11 @@ def requeue(
         How many were put back, and how many had expired.
     """
     key = REGISTRIES["failed"][0] + queue
-    script = connection.register_script(source("requeue"))
     batches: Iterator[list[Any]] = _batches(connection, key) if ids is None else _in_batches(ids)
     back = gone = 0
     for batch in batches:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        done = script(keys=[key], args=[JOB, now, zlib.compress(b""), job_timeout, *batch])
+        now = format_seconds(time.time())
+        done = _REQUEUE(connection, [key], [now, zlib.compress(b""), job_timeout, *batch])
         back += int(done[0])
         gone += int(done[1])
         if report:

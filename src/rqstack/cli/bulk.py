@@ -9,6 +9,7 @@ import click
 
 from rqstack.cli.output import confirm, json_option, plural, print_json, progress, yes_option
 from rqstack.errors import RqstackError
+from rqstack.transport import keys
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -83,8 +84,8 @@ def requeue(jobs: tuple[str, ...], everything: bool, queues: tuple[str, ...], ye
 
 
 def _open() -> tuple[Settings, Redis]:
-    from rqstack.connections import connect
     from rqstack.settings import get_settings
+    from rqstack.transport.client import connect
 
     settings = get_settings()
     return settings, connect(settings)
@@ -130,10 +131,10 @@ def _by_queue(jobs: tuple[str, ...], connection: Redis) -> dict[str, list[str] |
     """
     with connection.pipeline(transaction=False) as pipe:
         for job in jobs:
-            pipe.hmget(f"rq:job:{job}", "origin", "status")
+            pipe.hmget(keys.JOB + job, "origin", "status")
         records = pipe.execute()
         for job, (origin, _) in zip(jobs, records, strict=True):
-            pipe.zscore(f"rq:failed:{(origin or b'').decode()}", job)
+            pipe.zscore(keys.FAILED + (origin or b"").decode(), job)
         failed = pipe.execute()
     found: dict[str, list[str] | None] = defaultdict(list)
     wrong = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from rqstack.worker.daemon import Daemon
+    from rqstack.daemon.daemon import Daemon
 
 # What the init scripts of Linux (LSB) agree on.
 DEAD_WITH_PID_FILE = 1
@@ -41,9 +41,9 @@ def make_daemon(pid_file: Path | None, log_file: Path | None, backend: str | Non
     """The background worker of these options."""
     from msgspec.structs import replace
 
-    from rqstack.preload import preloaded_settings
-    from rqstack.settings import home
-    from rqstack.worker.daemon import Daemon
+    from rqstack.daemon.daemon import Daemon
+    from rqstack.registry.preload import preloaded_settings
+    from rqstack.settings.paths import home
 
     settings = preloaded_settings()
     if backend:
@@ -99,9 +99,11 @@ def status(pid_file: Path | None, log_file: Path | None, as_json: bool) -> None:
 
 def _start(daemon: Daemon, options: dict[str, Any]) -> None:
     def run(on_ready: Callable[[], None]) -> int:
-        from rqstack.worker.launch import launch
+        from rqstack.worker.run import run_worker
 
-        return launch(options["queues"], processes=options["processes"], backend=options["backend"], on_ready=on_ready)
+        return run_worker(
+            options["queues"], processes=options["processes"], backend=options["backend"], on_ready=on_ready
+        )
 
     pid = daemon.start(run, wait=options["wait"])
     click.echo(f"Started: process {pid}; log {daemon.log_path}.")

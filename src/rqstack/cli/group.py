@@ -1,4 +1,4 @@
-"""The click group behind `rqstack`: loads a sub-command when it is called, and turns errors into one line."""
+"""The click group behind `rqstack`: its sub-commands, loaded when they are called, and errors as one line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,27 @@ from importlib.metadata import version
 
 import click
 
-from rqstack.cli.main import COMMANDS
 from rqstack.errors import RqstackError
+
+# name -> (module with the command, attribute, its line in `rqstack --help`)
+COMMANDS = {
+    "dashboard": ("rqstack.cli.dashboard", "dashboard", "Serve the web page of jobs."),
+    "empty": ("rqstack.cli.bulk", "empty", "Delete the waiting jobs of queues."),
+    "health": ("rqstack.cli.health_command", "health", "Tell whether Redis, workers and queues are alive."),
+    "info": ("rqstack.cli.info", "info", "Show queues, workers and states."),
+    "purge": ("rqstack.cli.bulk", "purge", "Delete the queued, failed or scheduled jobs of a queue."),
+    "requeue": ("rqstack.cli.bulk", "requeue", "Put failed jobs back on their queues."),
+    "result": ("rqstack.cli.result", "result", "Show what became of a job."),
+    "resume": ("rqstack.cli.suspend", "resume", "Let suspended workers start jobs again."),
+    "scheduler": ("rqstack.cli.scheduler", "scheduler", "Fire the cron table and move delayed jobs."),
+    "smoke": ("rqstack.cli.smoke", "smoke", "Run small jobs over the queues, and count what became of them."),
+    "stack": ("rqstack.cli.stack", "stack", "Start and stop the whole stack on this machine."),
+    "suspend": ("rqstack.cli.suspend", "suspend", "Let workers start no jobs for a while."),
+    "tasks": ("rqstack.cli.tasks", "tasks", "List and check tasks, and ship their code."),
+    "trigger": ("rqstack.cli.trigger", "trigger", "Enqueue a job."),
+    "wait": ("rqstack.cli.wait", "wait", "Wait until jobs have ended."),
+    "worker": ("rqstack.cli.worker", "worker", "Run workers."),
+}
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
@@ -94,7 +113,7 @@ def _redis_sentence(error: Exception) -> str | None:
 
     if not isinstance(error, RedisError):
         return None
-    from rqstack.connections import explain
     from rqstack.settings import get_settings
+    from rqstack.transport.client import explain
 
     return str(explain(error, get_settings().redis_url))

@@ -13,11 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime, timezone
 
 from rqstack.cli.resp import Client, RespError
-from rqstack.defaults import DEAD_AFTER, REDIS_URL
-from rqstack.home import home
+from rqstack.settings.defaults import DEAD_AFTER, REDIS_URL
+from rqstack.settings.paths import home
+from rqstack.transport import keys
+from rqstack.transport.timestamps import parse
 
 TIMEOUT = 2.0
 """Seconds within which there is an answer."""
@@ -168,7 +169,7 @@ def check(options: Options) -> str:
 def _findings(client: Client, options: Options, max_age: float) -> list[str]:
     found = []
     if options.worker or options.queues:
-        workers = _alive(client, "rq:workers", max_age)
+        workers = _alive(client, keys.WORKERS, max_age)
         host = socket.gethostname()
         if options.worker:
             workers = [worker for worker in workers if worker["hostname"] == host]
@@ -180,7 +181,7 @@ def _findings(client: Client, options: Options, max_age: float) -> list[str]:
         found.append(f"{len(workers)} live worker{'s' * (len(workers) != 1)}{' of this host' * options.worker}")
     if options.scheduler:
         host = socket.gethostname()
-        mine = [each for each in _alive(client, "rqstack:schedulers", max_age) if each["hostname"] == host]
+        mine = [each for each in _alive(client, keys.SCHEDULERS, max_age) if each["hostname"] == host]
         if not mine:
             raise Unhealthy(f"no scheduler of this host ({host}) has sent a heartbeat within {max_age:g} s")
         found.append("a live scheduler")
@@ -189,10 +190,10 @@ def _findings(client: Client, options: Options, max_age: float) -> list[str]:
 
 def _alive(client: Client, index: str, max_age: float) -> list[dict[str, str]]:
     """The records that a set names, which have a fresh heartbeat and no time of death."""
-    keys = [key.decode() for key in client.call(["SMEMBERS", index])[0]]
-    if not keys:
+    members = [key.decode() for key in client.call(["SMEMBERS", index])[0]]
+    if not members:
         return []
-    rows = client.call(*(["HMGET", key, *WORKER_FIELDS] for key in keys))
+    rows = client.call(*(["HMGET", key, *WORKER_FIELDS] for key in members))
     records = [dict(zip(WORKER_FIELDS, ((v or b"").decode() for v in row), strict=True)) for row in rows]
     now = time.time()
     return [r for r in records if not r["death"] and now - heartbeat_time(r["last_heartbeat"]) <= max_age]
@@ -204,11 +205,7 @@ def heartbeat_time(text: str) -> float:
         return float(text)
     except ValueError:
         pass
-    try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        return 0.0
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()  # noqa: UP017
+    return parse(text) or 0.0
 
 
 def main(arguments: list[str], emit: Callable[[str], object] = print) -> int:

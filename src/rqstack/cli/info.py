@@ -28,8 +28,8 @@ def info(queues: tuple[str, ...], by_queue: bool, watch: bool, interval: float, 
     """
     from rqstack.cli.queues import check_queues
     from rqstack.cli.snapshot import take_snapshot
-    from rqstack.connections import connect
     from rqstack.settings import get_settings
+    from rqstack.transport.client import connect
 
     settings = get_settings()
     with connect(settings) as connection:

@@ -96,7 +96,7 @@ def _latest_result(job: Any, settings: Settings) -> Any:
         return job.latest_result()
     except (ImportError, AttributeError):
         # The value is an object of the user's own class: its module is found where the tasks are.
-        from rqstack.discovery import autodiscover
+        from rqstack.registry.discovery import autodiscover
 
         autodiscover(settings)
     except RqstackError:

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 
 from rqstack.cli.snapshot import as_text
 from rqstack.errors import UnknownQueue
+from rqstack.transport import keys
 
 if TYPE_CHECKING:
     from redis import Redis
 
     from rqstack.settings import Settings
 
-QUEUE = "rq:queue:"
-
 
 def known_queues(connection: Redis, settings: Settings) -> list[str]:
     """The queues that Redis holds, and those of the settings, sorted."""
-    found = {as_text(key).removeprefix(QUEUE) for key in connection.smembers("rq:queues")}
+    found = {as_text(key).removeprefix(keys.QUEUE) for key in connection.smembers(keys.QUEUES)}
     return sorted(found | set(settings.queues) | set(settings.long_queues))
 
 

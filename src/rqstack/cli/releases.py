@@ -21,9 +21,9 @@ INTO = click.option(
 @click.option("--into", type=FOLDER, required=True, help="Where each project gets a folder of its own.")
 def build(sources: tuple[Path, ...], into: Path) -> None:
     """Build the projects of folders, each with its own dependencies. Used by tasks/Dockerfile."""
-    from rqstack.stack import bundle
+    from rqstack.stack import build_projects
 
-    names = bundle.build(sources, into, click.echo)
+    names = build_projects.build(sources, into, click.echo)
     click.echo(f"Built: {', '.join(names) or 'no project'}.")
 
 

@@ -6,7 +6,9 @@ import socket
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from hiredis import ProtocolError, Reader, ReplyError, pack_command
+from hiredis import ProtocolError, Reader, ReplyError
+
+from rqstack.transport.protocol import pack
 
 
 class RespError(Exception):
@@ -55,8 +57,7 @@ class Client:
             RespError: One of the replies is an error.
             OSError: The connection broke or timed out.
         """
-        pack: Any = pack_command  # its type says one argument; it takes any number
-        self.socket.sendall(b"".join(pack(tuple(command)) for command in commands))
+        self.socket.sendall(b"".join(pack(*command) for command in commands))
         replies: list[Any] = []
         while len(replies) < len(commands):
             try:

@@ -24,8 +24,8 @@ def result(job: str | None, jobid: str | None, traceback: bool, as_json: bool) -
     if (job is None) == (jobid is None):
         raise click.UsageError("Give the id of a job.")
     from rqstack.cli.outcome import FAILURES, fetch_outcome
-    from rqstack.connections import connect
     from rqstack.settings import get_settings
+    from rqstack.transport.client import connect
 
     settings = get_settings()
     with connect(settings) as connection:

@@ -14,8 +14,8 @@ def scheduler(name: str | None) -> None:
 
     SIGHUP reads the task code again; a deploy or a `git pull` is noticed by itself.
     """
-    from rqstack.logs import configure
-    from rqstack.preload import preloaded_settings
+    from rqstack.processes.logs import configure
+    from rqstack.registry.preload import preloaded_settings
     from rqstack.scheduling.process import SchedulerProcess
 
     settings = preloaded_settings()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rqstack.cli.output import json_option, plural, print_json, progress, show, table
+from rqstack.transport import keys
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -42,9 +43,9 @@ def smoke(jobs: int, rate: str, queues: tuple[str, ...], timeout: float, as_json
 
     Exit code: 0 all succeeded, 1 some failed, 2 some have not ended.
     """
-    from rqstack.connections import connect
     from rqstack.settings import get_settings
     from rqstack.smoke import QUEUES
+    from rqstack.transport.client import connect
 
     limit = _limit(rate)
     names = tuple(dict.fromkeys(queues)) or QUEUES
@@ -57,7 +58,7 @@ def smoke(jobs: int, rate: str, queues: tuple[str, ...], timeout: float, as_json
 
 
 def _limit(text: str) -> str | None:
-    from rqstack.ratelimit import parse
+    from rqstack.registry.rate import parse
 
     if text == "0":
         return None
@@ -110,7 +111,7 @@ def _ended(connection: Redis, waiting: Mapping[str, Job]) -> dict[str, str]:
         with connection.pipeline(transaction=False) as pipe:
             for job_id in chunk:
                 pipe.hget(waiting[job_id].key, "status")
-                pipe.xrevrange(f"rq:results:{job_id}", count=1)
+                pipe.xrevrange(keys.RESULTS + job_id, count=1)
             answers: list[Any] = pipe.execute()
         for job_id, status, entries in zip(chunk, answers[::2], answers[1::2], strict=True):
             state = status.decode() if status else GONE

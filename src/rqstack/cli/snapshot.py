@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from rqstack.cli.health import heartbeat_time
+from rqstack.transport import keys
 
 if TYPE_CHECKING:
     from redis import Redis
 
-REGISTRIES = ("wip", "failed", "scheduled", "deferred", "finished")
 WORKER_FIELDS = ("queues", "state", "hostname", "pid", "last_heartbeat", "current_job", "death")
 
 
@@ -83,29 +83,29 @@ def take_snapshot(connection: Redis, more: tuple[str, ...] = ()) -> Snapshot:
         more: Queues to show though Redis has no record of them yet.
     """
     with connection.pipeline(transaction=False) as pipe:
-        pipe.smembers("rq:queues")
-        pipe.smembers("rq:workers")
-        pipe.pttl("rq:suspended")
+        pipe.smembers(keys.QUEUES)
+        pipe.smembers(keys.WORKERS)
+        pipe.pttl(keys.SUSPENDED)
         queue_keys, worker_keys, suspended = pipe.execute()
-        names = sorted({as_text(key).removeprefix("rq:queue:") for key in queue_keys} | set(more))
-        keys = sorted(map(as_text, worker_keys))
+        names = sorted({as_text(key).removeprefix(keys.QUEUE) for key in queue_keys} | set(more))
+        records = sorted(map(as_text, worker_keys))
         now = time.time()
         for name in names:
-            pipe.llen(f"rq:queue:{name}")
-            pipe.lindex(f"rq:queue:{name}", 0)
-            for registry in REGISTRIES:
-                pipe.zcard(f"rq:{registry}:{name}")
+            pipe.llen(keys.QUEUE + name)
+            pipe.lindex(keys.QUEUE + name, 0)
+            for registry in keys.REGISTRIES.values():
+                pipe.zcard(registry + name)
                 # What has expired stays in RQ's registries until somebody cleans them.
-                pipe.zcount(f"rq:{registry}:{name}", 0, f"({now}")
-        for key in keys:
+                pipe.zcount(registry + name, 0, f"({now}")
+        for key in records:
             pipe.hmget(key, *WORKER_FIELDS)
         rows = pipe.execute()
-        width = 2 + 2 * len(REGISTRIES)
+        width = 2 + 2 * len(keys.REGISTRIES)
         cells = [rows[i * width : (i + 1) * width] for i in range(len(names))]
         for row in cells:
-            pipe.hget(f"rq:job:{as_text(row[1])}", "enqueued_at")
+            pipe.hget(keys.JOB + as_text(row[1]), "enqueued_at")
         first = pipe.execute() if cells else []
-    workers = _workers(keys, rows[len(names) * width :], now)
+    workers = _workers(records, rows[len(names) * width :], now)
     listening = Counter(queue for worker in workers for queue in worker.queues)
     queues = [
         _queue(name, row, listening[name], as_text(enqueued), now)
@@ -116,14 +116,14 @@ def take_snapshot(connection: Redis, more: tuple[str, ...] = ()) -> Snapshot:
 
 
 def _queue(name: str, row: list[Any], workers: int, enqueued: str, now: float) -> QueueInfo:
-    counts = dict(zip(REGISTRIES, zip(row[2::2], row[3::2], strict=True), strict=True))
+    counts = dict(zip(keys.REGISTRIES, zip(row[2::2], row[3::2], strict=True), strict=True))
     kept = {state: total - expired for state, (total, expired) in counts.items() if state in ("failed", "finished")}
     there = {state: total for state, (total, _) in counts.items()} | kept
     since = heartbeat_time(enqueued)
     return QueueInfo(
         name,
         queued=row[0],
-        started=there["wip"],
+        started=there["started"],
         failed=there["failed"],
         scheduled=there["scheduled"],
         deferred=there["deferred"],
@@ -133,16 +133,16 @@ def _queue(name: str, row: list[Any], workers: int, enqueued: str, now: float) -
     )
 
 
-def _workers(keys: list[str], rows: list[Any], now: float) -> list[WorkerInfo]:
+def _workers(records: list[str], rows: list[Any], now: float) -> list[WorkerInfo]:
     found = []
-    for key, row in zip(keys, rows, strict=True):
+    for key, row in zip(records, rows, strict=True):
         record = dict(zip(WORKER_FIELDS, map(as_text, row), strict=True))
         if not record["queues"] or record["death"]:
             continue
         beat = heartbeat_time(record["last_heartbeat"])
         found.append(
             WorkerInfo(
-                key.removeprefix("rq:worker:"),
+                key.removeprefix(keys.WORKER),
                 record["hostname"],
                 record["pid"],
                 record["state"] or "unknown",

@@ -44,15 +44,15 @@ SCALE = click.option(
 @SCALE
 def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
     """Start the stack in the background, and return when every process is well."""
-    from rqstack.home import home
+    from rqstack.settings.paths import home
+    from rqstack.stack import dependencies
     from rqstack.stack import mode as modes
-    from rqstack.stack import packages
 
     chosen, reason = modes.choose(mode)
     if reason:
         click.echo(reason)
     # Here in every mode: the commands of this machine import the tasks too.
-    packages.prepare(home(), click.echo)
+    dependencies.prepare(home(), click.echo)
     if chosen == "compose":
         from rqstack.stack import compose
 
@@ -71,7 +71,7 @@ def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
 @MONITORING
 def stop(mode: str, monitoring: bool) -> None:
     """Stop the stack, monitoring included. Jobs that run get their grace; queued ones stay queued."""
-    from rqstack.home import home
+    from rqstack.settings.paths import home
     from rqstack.stack import mode as modes
 
     if modes.running(mode) == "compose":
@@ -89,7 +89,7 @@ def stop(mode: str, monitoring: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def status(mode: str, as_json: bool) -> None:
     """Show what runs and whether it is well. Exit code 0 if all is, 1 if not, 3 if nothing runs."""
-    from rqstack.home import home
+    from rqstack.settings.paths import home
     from rqstack.stack import mode as modes
 
     if modes.running(mode) == "compose":
@@ -118,7 +118,7 @@ def status(mode: str, as_json: bool) -> None:
 @click.argument("processes", nargs=-1)
 def logs(mode: str, follow: bool, processes: tuple[str, ...]) -> None:
     """Print the end of the logs, of all PROCESSES or of those named."""
-    from rqstack.home import home
+    from rqstack.settings.paths import home
     from rqstack.stack import mode as modes
 
     if modes.running(mode) == "compose":
@@ -134,7 +134,7 @@ def logs(mode: str, follow: bool, processes: tuple[str, ...]) -> None:
 @stack.command()
 def setup() -> None:
     """Make .env with random secrets if there is none, and the files that are made from it."""
-    from rqstack.home import home
+    from rqstack.settings.paths import home
     from rqstack.stack import env
 
     made = env.setup()
@@ -145,21 +145,21 @@ def setup() -> None:
 @click.argument("process")
 def run(process: str) -> None:
     """Run one PROCESS of the local stack in the foreground; each line of the Procfile is one of these."""
-    from rqstack.stack.keeper import Keeper
+    from rqstack.stack.restart import RestartingProcess
 
-    sys.exit(Keeper(process).run())
+    sys.exit(RestartingProcess(process).run())
 
 
 @stack.command("deploy-tasks")
 @MODE
 def deploy_tasks(mode: str) -> None:
     """Ship the task code as it is now to the running workers, without restarting one."""
-    from rqstack.home import home
-    from rqstack.stack import compose, packages
+    from rqstack.settings.paths import home
+    from rqstack.stack import compose, dependencies
     from rqstack.stack import mode as modes
 
     if modes.running(mode) == "local":
-        packages.prepare(home(), click.echo)
+        dependencies.prepare(home(), click.echo)
         click.echo("Without Docker the workers use the folder of tasks in place: there is nothing else to ship.")
         return
     compose.deploy_tasks(home(), click.echo)
@@ -171,7 +171,7 @@ def deploy_tasks(mode: str) -> None:
 def rollback_tasks(mode: str, release: str | None) -> None:
     """Go back to the task code of a RELEASE; default: the one before the current."""
     from rqstack.errors import RqstackError
-    from rqstack.home import home
+    from rqstack.settings.paths import home
     from rqstack.stack import compose
     from rqstack.stack import mode as modes
 
@@ -189,7 +189,7 @@ def rollback_tasks(mode: str, release: str | None) -> None:
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 def systemd(folder: Path, procfile: str, scale: dict[str, int]) -> None:
     """Write a systemd unit for each process of the Procfile into FOLDER, for example ~/.config/systemd/user."""
-    from rqstack.home import home
+    from rqstack.settings.paths import home
     from rqstack.stack import env
     from rqstack.stack import systemd as units
 

@@ -11,8 +11,8 @@ def suspend(duration: int | None) -> None:
     """Let all workers end their job and start no other, until `resume`. Jobs can be enqueued all the same."""
     from rq.suspension import suspend as suspend_workers
 
-    from rqstack.connections import connect
     from rqstack.settings import get_settings
+    from rqstack.transport.client import connect
 
     with connect(get_settings()) as connection:
         suspend_workers(connection, duration)
@@ -24,8 +24,8 @@ def resume() -> None:
     """Let suspended workers start jobs again."""
     from rq.suspension import resume as resume_workers
 
-    from rqstack.connections import connect
     from rqstack.settings import get_settings
+    from rqstack.transport.client import connect
 
     with connect(get_settings()) as connection:
         was = resume_workers(connection)

@@ -19,8 +19,9 @@ def tasks() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List the registered tasks. What does not import is named on stderr; the rest is listed."""
-    from rqstack.discovery import autodiscover, registry
-    from rqstack.preload import preload
+    from rqstack.registry.discovery import autodiscover
+    from rqstack.registry.preload import preload
+    from rqstack.registry.registry import registry
 
     _quiet()
     found = autodiscover(preload())
@@ -51,8 +52,9 @@ def list_(as_json: bool) -> None:
 @click.option("--traceback", is_flag=True, help="Print the traceback of each failure too.")
 def check(traceback: bool) -> None:
     """Import all task code. Exit code 1 if some of it fails, naming each module and its error."""
-    from rqstack.discovery import autodiscover, registry
-    from rqstack.preload import preload
+    from rqstack.registry.discovery import autodiscover
+    from rqstack.registry.preload import preload
+    from rqstack.registry.registry import registry
 
     _quiet()
     found = autodiscover(preload())

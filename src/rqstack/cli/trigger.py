@@ -9,6 +9,7 @@ import click
 
 from rqstack.cli.output import json_option, print_json
 from rqstack.errors import InvalidJob
+from rqstack.transport import keys
 
 WORD_COUNT = "wordcount.tasks.count_words_at_url"
 
@@ -38,9 +39,10 @@ def trigger(
     if url is not None:
         task = WORD_COUNT
     from rqstack.cli.queues import check_queues
-    from rqstack.connections import connect
-    from rqstack.discovery import autodiscover, registry
-    from rqstack.preload import preload
+    from rqstack.registry.discovery import autodiscover
+    from rqstack.registry.preload import preload
+    from rqstack.registry.registry import registry
+    from rqstack.transport.client import connect
 
     settings = preload()
     args = [url] if url is not None else [parse_value(text) for text in arguments]
@@ -52,7 +54,7 @@ def trigger(
         if queue is not None:
             check_queues([queue], connection, settings, {each.options.queue for each in registry})
         job = found.enqueue(args, kwargs, connection=connection, **({"queue": queue} if queue else {}))
-        listened = connection.scard(f"rq:workers:{name}")
+        listened = connection.scard(keys.QUEUE_WORKERS + name)
     if as_json:
         print_json({"id": job.id, "task": found.name, "queue": name})
         return

@@ -13,6 +13,7 @@ import click
 
 from rqstack.cli.output import json_option, plural, print_json, progress
 from rqstack.cli.snapshot import as_text
+from rqstack.transport import keys
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -36,8 +37,8 @@ def wait(jobs: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
     Exit code: 0 all finished, 1 some failed, 2 some have not ended in time, 3 some are not known.
     """
     from rqstack.cli.outcome import DONE, ENDED, FAILED, FAILURES, NOT_YET, UNKNOWN
-    from rqstack.connections import connect
     from rqstack.settings import get_settings
+    from rqstack.transport.client import connect
 
     ids = list(dict.fromkeys(_ids(jobs)))
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -113,14 +114,13 @@ class Waiting:
 
     def _listen(self, seconds: float) -> list[str]:
         """Until one of the jobs has a new result, or the time is over. Returns those that have."""
-        streams: dict[Any, Any] = {f"rq:results:{job}": last for job, last in islice(self.pending.items(), WATCHED)}
+        streams: dict[Any, Any] = {keys.RESULTS + job: last for job, last in islice(self.pending.items(), WATCHED)}
         if seconds <= 0:
             return []
         found: Any = self.connection.xread(streams, count=1, block=max(1, int(seconds * 1000)))
         # Redis 7 and RESP2 answer a list of pairs, RESP3 a dictionary.
         return [
-            as_text(key).removeprefix("rq:results:")
-            for key in (found if isinstance(found, dict) else dict(found or []))
+            as_text(key).removeprefix(keys.RESULTS) for key in (found if isinstance(found, dict) else dict(found or []))
         ]
 
     def _check(self, jobs: list[str]) -> int:
@@ -131,8 +131,8 @@ class Waiting:
         for chunk in _chunks(jobs):
             with self.connection.pipeline(transaction=False) as pipe:
                 for job in chunk:
-                    pipe.hget(f"rq:job:{job}", "status")
-                    pipe.xrevrange(f"rq:results:{job}", count=1)
+                    pipe.hget(keys.JOB + job, "status")
+                    pipe.xrevrange(keys.RESULTS + job, count=1)
                 answers = pipe.execute()
             for job, status, entries in zip(chunk, answers[::2], answers[1::2], strict=True):
                 self.states[job] = status.decode() if status else GONE

@@ -50,6 +50,6 @@ def run(queues: tuple[str, ...], processes: int | None, burst: bool, backend: st
     SIGTERM or Ctrl-C stops it warmly: jobs get RQSTACK_GRACE seconds, and what has not ended is put back. A second
     signal stops it at once, and puts back too.
     """
-    from rqstack.worker.launch import launch
+    from rqstack.worker.run import run_worker
 
-    sys.exit(launch(queues, processes=processes, burst=burst, backend=backend, **options))
+    sys.exit(run_worker(queues, processes=processes, burst=burst, backend=backend, **options))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rqstack.enqueue.queue import Queue
 from rqstack.errors import UnknownTask
-from rqstack.registry import registry
+from rqstack.registry.registry import registry
 
 if TYPE_CHECKING:
     from rq.job import Job

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 from redis import Redis
 from rq import Queue as RqQueue
 from rq.job import Job, JobStatus
-from rq.utils import get_version, parse_timeout, utcformat
+from rq.utils import get_version, parse_timeout
 
-from rqstack.enqueue.fields import Draft, Field, PlainJobs, fields_of, whole
-from rqstack.enqueue.wire import Command, Line, Script, pack, transact
+from rqstack.enqueue.job_fields import Field, PendingJob, PlainJobs, full_hash, job_hash
+from rqstack.transport.pooled import Command, PooledSender
+from rqstack.transport.protocol import pack
+from rqstack.transport.scripts import Script
+from rqstack.transport.timestamps import format_datetime
 
 if TYPE_CHECKING:
     from redis.client import Pipeline
@@ -28,8 +31,8 @@ if TYPE_CHECKING:
     from rq.repeat import Repeat
     from rq.webhook import Webhook
 
-_PLAIN_JOB = Script("rqstack.enqueue", "plain_job.lua")
-_ANY_JOB = Script("rqstack.enqueue", "any_job.lua")
+_PLAIN_JOB = Script("enqueue/lua/plain_job.lua")
+_ANY_JOB = Script("enqueue/lua/any_job.lua")
 # What RQ's Queue.parse_args takes out of the named arguments of enqueue().
 _OPTIONS = frozenset(
     (
@@ -45,7 +48,7 @@ _QUEUE_STEPS = (
 )
 _JOB_STEPS = ("save", "cleanup", "set_status", "to_dict")
 
-_LINE = "_rqstack_line"  # on the client, so that it lives as long
+_SENDER = "_rqstack_sender"  # on the client, so that it lives as long
 _versions: dict[Any, tuple[int, int, int]] = {}
 
 
@@ -94,7 +97,7 @@ class Queue(RqQueue):
         plain = self._plain_jobs()
         if plain is None:
             return super().enqueue(f, *args, **kwargs)
-        return self._enqueue_draft(plain.make(f, args, kwargs, self._default_timeout), False)
+        return self._enqueue_pending(plain.make(f, args, kwargs, self._default_timeout), False)
 
     def enqueue_call(
         self,
@@ -125,7 +128,7 @@ class Queue(RqQueue):
         if plain is not None:
             limits = self._limits(timeout, result_ttl, ttl, failure_ttl)
             made = plain.make(func, args, kwargs, *limits, description, job_id, meta, retry or None)
-            return self._enqueue_draft(made, at_front)
+            return self._enqueue_pending(made, at_front)
         return super().enqueue_call(
             func, args, kwargs, timeout, result_ttl, ttl, failure_ttl, description, depends_on, job_id, at_front,
             meta, retry, repeat, on_success, on_failure, on_stopped, pipeline, unique, webhooks,
@@ -140,7 +143,7 @@ class Queue(RqQueue):
         self._prepare_for_queue(job)
         assert job.enqueued_at
         # The mark of this call is `enqueued_at`: the job, and so its `created_at`, may have been there before.
-        values = [utcformat(job.enqueued_at), *fields_of(job)]
+        values = [format_datetime(job.enqueued_at), *job_hash(job)]
         self._write(_ANY_JOB, job.id, job.key, job.ttl, lambda: job, values, at_front, "enqueued_at")
         return job
 
@@ -161,21 +164,21 @@ class Queue(RqQueue):
         if not datas:
             return []
         jobs: list[Job] = []
-        commands = [pack(("SADD", self.redis_queues_keys, self._key))]
+        commands = [pack("SADD", self.redis_queues_keys, self._key)]
         front: list[str] = []
         back: list[str] = []
         for data in datas:
             job, fields = self._from_data(plain, data, group_id)
             jobs.append(job)
-            commands.append(pack(("HSET", job.key, *fields)))
+            commands.append(pack("HSET", job.key, *fields))
             if job.ttl:
                 keys = (job.key, job.dependents_key, job.dependencies_key)
-                commands += (pack(("EXPIRE", key, str(job.ttl))) for key in keys)
+                commands += (pack("EXPIRE", key, str(job.ttl)) for key in keys)
             (front if data.at_front else back).append(job.id)
         for push, ids in (("LPUSH", front), ("RPUSH", back)):
             if ids:
-                commands.append(pack((push, self._key, *ids)))
-        transact(self._line(), commands, lambda connection: _is_written(connection, jobs))
+                commands.append(pack(push, self._key, *ids))
+        self._sender().transact(commands, lambda connection: _is_written(connection, jobs))
         self.log.debug("Enqueued %d jobs to queue %s", len(jobs), self.name)
         return jobs
 
@@ -183,11 +186,11 @@ class Queue(RqQueue):
         """A job of `enqueue_many` and the fields of its hash."""
         limits = self._limits(data.timeout, data.result_ttl, data.ttl, data.failure_ttl)
         if not (data.on_success or data.on_failure or data.on_stopped or data.repeat or data.webhooks):
-            draft = plain.make(
+            pending = plain.make(
                 data.func, data.args, data.kwargs, *limits, data.description, data.job_id, data.meta,
                 data.retry or None, group_id,
             )  # fmt: skip
-            return draft.job(), whole(draft.fields)
+            return pending.job(), full_hash(pending.fields)
         timeout, result_ttl, ttl, failure_ttl = limits
         job = self.create_job(
             data.func, data.args, data.kwargs, timeout, result_ttl, ttl, failure_ttl, data.description, None,
@@ -195,7 +198,7 @@ class Queue(RqQueue):
             on_failure=data.on_failure, on_stopped=data.on_stopped, webhooks=data.webhooks, group_id=group_id,
         )  # fmt: skip
         self._prepare_for_queue(job)
-        return job, fields_of(job)
+        return job, job_hash(job)
 
     def _limits(
         self, timeout: Any, result_ttl: Any, ttl: Any, failure_ttl: Any
@@ -214,10 +217,10 @@ class Queue(RqQueue):
             raise ValueError("Job ttl must be greater than 0")
         return self._default_timeout if seconds is None else seconds, _seconds(result_ttl), waits, _seconds(failure_ttl)
 
-    def _enqueue_draft(self, draft: Draft, at_front: bool) -> Job:
-        key = Job.key_for(draft.job_id)
-        self._write(_PLAIN_JOB, draft.job_id, key, draft.ttl, draft.job, draft.fields, at_front, "created_at")
-        return draft.job()
+    def _enqueue_pending(self, pending: PendingJob, at_front: bool) -> Job:
+        key = Job.key_for(pending.job_id)
+        self._write(_PLAIN_JOB, pending.job_id, key, pending.ttl, pending.job, pending.fields, at_front, "created_at")
+        return pending.job()
 
     def _write(
         self,
@@ -248,17 +251,17 @@ class Queue(RqQueue):
         else:
             keys = ("3", key, self._key, self.redis_queues_keys)
         where = (job_id, "LPUSH" if at_front else "RPUSH", str(ttl or 0))
-        script.call(self._line(), (*keys, *where, "", *values), lambda: (*keys, *where, mark, *values), job)
+        self._sender().run(script, (*keys, *where, "", *values), lambda: (*keys, *where, mark, *values), job)
         self.log.debug("Enqueued job %s to queue %s (at_front=%s)", job_id, self.name, at_front)
 
-    def _line(self) -> Line:
+    def _sender(self) -> PooledSender:
         """The connections that this queue shares with the others of its client."""
         client = self.connection
-        line: Line | None = getattr(client, _LINE, None)
-        if line is None or line.pool is not client.connection_pool:
-            line = Line(client)
-            setattr(client, _LINE, line)
-        return line
+        sender: PooledSender | None = getattr(client, _SENDER, None)
+        if sender is None or sender.pool is not client.connection_pool:
+            sender = PooledSender(client)
+            setattr(client, _SENDER, sender)
+        return sender
 
 
 def _seconds(given: Any) -> int | None:
@@ -276,9 +279,9 @@ def _is_simple(job: Job) -> bool:
 
 def _is_written(connection: Any, jobs: list[Job]) -> bool:
     """Whether a transaction whose reply was lost was done: it is all or nothing, so any of its jobs tells."""
-    connection.send_packed_command((b"".join(pack(("HGET", job.key, "created_at")) for job in jobs),))
+    connection.send_packed_command((b"".join(pack("HGET", job.key, "created_at") for job in jobs),))
     found = [connection.read_response() for _ in jobs]
-    wanted = [utcformat(job.created_at) for job in jobs]
+    wanted = [format_datetime(job.created_at) for job in jobs]
     return any(
         (value.decode() if isinstance(value, bytes) else value) == text
         for value, text in zip(found, wanted, strict=True)

@@ -1,10 +1,9 @@
-"""Holds a task to its rate over all workers: a job over it is put back for later, in order, and waits in no horse.
+"""Holds a task to its rate over all workers: a job over it is snoozed, in order, and waits in no horse.
 
-The `limits` library counts the starts in a moving window in Redis: in no stretch of its length are there more than the
-rate allows. A job that may not start gets a place in a line (`line.lua`): a time of its own, one interval after the job
-before it, so that they come back one by one and in their order rather than all at once. The line is only about when to
-try again; whether a job may start is the library's word each time.
-"""
+The `limits` library counts the starts in a moving window in Redis: no window of that length has more than the rate
+allows. A job that may not start reserves a turn (`reserve_turn.lua`): a time of its own, one interval after the job
+before it, so that jobs come back one by one and in order rather than all at once. The turn only says when to try again;
+whether a job may start is decided by the window each time."""
 
 from __future__ import annotations
 
@@ -15,23 +14,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from rqstack.ratelimit import Rate, parse
+from rqstack.registry.rate import Rate, parse
+from rqstack.transport import keys
+from rqstack.transport.scripts import Script
 
 if TYPE_CHECKING:
-    from redis.commands.core import Script
-
-    from rqstack.limiting.window import Gate
+    from rqstack.limiting.window import MovingWindow
 
 log = logging.getLogger("rqstack.limiting")
 
-PREFIX = "rqstack:ratelimit"
+_RESERVE_TURN = Script("limiting/lua/reserve_turn.lua")
 AWAY = 1.0
 """Seconds after which a job asks again where Redis could not be asked."""
 KEPT = 60.0
@@ -53,19 +51,19 @@ def acquire(connection: Redis, name: str, rate: Rate, job_id: str) -> float:
     Returns:
         0 if it may start now; else seconds after which it should ask again, with a place in the line kept for it.
     """
-    line, script, gate = _tools(connection, name)
+    turns = f"{keys.RATE_LIMIT}:line:{name}"
     interval = rate.seconds / rate.count
-    if (wait := float(script([line], ["enter", job_id, interval, KEPT]))) > 0:
+    if (wait := float(_RESERVE_TURN(connection, [turns], ["enter", job_id, interval, KEPT]))) > 0:
         return wait
-    free_in = gate.enter(name, rate)
+    free_in = _window(connection).enter(name, rate)
     if free_in == 0:
-        connection.zrem(line, job_id)
+        connection.zrem(turns, job_id)
         return 0
-    return float(script([line], ["wait", job_id, interval, KEPT, free_in + _SLACK]))
+    return float(_RESERVE_TURN(connection, [turns], ["wait", job_id, interval, KEPT, free_in + _SLACK]))
 
 
 def limited(func: Callable[..., Any], name: str, rule: Rate | Callable[..., str | None]) -> Callable[..., Any]:
-    """The function as a worker calls it: when its job is over the rate it returns `PutBack`, and the function is not
+    """The function as a worker calls it: when its job is over the rate it returns `Snooze`, and the function is not
     called. Outside of a job it is just called.
 
     Args:
@@ -74,7 +72,7 @@ def limited(func: Callable[..., Any], name: str, rule: Rate | Callable[..., str 
         rule: Its limit, or a function of its arguments that gives it.
     """
 
-    def put_back(args: Any, kwargs: Any) -> Any:
+    def snoozed(args: Any, kwargs: Any) -> Any:
         from rq import get_current_job
 
         if not _held.get() or (job := get_current_job()) is None:
@@ -90,22 +88,22 @@ def limited(func: Callable[..., Any], name: str, rule: Rate | Callable[..., str 
             wait = AWAY
         if wait == 0:
             return None
-        from rqstack.limiting.putback import PutBack
+        from rqstack.limiting.snooze import Snooze
 
         # RQ counts what a job returns to be run again; the limit must not use up what the task itself may return.
         job.number_of_retries = (job.number_of_retries or 0) - 1
-        return PutBack(wait)
+        return Snooze(wait)
 
     if inspect.iscoroutinefunction(func):
 
         @functools.wraps(func)
         async def body(*args: Any, **kwargs: Any) -> Any:
-            return put_back(args, kwargs) or await func(*args, **kwargs)
+            return snoozed(args, kwargs) or await func(*args, **kwargs)
     else:
 
         @functools.wraps(func)
         def body(*args: Any, **kwargs: Any) -> Any:
-            return put_back(args, kwargs) or func(*args, **kwargs)
+            return snoozed(args, kwargs) or func(*args, **kwargs)
 
     return body
 
@@ -126,8 +124,7 @@ def _rate(text: str | None) -> Rate | None:
 
 
 @lru_cache(maxsize=256)
-def _tools(connection: Redis, name: str) -> tuple[str, Script, Gate]:
-    from rqstack.limiting.window import Gate
+def _window(connection: Redis) -> MovingWindow:
+    from rqstack.limiting.window import MovingWindow
 
-    text = files("rqstack.limiting").joinpath("line.lua").read_text()
-    return f"{PREFIX}:line:{name}", connection.register_script(text), Gate(connection, PREFIX)
+    return MovingWindow(connection, keys.RATE_LIMIT)

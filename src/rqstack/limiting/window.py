@@ -11,10 +11,10 @@ from limits.strategies import MovingWindowRateLimiter
 if TYPE_CHECKING:
     from redis import Redis
 
-    from rqstack.ratelimit import Rate
+    from rqstack.registry.rate import Rate
 
 
-class Gate:
+class MovingWindow:
     """Counts starts in a moving window.
 
     Args:

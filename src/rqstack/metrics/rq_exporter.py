@@ -33,9 +33,9 @@ from rq_exporter import config
 from rq_exporter.collector import RQCollector
 from rq_exporter.utils import get_redis_connection
 
-from rqstack.connections import connect
 from rqstack.errors import RqstackError
 from rqstack.settings import Settings, StackSettings, load
+from rqstack.transport.client import connect
 
 REDIS_TIMEOUT = 5.0
 """Seconds a Redis command may take: a scrape must end before Prometheus gives up on it."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from rqstack.timetable import Timetable, parse
+from rqstack.registry.timetable import Timetable, parse
 
 CATCH_UP = 60
 """Seconds. Firings that are late by at most this all run: so a restart, a failover or a lost Redis costs none."""

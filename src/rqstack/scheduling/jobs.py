@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rqstack.declaration import TaskOptions
 from rqstack.errors import InvalidJob
-from rqstack.registry import registry
+from rqstack.registry.options import TaskOptions
+from rqstack.registry.registry import registry
 from rqstack.scheduling.entries import RUN_TIME, Entry, arguments_text, check_grace, entry_id
 from rqstack.settings import Settings, get_settings
 from rqstack.tasks import BoundTask, Task
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from redis import Redis
     from rq import Queue
 
-    from rqstack.timetable import Timetable
+    from rqstack.registry.timetable import Timetable
 
 Function = Callable[..., Any] | Task[..., Any] | str
 """A task, the function of one, or its dotted path."""
 
 
 @dataclass(frozen=True)
-class Call:
+class ScheduledCall:
     """A call to be made later, checked.
 
     Args:
@@ -50,7 +50,7 @@ def make_call(
     kwargs: Mapping[str, Any] | None,
     options: Mapping[str, Any],
     settings: Settings | None = None,
-) -> Call:
+) -> ScheduledCall:
     """Check a call.
 
     Args:
@@ -77,14 +77,14 @@ def make_call(
             task.signature.bind(*given, **named)
         except TypeError as error:
             raise InvalidJob(f"{path}: {error}.") from None
-        return Call(task.name, given, named, replace(task.options, **options), task)
+        return ScheduledCall(task.name, given, named, replace(task.options, **options), task)
     if not isinstance(function, str) and not (settings or get_settings()).allow_unregistered:
         raise InvalidJob(f"{path} is no task, so no worker would run it. Put @task above it.")
-    return Call(path, given, named, TaskOptions(**options))
+    return ScheduledCall(path, given, named, TaskOptions(**options))
 
 
 def make_entry(
-    call: Call,
+    call: ScheduledCall,
     timetable: Timetable,
     *,
     source: str,
@@ -128,7 +128,7 @@ def make_entry(
     )
 
 
-def by_our_names(options: Mapping[str, Any]) -> dict[str, Any]:
+def task_options_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """RQ's options of one job as those of a task."""
     given = dict(options)
     if "job_timeout" in given:
@@ -139,23 +139,15 @@ def by_our_names(options: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def by_rqs_names(call: Call) -> dict[str, Any]:
-    """The options of a task as those of one of RQ's jobs."""
-    options = call.options
-    return {
-        "job_timeout": options.timeout,
-        "result_ttl": options.result_ttl,
-        "failure_ttl": options.failure_ttl,
-        "ttl": options.ttl,
-        "description": options.description,
-        "at_front": options.at_front,
-        "meta": dict(options.meta) if options.meta else None,
-        "retry": options.make_retry() if options.retries else None,
-    }
+def enqueue_options(call: ScheduledCall) -> dict[str, Any]:
+    """The options of a call, as `rq.Queue.enqueue` takes them."""
+    fields = call.options.job_fields()
+    fields["job_timeout"] = fields.pop("timeout")
+    return fields
 
 
 @contextlib.contextmanager
-def storing(call: Call) -> Iterator[None]:
+def storing(call: ScheduledCall) -> Iterator[None]:
     """Around what makes a job of a call: says what cannot be stored.
 
     Raises:
@@ -167,31 +159,22 @@ def storing(call: Call) -> Iterator[None]:
         raise InvalidJob(f"{call.path}: the job cannot be stored: {error}.") from error
 
 
-def _template(call: Call, queue: Queue) -> dict[str, bytes]:
+def _template(call: ScheduledCall, queue: Queue) -> dict[str, bytes]:
     """The fields of a job as RQ stores them; what differs from firing to firing is set when it fires."""
     options = call.options
     with storing(call):
-        job = queue.create_job(
-            call.path,
-            args=call.args,
-            kwargs=call.kwargs,
-            timeout=options.timeout,
-            result_ttl=options.result_ttl,
-            failure_ttl=options.failure_ttl,
-            ttl=options.ttl,
-            description=options.description,
-            meta=dict(options.meta) if options.meta else None,
-            retry=options.make_retry() if options.retries else None,
-        )
+        fields = options.job_fields()
+        at_front = fields.pop("at_front")
+        job = queue.create_job(call.path, args=call.args, kwargs=call.kwargs, **fields)
         job.origin = queue.name
         job.timeout = job.timeout or queue._default_timeout
-        if options.at_front:
+        if at_front:
             job.enqueue_at_front = True
-        fields = job.to_dict()
+        stored = job.to_dict()
     differing = ("created_at", "enqueued_at", "status")
     return {
         key: value if isinstance(value, bytes) else str(value).encode()
-        for key, value in fields.items()
+        for key, value in stored.items()
         if value is not None and key not in differing
     }
 

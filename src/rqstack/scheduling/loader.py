@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from rqstack.logs import configure
+from rqstack.processes.logs import configure
 from rqstack.settings import Settings
 
 TIMEOUT = 120.0
@@ -106,10 +106,10 @@ def read_table(settings: Settings) -> Report:
     """
     from redis.exceptions import RedisError
 
-    from rqstack.connections import connect, explain
     from rqstack.errors import RqstackError
-    from rqstack.scheduling.declared import load
+    from rqstack.scheduling.cron_declarations import load
     from rqstack.scheduling.table import CronTable
+    from rqstack.transport.client import connect, explain
 
     connection = connect(settings)
     try:

@@ -13,14 +13,15 @@ from types import FrameType
 from redis import Redis
 from redis.exceptions import RedisError
 
-from rqstack.connections import connect, explain
-from rqstack.scheduling import keys
+from rqstack.registry.code_version import code_version
+from rqstack.scheduling.delayed import DelayedJobs
+from rqstack.scheduling.heartbeat import Heartbeat
 from rqstack.scheduling.loader import Loader
-from rqstack.scheduling.mover import Mover
-from rqstack.scheduling.presence import Presence
-from rqstack.scheduling.release import release
+from rqstack.scheduling.scripts import PEEK
 from rqstack.scheduling.table import CronTable
 from rqstack.settings import Settings, get_settings
+from rqstack.transport import keys
+from rqstack.transport.client import connect, explain
 
 log = logging.getLogger("rqstack.scheduler")
 
@@ -79,11 +80,10 @@ class SchedulerProcess:
         self.settings = settings or get_settings()
         self.connection: Redis = connect(self.settings, retries=1, socket_timeout=SOCKET_TIMEOUT)
         self.table = CronTable(self.connection)
-        self.mover = Mover(self.connection, self.settings.job_timeout)
-        self.presence = Presence(max(2 * self.settings.dead_after, 3 * self.settings.heartbeat), name)
-        self._scripts = keys.Scripts(self.connection)
+        self.delayed_jobs = DelayedJobs(self.connection, self.settings.job_timeout)
+        self.heartbeat = Heartbeat(max(2 * self.settings.dead_after, 3 * self.settings.heartbeat), name)
         self._loader = Loader(self.settings)
-        self._release = ""
+        self._code_version = ""
         self._reading_due = 0.0
         self._open_at = float("inf")
         self._next_beat = 0.0
@@ -95,16 +95,16 @@ class SchedulerProcess:
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGHUP, lambda number, frame: self.reload())
-        log.info("scheduler %s started", self.presence.name)
+        log.info("scheduler %s started", self.heartbeat.name)
         try:
-            self._release = release(self.settings)
+            self._code_version = code_version(self.settings)
             while True:
                 time.sleep(self._turn_safely())
         except _Stop:
             pass
         finally:
             self._close()
-        log.info("scheduler %s stopped", self.presence.name)
+        log.info("scheduler %s stopped", self.heartbeat.name)
         return 0
 
     def reload(self) -> None:
@@ -125,7 +125,7 @@ class SchedulerProcess:
     def _turn(self) -> float:
         moment = time.monotonic()
         if moment >= self._next_beat:
-            self.presence.beat(self.connection)
+            self.heartbeat.beat(self.connection)
             self._next_beat = moment + self.settings.heartbeat
         self._read_table()
         look = self.look()
@@ -138,7 +138,7 @@ class SchedulerProcess:
         damaged = firing and self.table.damaged > 0
         due = [queue for queue, first in look.delayed.items() if first <= look.now]
         if due:
-            moved = self.mover.move_due(look.now, due)
+            moved = self.delayed_jobs.move_due(look.now, due)
             done += moved.jobs + moved.dropped
             damaged = damaged or bool(moved.failed)
         if done:
@@ -151,8 +151,7 @@ class SchedulerProcess:
 
     def look(self) -> Look:
         """Ask Redis what is due next: one round trip."""
-        names = [keys.NEXT, keys.MARK, keys.QUEUES, keys.SCHEDULED, keys.LOCK]
-        answer = self._scripts("peek", names, [keys.QUEUE])
+        answer = PEEK(self.connection, [keys.CRON_NEXT, keys.CRON_MARK, keys.QUEUES], [])
         now = int(answer[0]) + int(answer[1]) / 1e6
         delayed = {queue.decode(): float(first) for queue, first in zip(answer[4::2], answer[5::2], strict=True)}
         return Look(now, bool(answer[2]), float(answer[3]) if answer[3] else float("inf"), delayed)
@@ -170,10 +169,10 @@ class SchedulerProcess:
                     log.error("nothing was removed from the cron table, because of what is said above")
             elif self._reading_due == float("inf"):
                 self._reading_due = time.monotonic() + LONGEST_WAIT
-        current = release(self.settings)
-        if current != self._release:
+        current = code_version(self.settings)
+        if current != self._code_version:
             log.info("the task code has changed: reading the cron table again")
-            self._release = current
+            self._code_version = current
             self.reload()
         if not self._loader.busy and time.monotonic() >= self._reading_due:
             self._reading_due = float("inf")
@@ -200,6 +199,6 @@ class SchedulerProcess:
         self._loader.stop()
         self.connection.close()
         with suppress(RedisError, OSError):
-            farewell = connect(self.settings, retries=0, socket_timeout=1, socket_connect_timeout=1)
-            self.presence.leave(farewell)
-            farewell.close()
+            client = connect(self.settings, retries=0, socket_timeout=1, socket_connect_timeout=1)
+            self.heartbeat.remove(client)
+            client.close()

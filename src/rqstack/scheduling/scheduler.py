@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from rqstack import bulk
 from rqstack.bulk import State
-from rqstack.connections import connect
-from rqstack.scheduling.declared import declare, make_timetable
+from rqstack.scheduling.cron_declarations import declare, make_timetable
+from rqstack.scheduling.delayed import DelayedJobs
 from rqstack.scheduling.entries import RUN_TIME, Entry
-from rqstack.scheduling.jobs import Call, Function, by_our_names, by_rqs_names, make_call, make_entry, storing
-from rqstack.scheduling.mover import Mover
+from rqstack.scheduling.jobs import (
+    Function,
+    ScheduledCall,
+    enqueue_options,
+    make_call,
+    make_entry,
+    storing,
+    task_options_of,
+)
 from rqstack.scheduling.table import CronTable, Status
 from rqstack.settings import Settings, get_settings
+from rqstack.transport.client import connect
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -192,7 +200,7 @@ class Scheduler:
 
     def scheduled_jobs(self, queue_name: str | None = None) -> list[Job]:
         """Delayed jobs and retries that wait for their time, of a queue or of all, the next first."""
-        names = [queue_name] if queue_name else Mover(self.connection).queues()
+        names = [queue_name] if queue_name else DelayedJobs(self.connection).queues()
         found: list[Job] = []
         for name in names:
             queue = self.get_queue(name)
@@ -267,7 +275,7 @@ class Scheduler:
             raise ValueError("work() needs the name of a queue.")
         burst = self.strategy == "burst-no-fork"
         if with_scheduler and burst:
-            Mover(self.connection, self.settings.job_timeout).move_due(self.table.now(), queues)
+            DelayedJobs(self.connection, self.settings.job_timeout).move_due(self.table.now(), queues)
         kind = SimpleWorker if burst else Worker
         found = [self.get_queue(name) for name in queues]
         worker = kind(found, connection=self.connection, serializer=found[0].serializer)
@@ -290,15 +298,15 @@ class Scheduler:
         for name in self._queues:
             bulk.empty(self.connection, name)
 
-    def _enqueue(self, queue_name: str, when: datetime | None, call: Call, options: dict[str, Any]) -> Job:
+    def _enqueue(self, queue_name: str, when: datetime | None, call: ScheduledCall, options: dict[str, Any]) -> Job:
         """Through the task, where it is known: so it is unique, or saved first, as it says. Else as RQ would."""
         if call.task is not None and self.is_async and self.settings is get_settings():
-            given = by_our_names(options)
+            given = task_options_of(options)
             return call.task.enqueue(
                 call.args, call.kwargs, queue=queue_name, at=when, connection=self.connection, **given
             )
         queue = self.get_queue(queue_name)
-        given = by_rqs_names(call) | options
+        given = enqueue_options(call) | options
         with storing(call):
             if when is not None:
                 return queue.enqueue_at(  # type: ignore[no-any-return]

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
-from rqstack.scheduling import keys
+from rqstack.registry.timetable import latest
 from rqstack.scheduling.entries import CATCH_UP, DECLARED, Entry
-from rqstack.timetable import latest
+from rqstack.scheduling.scripts import FIRE, PRUNE, PUT, SKIP
+from rqstack.transport import keys
+from rqstack.transport.errors import is_damage
+from rqstack.transport.timestamps import format_seconds
 
 if TYPE_CHECKING:
     from redis import Redis
+    from redis.client import Pipeline
 
 log = logging.getLogger("rqstack.scheduler")
 
@@ -64,7 +68,6 @@ class CronTable:
 
     def __init__(self, connection: Redis) -> None:
         self.connection: Any = connection
-        self._run = keys.Scripts(connection)
         self._read_before: dict[str, tuple[dict[bytes, bytes], Entry | None]] = {}
         self._said: dict[str, str] = {}
         self.damaged = 0
@@ -105,9 +108,9 @@ class CronTable:
                 self._put(entry, now, pipeline)
             ids = [entry.id for entry in entries]
             if remove:
-                self._keep(sources, "1", ids, pipeline)
+                self._prune(sources, "1", ids, pipeline)
             else:
-                pipeline.set(keys.MARK, "1")
+                pipeline.set(keys.CRON_MARK, "1")
             answers = pipeline.execute()
         change = Change(removed=_texts(answers[-1]) if remove else [])
         for entry, answer in zip(entries, answers, strict=False):
@@ -117,25 +120,25 @@ class CronTable:
     def cancel(self, id: str) -> bool:
         """Remove an entry. Returns whether there was one. A declared one comes back at the next start or deploy."""
         with self.connection.pipeline(transaction=True) as pipeline:
-            pipeline.zrem(keys.NEXT, id)
-            pipeline.delete(keys.ENTRY + id, keys.TEMPLATE + id)
-            pipeline.expire(keys.STATE + id, STATE_TTL)
+            pipeline.zrem(keys.CRON_NEXT, id)
+            pipeline.delete(keys.CRON_ENTRY + id, keys.CRON_JOB + id)
+            pipeline.expire(keys.CRON_STATE + id, STATE_TTL)
             return bool(pipeline.execute()[0])
 
     def cancel_all(self, source: str | None = None) -> list[str]:
         """Remove the entries of a source, or all. Returns their ids."""
-        return _texts(self._keep([source or "*"], "", []))
+        return _texts(self._prune([source or "*"], "", []))
 
     def ids(self) -> list[str]:
         """The ids of all entries, the next to fire first."""
-        return _texts(self.connection.zrange(keys.NEXT, 0, -1))
+        return _texts(self.connection.zrange(keys.CRON_NEXT, 0, -1))
 
     def __len__(self) -> int:
-        return int(self.connection.zcard(keys.NEXT))
+        return int(self.connection.zcard(keys.CRON_NEXT))
 
     def entries(self) -> list[tuple[Entry, Status]]:
         """All entries, the next to fire first. Two round trips. One that this machine cannot read is left out."""
-        rows = self.connection.zrange(keys.NEXT, 0, -1, withscores=True)
+        rows = self.connection.zrange(keys.CRON_NEXT, 0, -1, withscores=True)
         found = []
         for (raw, score), (fields, state) in zip(rows, self._read([raw for raw, _ in rows]), strict=True):
             entry = self._decode(raw.decode(), fields)
@@ -159,7 +162,7 @@ class CronTable:
             The ids of the jobs that this call enqueued. What is damaged in Redis is logged, and holds up no other.
         """
         self.damaged = 0
-        due = self.connection.zrangebyscore(keys.NEXT, "-inf", int(now), start=0, num=BATCH)
+        due = self.connection.zrangebyscore(keys.CRON_NEXT, "-inf", int(now), start=0, num=BATCH)
         jobs: list[str] = []
         for raw, (fields, state) in zip(due, self._read(due), strict=True):
             entry = self._decode(raw.decode(), fields)
@@ -186,8 +189,8 @@ class CronTable:
             if passing or not firings:
                 upto, count = (start - 1, 1) if passing else (last, 0)
                 following = entry.timetable.next_after(upto)
-                names = [keys.ENTRY + entry.id, keys.STATE + entry.id, keys.NEXT]
-                self._run("skip", names, [entry.id, version, upto, following, count], pipeline)
+                names = [keys.CRON_ENTRY + entry.id, keys.CRON_STATE + entry.id, keys.CRON_NEXT]
+                SKIP(pipeline, names, [entry.id, version, upto, following, count])
             for index, firing in enumerate(firings):
                 following = firings[index + 1] if index + 1 < len(firings) else entry.timetable.next_after(firing)
                 self._send(entry, version, firing, following, time, pipeline)
@@ -209,36 +212,39 @@ class CronTable:
             log.info("%s: enqueued %s on %s", entry.name, job_id, entry.queue)
         return fired
 
-    def _send(self, entry: Entry, version: str, firing: int, following: int, now: float, pipeline: object) -> None:
+    def _send(self, entry: Entry, version: str, firing: int, following: int, now: float, pipeline: Pipeline) -> None:
         job_id = entry.job_id(firing)
         names = [
-            keys.ENTRY + entry.id,
-            keys.TEMPLATE + entry.id,
-            keys.STATE + entry.id,
-            keys.NEXT,
+            keys.CRON_ENTRY + entry.id,
+            keys.CRON_JOB + entry.id,
+            keys.CRON_STATE + entry.id,
+            keys.CRON_NEXT,
             keys.JOB + job_id,
             keys.QUEUE + entry.queue,
             keys.QUEUES,
         ]
-        self._run("fire", names, [entry.id, version, firing, following, job_id, rq_time(now)], pipeline)
+        FIRE(pipeline, names, [entry.id, version, firing, following, job_id, format_seconds(now)])
 
-    def _put(self, entry: Entry, now: int, client: object = None) -> int:
+    def _put(self, entry: Entry, now: int, client: Pipeline | None = None) -> int:
         fields = entry.fields()
         arguments: list[object] = [entry.id, now, entry.timetable.next_after(now), len(fields)]
         arguments += [part for pair in fields.items() for part in pair]
         arguments += [part for pair in entry.template.items() for part in pair]
-        names = [keys.ENTRY + entry.id, keys.TEMPLATE + entry.id, keys.STATE + entry.id, keys.NEXT]
-        return self._run("put", names, arguments, client)  # type: ignore[no-any-return]
+        names = [keys.CRON_ENTRY + entry.id, keys.CRON_JOB + entry.id, keys.CRON_STATE + entry.id, keys.CRON_NEXT]
+        return PUT(client or self.connection, names, arguments)  # type: ignore[no-any-return]
 
-    def _keep(self, sources: Sequence[str], mark: str, ids: Sequence[str], client: object = None) -> list[bytes]:
-        names = [keys.NEXT, keys.MARK, keys.ENTRY, keys.TEMPLATE, keys.STATE]
-        return self._run("keep", names, [STATE_TTL, mark, len(sources), *sources, *ids], client)  # type: ignore[no-any-return]
+    def _prune(
+        self, sources: Sequence[str], mark: str, ids: Sequence[str], client: Pipeline | None = None
+    ) -> list[bytes]:
+        names = [keys.CRON_NEXT, keys.CRON_MARK]
+        arguments = [STATE_TTL, mark, len(sources), *sources, *ids]
+        return PRUNE(client or self.connection, names, arguments)  # type: ignore[no-any-return]
 
     def _read(self, ids: Sequence[bytes]) -> list[tuple[dict[bytes, bytes], list[bytes | None]]]:
         with self.connection.pipeline(transaction=False) as pipeline:
             for raw in ids:
-                pipeline.hgetall(keys.ENTRY + raw.decode())
-                pipeline.hmget(keys.STATE + raw.decode(), "last", "last_job", "fired", "skipped")
+                pipeline.hgetall(keys.CRON_ENTRY + raw.decode())
+                pipeline.hmget(keys.CRON_STATE + raw.decode(), "last", "last_job", "fired", "skipped")
             answers = pipeline.execute(raise_on_error=False)
         found: list[tuple[dict[bytes, bytes], list[bytes | None]]] = []
         for raw, fields, state in zip(ids, answers[::2], answers[1::2], strict=True):
@@ -255,7 +261,7 @@ class CronTable:
         Raises:
             Exception: The error, where it is about something else.
         """
-        if not (isinstance(error, ResponseError) and keys.is_damage(error)):
+        if not (isinstance(error, ResponseError) and is_damage(error)):
             raise error
         self.damaged += 1
         if self._said.get(id) != str(error):
@@ -278,15 +284,6 @@ class CronTable:
         return entry
 
 
-def rq_time(now: float) -> str:
-    """A time as RQ writes it."""
-    from datetime import UTC, datetime
-
-    from rq.utils import utcformat
-
-    return str(utcformat(datetime.fromtimestamp(now, UTC)))
-
-
 def _between(entry: Entry, after: int, upto: int) -> Iterable[int]:
     firing = entry.timetable.next_after(after)
     while firing <= upto:
@@ -304,4 +301,4 @@ def _texts(values: Iterable[bytes]) -> list[str]:
 
 
 def _clock(instant: int) -> str:
-    return rq_time(instant)[:19] + "Z"
+    return format_seconds(instant)[:19] + "Z"

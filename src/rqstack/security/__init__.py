@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rqstack.errors import PayloadRejected
 from rqstack.settings import get_settings
+from rqstack.transport import keys
 
 if TYPE_CHECKING:
     from redis import Redis
 
     from rqstack.settings import Settings
 
-__all__ = ["REJECTED", "Default", "PayloadRejected", "Serializer", "count_rejected", "get_serializer"]
-
-REJECTED = "rqstack:metrics:payloads_rejected"
-"""A hash in Redis: reason -> how many payloads were refused for it."""
+__all__ = ["Default", "PayloadRejected", "Serializer", "count_rejected", "get_serializer"]
 
 
 class Serializer(Protocol):
@@ -78,4 +76,4 @@ def count_rejected(connection: Redis, error: PayloadRejected) -> None:
         connection: A client, or a pipeline.
         error: Why it was refused.
     """
-    connection.hincrby(REJECTED, error.reason, 1)
+    connection.hincrby(keys.PAYLOADS_REJECTED, error.reason, 1)

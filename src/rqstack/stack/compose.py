@@ -11,7 +11,7 @@ from typing import Any
 
 from rqstack.errors import RqstackError
 from rqstack.settings import StackSettings, load
-from rqstack.stack import bundle, env, images, ports
+from rqstack.stack import build_projects, env, images, ports
 
 Say = Callable[[str], None]
 BASE = "docker-compose.yml"
@@ -112,7 +112,7 @@ def start(root: Path, say: Say, *, monitoring: bool = False, scale: Mapping[str,
     config = compose.config()
     services = [name for name in config["services"] if name not in found.left_out]
     check_ports(config, services, compose.containers())
-    bundle.stage([root / path for path in settings.tasks_outside], root / "tasks")
+    build_projects.stage([root / path for path in settings.tasks_outside], root / "tasks")
     say("Building the images of rqstack and of the tasks.")
     compose.run("build", "--quiet", *services, what="build the images")
     say(f"Starting {', '.join(services)}.")
@@ -229,7 +229,7 @@ def deploy_tasks(root: Path, say: Say) -> None:
         StackFailed: It cannot be built, or does not import; then the running release stays.
     """
     compose = Compose(root)
-    bundle.stage([root / path for path in load(StackSettings).tasks_outside], root / "tasks")
+    build_projects.stage([root / path for path in load(StackSettings).tasks_outside], root / "tasks")
     say("Building the task projects.")
     compose.run("build", "--quiet", ONE_SHOT, what="build the task projects")
     _in_tasks(compose, say, "install", "/packages", "--again")

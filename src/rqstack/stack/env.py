@@ -14,10 +14,10 @@ from typing import Any
 
 from dotenv import dotenv_values
 
-from rqstack.environment import SecretStr, Setting, settings_of
 from rqstack.errors import SettingsError
-from rqstack.home import home
 from rqstack.settings import Settings, StackSettings, load
+from rqstack.settings.loader import SecretStr, Setting, settings_of
+from rqstack.settings.paths import home
 from rqstack.stack.acl import ROLES, users_acl
 from rqstack.stack.rq_settings import rq_settings
 

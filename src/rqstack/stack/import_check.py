@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from rqstack.discovery import autodiscover
+from rqstack.registry.discovery import autodiscover
 from rqstack.settings import Settings, load
 
 

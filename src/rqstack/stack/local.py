@@ -15,10 +15,10 @@ from pathlib import Path
 
 from honcho.environ import expand_processes, parse_procfile
 
-from rqstack.environment import values_given
 from rqstack.errors import RqstackError
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.stack import env, locks, packages, ports, processes, runner
+from rqstack.settings.loader import values_given
+from rqstack.stack import dependencies, env, locks, ports, processes, runner
 
 BASE = "Procfile"
 MONITOR = "Procfile-monitor"
@@ -67,8 +67,8 @@ def start(root: Path, say: Say, *, monitoring: bool = False, scale: Mapping[str,
     scale = scale or {}
     if env.setup(root):
         say(f"Made {root / '.env'} with random secrets.")
-    packages.prepare(root, say)
-    packages.redis_server(root, say)
+    dependencies.prepare(root, say)
+    dependencies.redis_server(root, say)
     running = dict(locks.holders(root))
     if "redis.1" in running:
         say("The stack already runs.")
@@ -84,7 +84,7 @@ def start(root: Path, say: Say, *, monitoring: bool = False, scale: Mapping[str,
         say("Monitoring already runs.")
         return
     for name in ("exporter", "dashboard"):
-        packages.environment(root, name, say)
+        dependencies.environment(root, name, say)
     _choose_ports(root, say)
     _launch(root, MONITOR, {name.partition(".")[0]: 1 for name in wanted} | _left_out(wanted))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-from rqstack.home import home
+from rqstack.settings.paths import home
 from rqstack.stack import env, locks
 
 PATIENCE = 20.0

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rqstack.environment import values_given
 from rqstack.errors import RqstackError
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.stack import env, packages, ports
+from rqstack.settings.loader import values_given
+from rqstack.stack import dependencies, env, ports
 
 SPACE_NEEDED = 64 * 2**20
 """Bytes that must be free on the disk of Redis's append-only file before Redis is started."""
@@ -87,7 +87,7 @@ def redis(root: Path) -> Sequence[str]:
     lines += [f"{name} {value}" for name, value in own.items()]
     configuration = folder / "redis.conf"
     env.write(configuration, "\n".join(lines) + "\n", 0o600)
-    server = packages.redis_server(root, say)
+    server = dependencies.redis_server(root, say)
     env.write_stack_env("local", {"REDIS_URL": f"redis://{ports.HOST}:{port}/0", "REDIS_PORT": port}, root)
     return [server, str(configuration)]
 
@@ -122,12 +122,12 @@ def _prometheus(root: Path) -> Sequence[str]:
 
 
 def _exporter(root: Path) -> Sequence[str]:
-    python = packages.environment(root, "exporter", say) / "python"
+    python = dependencies.environment(root, "exporter", say) / "python"
     return [str(python), "-m", "rqstack.metrics.rq_exporter"]
 
 
 def _dashboard(root: Path) -> Sequence[str]:
-    python = packages.environment(root, "dashboard", say) / "python"
+    python = dependencies.environment(root, "dashboard", say) / "python"
     return [str(python), "-m", "rqstack.cli.main", "dashboard"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from rqstack.settings import home
+from rqstack.settings.paths import home
 
 if TYPE_CHECKING:
     from rqstack.settings import Settings

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rqstack.lazy import exports
 
 if TYPE_CHECKING:
     from rqstack.worker.worker import Worker
 
 __all__ = ["Worker"]
 
-
-def __getattr__(name: str) -> Any:
-    # Lazily: what reads a key's name here must not pay for RQ.
-    if name == "Worker":
-        from rqstack.worker.worker import Worker
-
-        return Worker
-    raise AttributeError(f"module 'rqstack.worker' has no attribute {name!r}")
+__getattr__ = exports(__name__, {"Worker": "worker"})

@@ -9,7 +9,7 @@ import pytest
 from rq import Retry
 from rq.command import send_stop_job_command
 
-from rqstack.worker.counters import Counters
+from rqstack.worker.horse.counters import Counters
 
 TASKS = """
 import os, time
@@ -118,17 +118,18 @@ def test_a_reply_that_is_lost_is_not_counted_twice(connection: Any, what: bytes)
     from rq import Queue
     from rq.serializers import DefaultSerializer
 
+    from rqstack.transport import keys
+    from rqstack.transport.raw import RawConnection
     from rqstack.worker import Worker
-    from rqstack.worker.channel import Channel
-    from rqstack.worker.scripts import CLAIM, FINISH, SUPERVISORS, running_key
+    from rqstack.worker.scripts import CLAIM, FINISH
 
     queue = Queue("default", connection=connection)
     queue.enqueue("shop.tasks.give", job_id="one")
     worker = Worker([queue], name="w", connection=connection, serializer=DefaultSerializer)
-    connection.zadd(SUPERVISORS, {"s": 9e9})
-    channel = Channel(connection)
-    keys = (worker.key, running_key("s"), SUPERVISORS, queue.key)
-    head = (len(keys), *keys, "w", "s")
+    connection.zadd(keys.SUPERVISORS, {"s": 9e9})
+    channel = RawConnection(connection)
+    names = (worker.key, keys.running("s"), keys.SUPERVISORS, queue.key)
+    head = (len(names), *names, "w", "s")
     stamp = ("2026-01-31T12:00:00.000000Z", "1769860800.0", 90, "0", "")
     claimed = channel.run(CLAIM, (*head, "a" * 32, *stamp))
     assert claimed[:3] == [b"job", b"default", b"one"]
@@ -146,7 +147,7 @@ def test_a_reply_that_is_lost_is_not_counted_twice(connection: Any, what: bytes)
     )
     tail = (*head, "b" * 32, *stamp, *end)
     if what == b"fenced":
-        connection.delete(running_key("s"))
+        connection.delete(keys.running("s"))
     if what == b"unusual":
         connection.sadd("rq:job:one:dependents", "two")
     recorded = what == b"finished"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from rqstack.cli.worker import run
-from rqstack.environment import settings_of
 from rqstack.settings import Settings, StackSettings
+from rqstack.settings.loader import settings_of
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "worker.md"
 COMMANDS = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)[0].splitlines()

@@ -25,14 +25,17 @@ from rq.serializers import DefaultSerializer
 from rq.suspension import resume, suspend
 
 from rqstack.settings import get_settings
+from rqstack.transport import keys
+from rqstack.transport.raw import RawConnection
 from rqstack.worker import Worker
-from rqstack.worker.channel import Channel
-from rqstack.worker.horse import Horse
+from rqstack.worker.horse.horse import Horse
+from rqstack.worker.horse.rq_path import RQPath
+from rqstack.worker.horse.running import RunningJob
+from rqstack.worker.lease import Lease
 from rqstack.worker.limits import Limits
-from rqstack.worker.recovery import Held, Recovery
-from rqstack.worker.scripts import CLAIM, DEAD, FINISH, SUPERVISORS, claim_key, running_key
-from rqstack.worker.slots import Slots
-from rqstack.worker.slow import Running, SlowPath
+from rqstack.worker.scoreboard import Scoreboard
+from rqstack.worker.scripts import CLAIM, FINISH
+from rqstack.worker.supervisor.recovery import Recovery
 
 QUEUES = ("high", "low: 1")
 MAX_CRASHES = 3
@@ -54,7 +57,7 @@ class Rider:
     def __init__(self, client: Redis, name: str, supervisor: str) -> None:
         queues = [Queue(queue, connection=client) for queue in QUEUES]
         self.worker = Worker(queues, name=name, connection=client, serializer=DefaultSerializer)
-        self.horse = Horse(self.worker, (supervisor, os.getpid()), Slots(1), 0, Limits())
+        self.horse = Horse(self.worker, (supervisor, os.getpid()), Scoreboard(1), 0, Limits())
         self.horse._on_stop = signal.getsignal(signal.SIGTERM)  # type: ignore[assignment]  # the test keeps its own
         self.supervisor = supervisor
         self.claimed: list[Any] | None = None
@@ -70,7 +73,7 @@ class Rider:
         return self.finished[0] if self.finished is not None else None
 
     def close(self) -> None:
-        self.horse._channel.close()
+        self.horse._connection.close()
         for descriptor in (self.horse._wakeup, self.horse._wake):
             os.close(descriptor)
 
@@ -89,7 +92,7 @@ class Jobs(RuleBasedStateMachine):
         self.crashes: Counter[str] = Counter()
         self.successes: Counter[str] = Counter()
         self.names = ("sup-a", "sup-b")
-        self.channels = [Channel(client) for _ in self.names]
+        self.channels = [RawConnection(client) for _ in self.names]
         self.recoveries = [
             Recovery(
                 channel,
@@ -106,16 +109,16 @@ class Jobs(RuleBasedStateMachine):
         for rider in self.riders:
             rider.worker.register_birth()
         for number in range(2):
-            self.beat(number)
+            self.heartbeat(number)
 
     def teardown(self) -> None:
         """Let everything come to its end: no job may be left over."""
         resume(self.client)
         for number, recovery in enumerate(self.recoveries):
-            self.beat(number)
+            self.heartbeat(number)
             for rider in self.riders[number * 2 : number * 2 + 2]:
                 rider.claimed = rider.finished = None
-                self.settle(rider, recovery.give_back([rider.worker.name], crashed=False))
+                self.settle(rider, recovery.put_back([rider.worker.name], crashed=False))
         rider = self.riders[0]
         for _ in range(1000):
             self.claim(0, idle=True)
@@ -198,8 +201,8 @@ class Jobs(RuleBasedStateMachine):
     def claim(self, horse: int, idle: bool) -> None:
         rider = self.riders[horse]
         if rider.job_id is None:
-            tail = rider.horse._tail(None, claim=True, idle=idle)
-            self.note_claim(rider, rider.horse._channel.run(CLAIM, tail), CLAIM, tail, resent=idle)
+            tail = rider.horse._arguments(None, claim=True, idle=idle)
+            self.note_claim(rider, rider.horse._connection.run(CLAIM, tail), CLAIM, tail, resent=idle)
 
     @rule(horse=horses, queue=st.integers(0, 1))
     def wake(self, horse: int, queue: int) -> None:
@@ -207,8 +210,8 @@ class Jobs(RuleBasedStateMachine):
         rider = self.riders[horse]
         key = f"rq:queue:{QUEUES[queue]}"
         if rider.job_id is None:
-            self.client.lmove(key, claim_key(rider.worker.name, key), "LEFT", "RIGHT")
-            rider.horse._claims_seen = 0.0
+            self.client.lmove(key, keys.claim(rider.worker.name, key), "LEFT", "RIGHT")
+            rider.horse._claims_checked = 0.0
 
     @rule(horse=horses)
     def run_job(self, horse: int) -> None:
@@ -229,17 +232,17 @@ class Jobs(RuleBasedStateMachine):
         finished, rider.finished = rider.finished, None
         name = finished[0]
         owner = self.owner(name, rider)
-        tail = rider.horse._tail(finished, claim=claim_next, idle=False)
-        reply = rider.horse._channel.run(FINISH, tail)
+        tail = rider.horse._arguments(finished, claim=claim_next, idle=False)
+        reply = rider.horse._connection.run(FINISH, tail)
         what = reply.pop(0)
         assert what in (b"finished", b"unusual") if owner else what in (b"fenced", b"deleted"), (what, owner)
         if what == b"finished":
             self.successes[name] += 1
         if lost and what == b"finished":
-            again = rider.horse._channel.run(FINISH, tail)
+            again = rider.horse._connection.run(FINISH, tail)
             assert again.pop(0) == b"again"
             assert again[:3] == reply[:3] or reply[0] == b"suspended"
-        rider.horse._note_end(what)
+        rider.horse._act_on(what)
         if what == b"unusual" and self.status(name) == "finished":
             self.successes[name] += 1
         if reply:
@@ -249,17 +252,17 @@ class Jobs(RuleBasedStateMachine):
         assert reply[0] in (b"job", b"empty", b"suspended", b"unregistered"), reply
         if reply[0] == b"job":
             if resent:  # its reply was lost: the same call again brings the same job
-                assert rider.horse._channel.run(script, tail)[:4] == reply[:4]
+                assert rider.horse._connection.run(script, tail)[:4] == reply[:4]
             rider.claimed = reply
         elif reply[0] == b"unregistered":
-            self.beat(self.names.index(rider.supervisor))
+            self.heartbeat(self.names.index(rider.supervisor))
 
     # -- supervisors
 
     @rule(supervisor=supervisors)
     def beat(self, supervisor: int) -> None:
         riders = self.riders[supervisor * 2 : supervisor * 2 + 2]
-        beat = self.recoveries[supervisor].beat([rider.worker.name for rider in riders])
+        beat = self.recoveries[supervisor].heartbeat([rider.worker.name for rider in riders])
         for rider in riders:
             if rider.worker.name in beat.missing:
                 rider.worker.register_again()
@@ -271,7 +274,7 @@ class Jobs(RuleBasedStateMachine):
         if crashed:
             self.note_crash(rider)
         rider.claimed = rider.finished = None
-        held = self.recoveries[horse // 2].give_back([rider.worker.name], crashed=crashed)
+        held = self.recoveries[horse // 2].put_back([rider.worker.name], crashed=crashed)
         assert all(job.what == "requeued" or self.crashes[job.job_id] >= MAX_CRASHES for job in held)
         self.settle(rider, held)
 
@@ -282,7 +285,7 @@ class Jobs(RuleBasedStateMachine):
         riders = self.riders[supervisor * 2 : supervisor * 2 + 2]
         other = self.recoveries[1 - supervisor]
         assert other.take_over(name) == [], "it was alive"
-        self.client.zadd(SUPERVISORS, {name: 1})
+        self.client.zadd(keys.SUPERVISORS, {name: 1})
         for rider in riders:
             self.note_crash(rider)
         self.settle(self.riders[2 - supervisor * 2], other.take_over(name))
@@ -292,9 +295,9 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(supervisor=supervisors)
     def look_again(self, supervisor: int) -> None:
-        for name in self.client.zrange(DEAD, 0, -1):
-            self.client.zadd(DEAD, {name: 1})
-        self.settle(self.riders[supervisor * 2], self.recoveries[supervisor].look_again())
+        for name in self.client.zrange(keys.DEAD_SUPERVISORS, 0, -1):
+            self.client.zadd(keys.DEAD_SUPERVISORS, {name: 1})
+        self.settle(self.riders[supervisor * 2], self.recoveries[supervisor].check_dead_again())
 
     def note_crash(self, rider: Rider) -> None:
         """The job on record as this horse's, if there is one, has crashed."""
@@ -303,11 +306,11 @@ class Jobs(RuleBasedStateMachine):
             if found[2] not in self.deleted and self.client.zscore(f"rq:wip:{found[1]}", member) is not None:
                 self.crashes[found[2]] += 1
 
-    def settle(self, rider: Rider, held: list[Held]) -> None:
+    def settle(self, rider: Rider, held: list[Lease]) -> None:
         for job in held:
-            if job.what == "bury":
-                running = Running(job.queue, job.job_id, job.execution, 0.0, None)
-                assert SlowPath(rider.worker).bury(running, "crashed", stopped=False)
+            if job.what == "abandon":
+                running = RunningJob(job.queue, job.job_id, job.execution, 0.0, None)
+                assert RQPath(rider.worker).abandon(running, "crashed", stopped=False)
 
     # -- what is so at any time
 
@@ -318,7 +321,7 @@ class Jobs(RuleBasedStateMachine):
         return (self.client.hget(f"rq:job:{name}", "origin") or QUEUES[0].encode()).decode()
 
     def lease(self, rider: Rider) -> str:
-        return (self.client.hget(running_key(rider.supervisor), rider.worker.name) or b"").decode()
+        return (self.client.hget(keys.running(rider.supervisor), rider.worker.name) or b"").decode()
 
     def holds(self, rider: Rider, name: str) -> bool:
         return f"\n{name}:" in self.lease(rider)
@@ -328,7 +331,7 @@ class Jobs(RuleBasedStateMachine):
 
     def owner(self, name: str, rider: Rider) -> bool:
         """Whether this run of a job is the one on record."""
-        if name in self.deleted or not self.holds(rider, name):
+        if name in self.deleted or not self.running_job(rider, name):
             return False
         on_record = self.client.zscore(f"rq:wip:{self.queue_of(name)}", self.member(rider, name)) is not None
         return on_record or self.status(name) == "canceled"

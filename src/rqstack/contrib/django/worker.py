@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from rqstack.discovery import discover_packages
 from rqstack.errors import SettingsError
+from rqstack.processes import hooks
+from rqstack.registry.discovery import discover_packages
 from rqstack.settings import get_settings
-from rqstack.worker import hooks
 
 
 def setup() -> None:

@@ -1,7 +1,7 @@
 -- Move delayed jobs and retries that are due from a queue's scheduled registry into the queue, as RQ's scheduler does.
 -- KEYS: 1 scheduled registry, 2 queue, 3 rq:queues, 4 RQ's lock of the queue's scheduler
--- ARGV: 1 now, 2 most jobs to move, 3 now in RQ's format, 4 queue name, 5 prefix of jobs, 6 timeout of a job without one,
---       7 seconds after which an id without a job is dropped, 8 ids to pass over: those left by the call before
+-- ARGV: 1 now, 2 most jobs to move, 3 now in RQ's format, 4 queue name, 5 timeout of a job without one,
+--       6 seconds after which an id without a job is dropped, 7 ids to pass over: those left by the call before
 -- Returns jobs moved, ids dropped, ids left for later because their job is not there (yet).
 -- What a script has written stays when it fails: so whatever may be damaged is read and checked before the first write.
 if redis.call('EXISTS', KEYS[4]) == 1 then
@@ -14,10 +14,10 @@ if kind ~= 'list' and kind ~= 'none' then
     return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' is not a list but a ' .. kind)
 end
 local most, moved, dropped, left = tonumber(ARGV[2]), 0, 0, 0
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', ARGV[8], most)
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', ARGV[7], most)
 for i = 1, #due, 2 do
     local id = due[i]
-    local key = ARGV[5] .. id
+    local key = '<prefix>:job:' .. id
     local job = redis.pcall('HMGET', key, 'enqueue_at_front', 'enqueue_at_front_on_retry', 'ended_at', 'ttl', 'timeout',
         'data')
     if job.err then
@@ -28,7 +28,7 @@ for i = 1, #due, 2 do
     end
     if not job[6] then
         -- RQ adds the id before it writes the job: without a job it is dropped only when that is long past.
-        if tonumber(ARGV[1]) - tonumber(due[i + 1]) >= tonumber(ARGV[7]) then
+        if tonumber(ARGV[1]) - tonumber(due[i + 1]) >= tonumber(ARGV[6]) then
             redis.call('ZREM', KEYS[1], id)
             dropped = dropped + 1
         else
@@ -39,12 +39,12 @@ for i = 1, #due, 2 do
         redis.call('ZREM', KEYS[1], id)
         redis.call('HSET', key, 'status', 'queued', 'enqueued_at', ARGV[3], 'origin', ARGV[4])
         if not job[5] then
-            redis.call('HSET', key, 'timeout', ARGV[6])
+            redis.call('HSET', key, 'timeout', ARGV[5])
         end
         if ttl > 0 and ttl < 1e10 then  -- Redis knows no longer times
             redis.call('EXPIRE', key, ttl)
             redis.call('EXPIRE', key .. ':dependents', ttl)
-            redis.call('EXPIRE', ARGV[5] .. ':' .. id .. ':dependencies', ttl)
+            redis.call('EXPIRE', '<prefix>:job:' .. ':' .. id .. ':dependencies', ttl)
         end
         local retried = job[3] and job[3] ~= ''
         if job[1] == '1' or (job[2] == '1' and retried) then

@@ -1,6 +1,5 @@
 -- What is due next, in one round trip.
--- KEYS: 1 next firings, 2 mark of the table, 3 rq:queues, 4 prefix of scheduled registries, 5 prefix of RQ's locks
--- ARGV: 1 prefix of queues
+-- KEYS: 1 next firings, 2 mark of the table, 3 rq:queues
 -- Returns now (seconds, microseconds), the mark, the first firing, then pairs of a queue with delayed jobs and the time
 -- of its first. Queues whose delayed jobs are moved by RQ's own scheduler are left out.
 local now = redis.call('TIME')
@@ -10,12 +9,12 @@ if first[2] then
     found[4] = first[2]
 end
 for _, key in ipairs(redis.call('SMEMBERS', KEYS[3])) do
-    local queue = string.sub(key, #ARGV[1] + 1)
-    local head = redis.pcall('ZRANGE', KEYS[4] .. queue, 0, 0, 'WITHSCORES')
+    local queue = string.sub(key, #'<prefix>:queue:' + 1)
+    local head = redis.pcall('ZRANGE', '<prefix>:scheduled:' .. queue, 0, 0, 'WITHSCORES')
     if head.err then
-        head = {'', '0'}  -- the mover meets it, and says so
+        head = {'', '0'}  -- moving meets it, and says so
     end
-    if head[2] and redis.call('EXISTS', KEYS[5] .. queue) == 0 then
+    if head[2] and redis.call('EXISTS', '<prefix>:scheduler-lock:' .. queue) == 0 then
         found[#found + 1] = queue
         found[#found + 1] = head[2]
     end

@@ -10,7 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from rqstack.errors import RqstackError
-from rqstack.preload import preload
+from rqstack.registry.preload import preload
 from rqstack.scheduling.process import SchedulerProcess
 
 

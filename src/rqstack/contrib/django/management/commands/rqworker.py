@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from rqstack.errors import RqstackError
-from rqstack.worker.launch import launch
+from rqstack.worker.run import run_worker
 
 
 class Command(BaseCommand):
@@ -27,7 +27,7 @@ class Command(BaseCommand):
         if options["processes"] is not None and not 1 <= options["processes"] <= 512:
             raise CommandError(f"--processes: {options['processes']} is not allowed: should be 1 to 512.")
         try:
-            code = launch(
+            code = run_worker(
                 options["queues"],
                 processes=options["processes"],
                 burst=options["burst"],

@@ -1,0 +1,1 @@
+"""The background worker: pid file, log file, start and stop."""

@@ -1,0 +1,1 @@
+"""What processes share: hooks around forks and jobs, ending with the parent, logging."""

@@ -1,0 +1,12 @@
+"""The scheduler's Lua scripts."""
+
+from __future__ import annotations
+
+from rqstack.transport.scripts import Script
+
+FIRE = Script("scheduling/lua/fire.lua")
+MOVE = Script("scheduling/lua/move.lua")
+PEEK = Script("scheduling/lua/peek.lua")
+PRUNE = Script("scheduling/lua/prune.lua")
+PUT = Script("scheduling/lua/put.lua")
+SKIP = Script("scheduling/lua/skip.lua")

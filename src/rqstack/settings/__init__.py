@@ -1,0 +1,25 @@
+"""Settings: declared once, read from the environment, files and a framework."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rqstack.lazy import exports
+
+if TYPE_CHECKING:
+    from rqstack.settings.fields import Settings, StackSettings, get_settings
+    from rqstack.settings.loader import SecretStr, load
+
+__all__ = ["SecretStr", "Settings", "StackSettings", "get_settings", "load"]
+
+# On first use: the health check reads a path and a default, and must not pay for msgspec.
+__getattr__ = exports(
+    __name__,
+    {
+        "SecretStr": "loader",
+        "Settings": "fields",
+        "StackSettings": "fields",
+        "get_settings": "fields",
+        "load": "loader",
+    },
+)

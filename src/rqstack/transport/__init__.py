@@ -1,0 +1,1 @@
+"""Everything that talks to Redis: clients, connections, scripts, key names, times."""

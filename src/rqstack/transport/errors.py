@@ -1,0 +1,22 @@
+"""What an error of Redis is about."""
+
+from __future__ import annotations
+
+import re
+
+from redis.exceptions import ResponseError
+
+_CODE = re.compile(r": -([A-Z]{2,}) ")
+
+
+def is_damage(error: ResponseError) -> bool:
+    """Whether an error is about the data that a command met, which stays so, and not about the server's state.
+
+    The server's state (OOM, READONLY, MISCONF, NOREPLICAS and the like) is a class of redis-py or a code in capitals;
+    Redis 6.2 has that code within a sentence about the script.
+    """
+    code = str(error).partition(" ")[0]
+    if type(error) is not ResponseError or (code.isupper() and code != "WRONGTYPE"):
+        return False
+    within = _CODE.search(str(error))
+    return within is None or within[1] in ("ERR", "WRONGTYPE")

@@ -1,0 +1,94 @@
+"""The names of all Redis keys: RQ's own, and those that rqstack adds.
+
+Lua scripts write `<prefix>` for the prefix; `rqstack.transport.scripts` fills it in.
+
+rqstack's keys:
+
+| key | type | content |
+|---|---|---|
+| `rqstack:supervisors` | sorted set | supervisor id, scored by its last heartbeat on Redis's clock |
+| `rqstack:supervisors:dead` | sorted set | dead supervisors that are checked once more before they are forgotten |
+| `rqstack:supervisor:<id>` | hash | its queues, workers and host |
+| `rqstack:running:<id>` | hash | worker -> the lease of the job that it runs (see claim.lua) |
+| `rqstack:claim:<worker>:<queue key>` | list | jobs that Redis moved to an idle worker |
+| `rqstack:crashes:<job id>` | hash | how often a job has killed its process, and in which execution last; for a day |
+| `rqstack:metrics` | hash | counts and histograms (see worker/horse/counters.py) |
+| `rqstack:metrics:payloads_rejected` | hash | reason -> payloads that were refused |
+| `rqstack:cron:next` | sorted set | cron entry -> its next firing, in seconds since the epoch |
+| `rqstack:cron:entry:<id>` | hash | what the entry is (`Entry.fields`) |
+| `rqstack:cron:job:<id>` | hash | the job that each firing copies, as RQ writes it |
+| `rqstack:cron:state:<id>` | hash | last firing that was decided, last job, counts of fired and skipped |
+| `rqstack:cron:mark` | string | exists while the declared table is in Redis; gone after a FLUSHALL |
+| `rqstack:schedulers` | set | the keys of scheduler processes |
+| `rqstack:scheduler:<name>` | hash | hostname, pid, birth, last_heartbeat; expires when the process is dead |
+| `rqstack:ratelimit:…` | | rate limits: moving windows of the limits library, and turns (reserve_turn.lua) |
+| `rqstack:messages:<queue>` | list | message backend |
+"""
+
+from __future__ import annotations
+
+PREFIX = "rq"
+"""RQ's key prefix."""
+
+STACK = f"{PREFIX}stack:"
+"""The prefix of what rqstack adds."""
+
+# -- RQ's
+
+QUEUES = f"{PREFIX}:queues"
+WORKERS = f"{PREFIX}:workers"
+SUSPENDED = f"{PREFIX}:suspended"
+# Followed by a name or an id:
+QUEUE = f"{PREFIX}:queue:"
+JOB = f"{PREFIX}:job:"
+RESULTS = f"{PREFIX}:results:"
+WORKER = f"{PREFIX}:worker:"
+QUEUE_WORKERS = f"{PREFIX}:workers:"
+SCHEDULER_LOCK = f"{PREFIX}:scheduler-lock:"
+STARTED = f"{PREFIX}:wip:"
+FAILED = f"{PREFIX}:failed:"
+SCHEDULED = f"{PREFIX}:scheduled:"
+REGISTRIES = {
+    "started": STARTED,
+    "failed": FAILED,
+    "scheduled": SCHEDULED,
+    "deferred": f"{PREFIX}:deferred:",
+    "finished": f"{PREFIX}:finished:",
+}
+"""The prefix of RQ's registry of each status."""
+
+# -- rqstack's
+
+SUPERVISORS = f"{STACK}supervisors"
+DEAD_SUPERVISORS = f"{STACK}supervisors:dead"
+METRICS = f"{STACK}metrics"
+PAYLOADS_REJECTED = f"{STACK}metrics:payloads_rejected"
+CRON_NEXT = f"{STACK}cron:next"
+CRON_MARK = f"{STACK}cron:mark"
+CRON_ENTRY = f"{STACK}cron:entry:"
+CRON_JOB = f"{STACK}cron:job:"
+CRON_STATE = f"{STACK}cron:state:"
+SCHEDULERS = f"{STACK}schedulers"
+SCHEDULER = f"{STACK}scheduler:"
+RATE_LIMIT = f"{STACK}ratelimit"
+MESSAGES = f"{STACK}messages:"
+
+
+def supervisor(supervisor_id: str) -> str:
+    """Hash of what a supervisor is: its queues, workers and host."""
+    return f"{STACK}supervisor:{supervisor_id}"
+
+
+def running(supervisor_id: str) -> str:
+    """Hash of the lease that each worker of a supervisor holds."""
+    return f"{STACK}running:{supervisor_id}"
+
+
+def claim(worker: str, queue_key: str) -> str:
+    """List into which Redis moves a job for an idle worker."""
+    return f"{STACK}claim:{worker}:{queue_key}"
+
+
+def crashes(job_id: str) -> str:
+    """Hash of how often a job has killed its process."""
+    return f"{STACK}crashes:{job_id}"

@@ -1,0 +1,191 @@
+"""One connection to Redis with nothing between the caller and the protocol."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import encodings.idna  # noqa: F401 - what looking up a host imports: once, before the fork, and not in each horse
+import socket
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import hiredis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+from redis.retry import Retry
+
+from rqstack.transport.protocol import pack
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from rqstack.transport.scripts import Script
+
+
+_ERRORS: dict[str, type[RedisError]] = {
+    "LOADING": BusyLoadingError,
+    "NOPERM": NoPermissionError,
+    "NOSCRIPT": NoScriptError,
+    "OOM": OutOfMemoryError,
+    "READONLY": ReadOnlyError,
+}
+
+Lost = (ConnectionError, TimeoutError)
+"""What a call raises when the connection broke: the call may have been done or not."""
+
+
+def _reply_error(text: str) -> RedisError:
+    """The exception that redis-py has for an error reply."""
+    code, _, rest = text.partition(" ")
+    kind = _ERRORS.get(code)
+    return kind(rest) if kind is not None else ResponseError(text)
+
+
+class RawConnection:
+    """A connection whose commands are packed and whose replies are read without redis-py.
+
+    A call that raises `Lost` leaves the connection closed; the next call opens it again. Calls are not repeated
+    here: it is up to the caller to send a script of this package again, which is safe.
+
+    Args:
+        client: The connection is made as its pool makes them: same address, user and TLS.
+        timeout: Seconds to wait for a reply.
+        read_bytes: How much is read at once.
+    """
+
+    def __init__(self, client: Redis, timeout: float = 10.0, read_bytes: int = 65536) -> None:
+        self._pool = client.connection_pool
+        self._timeout = timeout
+        self._socket: Any = None
+        self._reader: Any = None
+        self._buffer = bytearray(read_bytes)
+
+    def open(self, *, retry: bool = True) -> None:
+        """Connect, if it is not connected.
+
+        Args:
+            retry: As often as the client does; or else try once.
+
+        Raises:
+            redis.exceptions.RedisError: Redis cannot be reached, or refuses the user.
+        """
+        if self._socket is None:
+            options = self._pool.connection_kwargs
+            if not retry:
+                options = {**options, "retry": Retry(NoBackoff(), 0)}
+            # Not the pool's own method: that counts what it has made, and makes no more than a hundred.
+            connection: Any = self._pool.connection_class(**options)
+            connection.socket_timeout = self._timeout
+            connection.connect()
+            # redis-py has connected and signed in. From here on its own calls would cost as much as the rest of a job,
+            # and its buffers more memory than all that is needed here.
+            self._socket, connection._sock = connection._sock, None
+            self._reader = hiredis.Reader(replyError=_reply_error)
+
+    def close(self) -> None:
+        """Disconnect."""
+        ours, self._socket = self._socket, None
+        if ours is not None:
+            with contextlib.suppress(OSError):
+                # A process that a task has left behind may have it too.
+                ours.shutdown(socket.SHUT_RDWR)
+            ours.close()
+
+    def close_copy(self) -> None:
+        """Close this process's copy of the connection, which a forked process goes on using."""
+        ours, self._socket = self._socket, None
+        if ours is not None:
+            ours.close()
+
+    @property
+    def socket(self) -> Any:
+        """The socket, to be polled; None if closed."""
+        return self._socket
+
+    def send(self, *packed: bytes) -> None:
+        """Send packed commands, without waiting for a reply."""
+        if self._socket is None:
+            self.open()
+        try:
+            self._socket.sendall(b"".join(packed) if len(packed) > 1 else packed[0])
+        except OSError as error:
+            self.close()
+            raise ConnectionError(f"Error while writing to socket: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self) -> Any:
+        """Wait for the next reply.
+
+        Raises:
+            redis.exceptions.RedisError: The connection broke, or Redis answered with an error.
+        """
+        gets = self._reader.gets
+        reply = gets()
+        try:
+            while reply is False:
+                size = self._socket.recv_into(self._buffer)
+                if not size:
+                    raise ConnectionError("Connection closed by server.")
+                self._reader.feed(self._buffer, 0, size)
+                reply = gets()
+        except BaseException as error:
+            # Whatever stopped us in the middle, a signal's exception included: the reply may still come.
+            self.close()
+            if isinstance(error, OSError) and not isinstance(error, RedisError):
+                kind = TimeoutError if isinstance(error, builtins.TimeoutError) else ConnectionError
+                raise kind(f"Error while reading from socket: {error}") from error
+            raise
+        if isinstance(reply, RedisError):
+            raise reply
+        return reply
+
+    def call(self, *arguments: Any) -> Any:
+        """One command and its reply."""
+        self.send(pack(*arguments))
+        return self.read()
+
+    def load(self, script: Script) -> None:
+        """Have Redis keep a script. (If it refuses, whoever calls the script sends it.)"""
+        with contextlib.suppress(ResponseError):
+            self.call("SCRIPT", "LOAD", script.source)
+
+    def run(
+        self,
+        script: Script,
+        tail: Sequence[Any],
+        before: Sequence[bytes] = (),
+        meanwhile: Callable[[], object] | None = None,
+    ) -> Any:
+        """Call a script in one round trip.
+
+        Args:
+            script: The script.
+            tail: The number of keys, the keys and the arguments.
+            before: Packed commands to be sent ahead of it; their replies are thrown away.
+            meanwhile: Called once all is sent: work that need not wait for the reply.
+        """
+        self.send(*before, pack(b"EVALSHA", script.sha, *tail))
+        if meanwhile is not None:
+            meanwhile()
+        for _ in before:
+            try:
+                self.read()
+            except ResponseError:
+                continue
+        try:
+            return self.read()
+        except NoScriptError:
+            self.send(pack(b"EVAL", script.source, *tail))
+            return self.read()

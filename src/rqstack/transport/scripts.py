@@ -1,0 +1,53 @@
+"""Lua scripts: loaded from the package's `lua/` folders, called by their hash.
+
+A script runs alone. What it has written stays if it fails, so none may fail after its first write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from rqstack.transport import keys
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from redis.client import Pipeline
+    from redis.commands.core import Script as RedisScript
+
+_PREFIX = "<prefix>"
+
+
+class Script:
+    """A Lua script of this package, with the prefix of Redis keys filled in.
+
+    Args:
+        paths: Its files below the package, such as `worker/lua/claim.lua`; several are joined.
+        tail: What is appended.
+    """
+
+    def __init__(self, *paths: str, tail: str = "") -> None:
+        texts = [files("rqstack").joinpath(path).read_text() for path in paths]
+        text = "\n".join([*texts, tail] if tail else texts)
+        self.source = text.replace(_PREFIX, keys.PREFIX).encode()
+        self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
+        self._script: RedisScript | None = None
+
+    def __call__(self, client: Redis | Pipeline, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run it through a redis-py client, or queue it on a pipeline.
+
+        Args:
+            client: The client or pipeline.
+            keys: As the script's head says.
+            args: As the script's head says.
+
+        Raises:
+            redis.exceptions.RedisError: as redis-py does.
+        """
+        if self._script is None:
+            from redis.commands.core import Script as RedisScript
+
+            self._script = RedisScript(client, self.source)
+        return self._script(keys=list(keys), args=list(args), client=client)

@@ -1,0 +1,60 @@
+"""The worker as RQ knows it: its record in Redis, and what of RQ's behaviour differs. Horses and supervisors use it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+from rq import Worker as RqWorker
+
+from rqstack.limiting.snooze import Snooze, snooze
+
+if TYPE_CHECKING:
+    from rq import Queue, Retry
+    from rq.executions import Execution
+    from rq.job import Job
+    from rq.registry import StartedJobRegistry
+
+
+class BaseWorker(RqWorker):
+    """RQ's worker, one for each horse. It does not run by itself: see `rqstack.worker.worker.Worker`."""
+
+    work_strategy: str = "default"
+    """The order of queues: default (as given), round_robin or random."""
+
+    killed_on_purpose: bool = False
+    """Whether somebody asked for the horse to be killed, so that its death counts as the job's failure at once."""
+
+    def register_again(self, job_id: str | None = None) -> None:
+        """Write this worker's record again, where it was lost while the worker lives (RQ never does: rq#469).
+
+        Args:
+            job_id: The job that it is running.
+        """
+        birth = self.birth_date
+        with contextlib.suppress(ValueError):
+            self.register_birth()  # type: ignore[no-untyped-call]
+        if birth is not None:
+            self.birth_date = birth
+        # Unless the horse was faster.
+        if job_id is not None:
+            self.connection.hsetnx(self.key, "current_job", job_id)
+        self.connection.hsetnx(self.key, "state", "busy" if job_id is not None else "idle")
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """Kill the horse and what it has started. The supervisor then fails its job, as RQ does."""
+        self.killed_on_purpose = True
+        super().kill_horse(sig)
+
+    def handle_job_retry(
+        self, job: Job, queue: Queue, retry: Retry, started_job_registry: StartedJobRegistry, execution: Execution
+    ) -> None:
+        """As RQ's; but a job over its rate limit is snoozed, and counts neither as a failure nor as a retry."""
+        if isinstance(retry, Snooze):
+            snooze(self, job, queue, retry.wait)
+        else:
+            super().handle_job_retry(job, queue, retry, started_job_registry, execution)
+
+    def procline(self, message: str) -> None:
+        """The title of the process; not once per job, which would cost more than a short job."""

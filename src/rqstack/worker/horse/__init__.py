@@ -1,0 +1,1 @@
+"""The horse process: claims, runs and finishes jobs."""

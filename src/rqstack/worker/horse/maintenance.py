@@ -1,0 +1,73 @@
+"""RQ's cleaning of registries, in a process of its own: it may take long, and calls users' callbacks."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rq.job import Job
+
+from rqstack.errors import UnknownTask
+from rqstack.registry.discovery import check_callbacks
+
+if TYPE_CHECKING:
+    from rqstack.worker.base import BaseWorker
+
+
+_CLOCK_OFF = 30.0
+"""Seconds by which the clock may differ from Redis's where registries are cleaned: RQ goes by the local one."""
+
+
+class Maintenance(NamedTuple):
+    """The side job that cleans RQ's registries."""
+
+
+class CheckedJob(Job):
+    """A job of a dead RQ worker. Its callback is held to the allow-list, and cannot end the cleaning."""
+
+    def execute_failure_callback(
+        self,
+        death_penalty_class: Any,
+        exc_type: type[BaseException],
+        exc_value: BaseException,
+        trace: TracebackType | None,
+    ) -> None:
+        """As RQ's, but what goes wrong is logged."""
+        try:
+            check_callbacks(self)
+            super().execute_failure_callback(death_penalty_class, exc_type, exc_value, trace)
+        except UnknownTask as error:
+            self.log.error("Job %s: %s", self.id, error)
+        except Exception:
+            self.log.exception("Job %s: its failure callback failed", self.id)
+
+
+def maintain(worker: BaseWorker) -> int:
+    """Clean the registries of a worker's queues, as RQ's workers do.
+
+    Args:
+        worker: In whose name.
+
+    Returns:
+        The exit code of the side job: 0, since the next cleaning comes by itself.
+    """
+    try:
+        # Asked here, and not when the side job was sent: a clock may jump at any time.
+        seconds, micros = worker.connection.time()
+        ahead = time.time() - seconds - micros / 1e6
+        if abs(ahead) > _CLOCK_OFF:
+            worker.log.warning(
+                "This machine's clock is off by %.0f s from Redis's, so registries are not cleaned from here: jobs of "
+                "others would seem to be abandoned. Set the clock.",
+                ahead,
+            )
+            return 0
+        worker.scheduler = None
+        if worker.job_class is Job:
+            for queue in worker.queues:
+                queue.job_class = CheckedJob
+        worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
+    except Exception:
+        worker.log.exception("Worker %s: the registries could not be cleaned", worker.name)
+    return 0

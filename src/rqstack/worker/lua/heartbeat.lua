@@ -1,0 +1,56 @@
+-- One supervisor's sign of life, for itself, its workers and the jobs that they run.
+--
+-- KEYS[1]  rqstack:supervisors           zset: supervisor -> last heartbeat, by Redis's own clock
+-- KEYS[2]  rqstack:supervisor:<id>       hash: queues, workers (JSON), hostname
+-- KEYS[3]  rqstack:running:<id>          hash: worker -> lease
+-- ARGV[1]  supervisor id
+-- ARGV[2]  its queues, JSON
+-- ARGV[3]  its workers, JSON
+-- ARGV[4]  host name
+-- ARGV[5]  now, as RQ writes dates
+-- ARGV[6]  now, in Unix seconds with a fraction
+-- ARGV[7]  seconds after which a worker's record expires
+-- ARGV[8]  seconds until an execution counts as abandoned, for RQ's registries
+-- ARGV[9]  seconds without a sign of life after which a supervisor is dead
+--
+-- Returns {known, missing, dead, others}: known is 1 if the supervisor was on record, missing are workers whose record
+-- is gone, dead are supervisors that ended without a word, others is how many supervisors there are besides.
+
+local call = redis.call
+local time = call('TIME')
+local clock = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local known = call('ZSCORE', KEYS[1], ARGV[1]) and 1 or 0
+call('ZADD', KEYS[1], clock, ARGV[1])
+call('HSET', KEYS[2], 'queues', ARGV[2], 'workers', ARGV[3], 'hostname', ARGV[4])
+
+local missing = {}
+for _, worker in ipairs(cjson.decode(ARGV[3])) do
+  local key = '<prefix>:worker:' .. worker
+  if call('HEXISTS', key, 'birth') == 1 then
+    call('HSET', key, 'last_heartbeat', ARGV[5])
+    call('EXPIRE', key, ARGV[7])
+  else
+    missing[#missing + 1] = worker
+  end
+end
+
+local ttl, seconds = tonumber(ARGV[8]), math.floor(clock)
+local leases = call('HGETALL', KEYS[3])
+for i = 1, #leases, 2 do
+  local queue, id, execution = string.match(leases[i + 1], '^(.*)\n(.*):(%x+)$')
+  if id and call('ZSCORE', '<prefix>:wip:' .. queue, id .. ':' .. execution) then
+    call('ZADD', '<prefix>:wip:' .. queue, 'XX', seconds + ttl, id .. ':' .. execution)
+    local key = '<prefix>:execution:' .. id .. ':' .. execution
+    if call('EXISTS', key) == 1 then
+      call('HSET', key, 'last_heartbeat', ARGV[6])
+      call('EXPIRE', key, ttl)
+      call('ZADD', '<prefix>:executions:' .. id, seconds + ttl + 60, execution)
+      call('EXPIRE', '<prefix>:executions:' .. id, ttl + 60)
+    end
+    local job_key = '<prefix>:job:' .. id
+    local started = call('HGET', job_key, 'status')
+    if started == 'started' then call('HSET', job_key, 'last_heartbeat', ARGV[5]) end
+  end
+end
+return {known, missing, call('ZRANGEBYSCORE', KEYS[1], '-inf', clock - tonumber(ARGV[9])),
+  call('ZCARD', KEYS[1]) - 1}

@@ -1,0 +1,84 @@
+-- Give back what workers of one supervisor hold: their claims, and the jobs that they were running.
+--
+-- KEYS[1]  rqstack:running:<supervisor>
+-- KEYS[2]  rqstack:supervisors
+-- ARGV[1]  'crash' counts against the job; 'again' too, in a second look at a dead supervisor; 'return' does not;
+--          'fail' fails it without counting
+-- ARGV[2]  how many crashes a job may have
+-- ARGV[3]  '' for one's own workers; or the id of another supervisor: its workers are forgotten, if it is still dead
+-- ARGV[4]  seconds without a sign of life after which a supervisor is dead
+-- ARGV[5]  the supervisor that asks
+-- ARGV[6]  how many queues follow
+-- ARGV[7+] queue names, then worker names
+--
+-- Returns a list of {worker, what, queue, job id, execution id} of jobs that were running: what is 'requeued' (at the
+-- front), or 'abandon' (it has crashed too often: nothing was changed, the caller fails it).
+
+local call = redis.call
+local queues = tonumber(ARGV[6])
+local reply = {}
+
+if ARGV[3] ~= '' then
+  local last, time = call('ZSCORE', KEYS[2], ARGV[3]), call('TIME')
+  local clock = tonumber(time[1]) + tonumber(time[2]) / 1000000
+  if last and clock - tonumber(last) < tonumber(ARGV[4]) then return reply end
+  if not last and ARGV[1] ~= 'again' then return reply end -- another supervisor was faster
+  call('ZREM', KEYS[2], ARGV[3])
+end
+
+local function requeue(worker, queue, id, execution)
+  local job_key = '<prefix>:job:' .. id
+  if not call('ZSCORE', '<prefix>:wip:' .. queue, id .. ':' .. execution) then return 'gone' end
+  local exists = call('EXISTS', job_key) == 1
+  if exists and ARGV[1] == 'fail' then return 'abandon' end
+  if exists and ARGV[1] ~= 'return' then
+    local crashes_key = '<prefix>stack:crashes:' .. id
+    local seen = call('HGET', crashes_key, 'execution')
+    if seen ~= execution then
+      call('HINCRBY', crashes_key, 'count', 1)
+      call('HSET', crashes_key, 'execution', execution)
+      call('EXPIRE', crashes_key, 86400)
+    end
+    if tonumber(call('HGET', crashes_key, 'count')) >= tonumber(ARGV[2]) then
+      -- One of them fails it. Should that one die over it, RQ's own cleaning fails the job.
+      call('HSETNX', crashes_key, 'abandoned_by:' .. execution, ARGV[5])
+      return call('HGET', crashes_key, 'abandoned_by:' .. execution) == ARGV[5] and 'abandon' or 'other'
+    end
+  end
+  local ttl = math.floor(tonumber(call('HGET', job_key, 'ttl') or '') or 0)
+  call('ZREM', '<prefix>:wip:' .. queue, id .. ':' .. execution)
+  call('DEL', '<prefix>:execution:' .. id .. ':' .. execution)
+  call('ZREM', '<prefix>:executions:' .. id, execution)
+  if not exists then return 'gone' end
+  call('HSET', job_key, 'status', 'queued', 'started_at', '', 'worker_name', '')
+  if ttl > 0 then call('EXPIRE', job_key, ttl) end
+  call('LPUSH', '<prefix>:queue:' .. queue, id)
+  return 'requeued'
+end
+
+for i = 7 + queues, #ARGV do
+  local worker = ARGV[i]
+  for q = 7, 6 + queues do
+    local key = '<prefix>:queue:' .. ARGV[q]
+    while call('LMOVE', '<prefix>stack:claim:' .. worker .. ':' .. key, key, 'RIGHT', 'LEFT') do end
+  end
+  local what
+  local lease = call('HGET', KEYS[1], worker)
+  if lease and string.sub(lease, 1, 1) ~= '=' then
+    local queue, id, execution = string.match(lease, '^(.*)\n(.*):(%x+)$')
+    what = requeue(worker, queue, id, execution)
+    if what == 'requeued' or what == 'abandon' then reply[#reply + 1] = {worker, what, queue, id, execution} end
+  end
+  if what ~= 'abandon' and what ~= 'other' then
+    call('HDEL', KEYS[1], worker)
+    call('HDEL', '<prefix>:worker:' .. worker, 'current_job')
+    if ARGV[3] ~= '' then
+      call('DEL', '<prefix>:worker:' .. worker)
+      call('SREM', '<prefix>:workers', '<prefix>:worker:' .. worker)
+      for q = 7, 6 + queues do
+        call('SREM', '<prefix>:workers:' .. ARGV[q], '<prefix>:worker:' .. worker)
+      end
+    end
+  end
+end
+return reply

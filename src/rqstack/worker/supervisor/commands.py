@@ -1,0 +1,71 @@
+"""Listens for RQ's commands to workers (stop-job, kill-horse, shutdown): many workers, no thread."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+if TYPE_CHECKING:
+    from rqstack.worker.base import BaseWorker
+
+log = logging.getLogger("rq.worker")
+
+
+class CommandListener:
+    """One subscription for all workers of a supervisor.
+
+    Args:
+        workers: The workers; the first one's connection is used.
+    """
+
+    def __init__(self, workers: Sequence[BaseWorker]) -> None:
+        self._workers = {worker.pubsub_channel_name: worker for worker in workers}
+        self._client = workers[0].connection
+        self._pubsub: Any = None
+
+    @property
+    def socket(self) -> Any:
+        """The socket, to be polled; None while there is no connection."""
+        return getattr(getattr(self._pubsub, "connection", None), "_sock", None)
+
+    def subscribe(self) -> None:
+        """Subscribe. A Redis that is away is left to `read`, which tries again."""
+        try:
+            self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+            self._pubsub.subscribe(*self._workers)
+        except RedisError as error:
+            log.debug("No commands while Redis is away: %s", error)
+            self.close()
+
+    def read(self) -> list[tuple[BaseWorker, dict[str, Any]]]:
+        """The commands since the last call: the worker, and RQ's payload. Subscribes again after a lost connection."""
+        found: list[tuple[BaseWorker, dict[str, Any]]] = []
+        if self._pubsub is None:
+            self.subscribe()
+        try:
+            while self._pubsub is not None and (message := self._pubsub.get_message(timeout=0)) is not None:
+                if message.get("type") == "message":
+                    worker = self._workers[message["channel"].decode()]
+                    try:
+                        payload = json.loads(message["data"])
+                        payload["command"]
+                    except (ValueError, KeyError, TypeError):
+                        log.error("Worker %s: a command that cannot be read: %r", worker.name, message["data"])
+                        continue
+                    found.append((worker, payload))
+        except RedisError as error:
+            log.debug("No commands while Redis is away: %s", error)
+            self.close()
+        return found
+
+    def close(self) -> None:
+        """Disconnect."""
+        pubsub, self._pubsub = self._pubsub, None
+        if pubsub is not None:
+            with contextlib.suppress(RedisError, OSError):
+                pubsub.close()

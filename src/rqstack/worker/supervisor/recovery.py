@@ -1,0 +1,180 @@
+"""Heartbeats and crash recovery."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rqstack.transport import keys
+from rqstack.transport.timestamps import format_seconds
+from rqstack.worker.lease import Lease
+from rqstack.worker.scripts import EXECUTION_TTL, HEARTBEAT, RECOVER
+
+if TYPE_CHECKING:
+    from rqstack.transport.raw import RawConnection
+
+SECOND_CHECK = 30.0
+"""Seconds after which a dead supervisor's claims are checked once more: longer than any wait in Redis."""
+
+
+class HeartbeatReply(NamedTuple):
+    """The answer to a heartbeat.
+
+    Args:
+        known: Redis had this supervisor on record.
+        missing: Workers whose record is gone.
+        dead: Supervisors without a heartbeat for too long.
+        others: How many other supervisors there are.
+    """
+
+    known: bool
+    missing: list[str]
+    dead: list[str]
+    others: int
+
+
+class Recovery:
+    """Keeps a supervisor and its workers on record in Redis, and puts back the jobs of dead ones.
+
+    Args:
+        connection: The connection for it.
+        supervisor: The supervisor's id.
+        hostname: Its host.
+        queues: Names of its queues.
+        dead_after: Seconds without a heartbeat after which a supervisor is dead.
+        worker_ttl: Seconds after which a worker's record expires without one.
+        max_crashes: Times a job may end its process.
+    """
+
+    def __init__(
+        self,
+        connection: RawConnection,
+        supervisor: str,
+        *,
+        hostname: str,
+        queues: Sequence[str],
+        dead_after: float,
+        worker_ttl: int,
+        max_crashes: int,
+    ) -> None:
+        self._connection = connection
+        self._supervisor = supervisor
+        self._hostname = hostname
+        self._queues = list(queues)
+        self._dead_after = dead_after
+        self._worker_ttl = worker_ttl
+        self._max_crashes = max_crashes
+
+    def heartbeat(self, workers: Sequence[str]) -> HeartbeatReply:
+        """Tell Redis that this supervisor, its workers and their jobs are alive."""
+        names = (keys.SUPERVISORS, keys.supervisor(self._supervisor), keys.running(self._supervisor))
+        now = time.time()
+        known, missing, dead, others = self._connection.run(
+            HEARTBEAT,
+            (
+                len(names),
+                *names,
+                self._supervisor,
+                json.dumps(self._queues),
+                json.dumps(list(workers)) if workers else "[]",
+                self._hostname,
+                format_seconds(now),
+                f"{now:.6f}",
+                self._worker_ttl,
+                EXECUTION_TTL,
+                str(self._dead_after),
+            ),
+        )
+        return HeartbeatReply(
+            bool(known), [name.decode() for name in missing], [name.decode() for name in dead], others
+        )
+
+    def put_back(self, workers: Sequence[str], *, crashed: bool, fail: bool = False) -> list[Lease]:
+        """Put back what workers of this supervisor hold, whose horses have ended.
+
+        Args:
+            workers: Their names.
+            crashed: It counts as a crash of the running job.
+            fail: A running job is not put back but returned as one to abandon.
+        """
+        mode = "fail" if fail else "crash" if crashed else "return"
+        return self._recover(self._supervisor, self._queues, workers, mode, dead=False)
+
+    def running_job(self, worker: str) -> str | None:
+        """The id of the job that a worker of this supervisor is on record as running; None if there is none."""
+        lease = self._connection.call("HGET", keys.running(self._supervisor), worker)
+        if lease is None or lease.startswith(b"="):
+            return None
+        return str(lease.decode().rpartition("\n")[2].partition(":")[0])
+
+    def take_over(self, supervisor: str) -> list[Lease]:
+        """Put back what the workers of a dead supervisor hold, and forget them."""
+        # On the list first: if this process dies in between, the second check finds what is left.
+        self._connection.call("ZADD", keys.DEAD_SUPERVISORS, f"{time.time():.3f}", supervisor)
+        return self._recover_dead(supervisor)
+
+    def check_dead_again(self) -> list[Lease]:
+        """Put back what Redis moved to a dead supervisor's workers after they were forgotten.
+
+        A connection that was cut off may still wait in Redis for a job, for as long as one wait takes.
+        """
+        held: list[Lease] = []
+        late = f"{time.time() - SECOND_CHECK:.3f}"
+        for name in self._connection.call("ZRANGEBYSCORE", keys.DEAD_SUPERVISORS, "-inf", late):
+            supervisor = name.decode()
+            found = self._recover_dead(supervisor, again=True)
+            held += found
+            if any(job.what == "abandon" for job in found):
+                self._connection.call("ZADD", keys.DEAD_SUPERVISORS, f"{time.time():.3f}", supervisor)
+                continue
+            if self._connection.call("ZSCORE", keys.SUPERVISORS, supervisor) is None:
+                self._connection.call("DEL", keys.supervisor(supervisor), keys.running(supervisor))
+            self._connection.call("ZREM", keys.DEAD_SUPERVISORS, supervisor)
+        return held
+
+    def deregister(self) -> None:
+        """Remove this supervisor's record: it has put everything back."""
+        self._connection.call("ZREM", keys.SUPERVISORS, self._supervisor)
+        self._connection.call("DEL", keys.supervisor(self._supervisor), keys.running(self._supervisor))
+
+    def _recover_dead(self, supervisor: str, *, again: bool = False) -> list[Lease]:
+        raw = self._connection.call("HMGET", keys.supervisor(supervisor), "queues", "workers")
+        if raw[0] is None:
+            self._connection.call("ZREM", keys.SUPERVISORS, supervisor)
+            return []
+        return self._recover(
+            supervisor, json.loads(raw[0]), json.loads(raw[1]), "again" if again else "crash", dead=True
+        )
+
+    def _recover(
+        self,
+        supervisor: str,
+        queues: Sequence[str],
+        workers: Sequence[str],
+        mode: str,
+        *,
+        dead: bool,
+    ) -> list[Lease]:
+        reply: list[Any] = self._connection.run(
+            RECOVER,
+            (
+                2,
+                keys.running(supervisor),
+                keys.SUPERVISORS,
+                mode,
+                self._max_crashes,
+                supervisor if dead else "",
+                str(self._dead_after),
+                self._supervisor,
+                len(queues),
+                *queues,
+                *workers,
+            ),
+        )
+        return [Lease(*(part.decode() for part in row)) for row in reply]
+
+
+def _texts(values: Sequence[bytes]) -> list[str]:
+    return [value.decode() for value in values]

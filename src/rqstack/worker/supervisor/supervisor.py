@@ -1,0 +1,391 @@
+"""The supervisor: starts horses, watches them, sends heartbeats and recovers jobs. It runs no task itself."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from redis.exceptions import RedisError
+from rq.command import handle_command
+from rq.utils import now
+
+import rqstack.tasks  # noqa: F401 - what every module of tasks imports: once, before a forkserver is forked
+from rqstack.processes.exit_status import describe
+from rqstack.registry.code_version import release_name
+from rqstack.registry.discovery import autodiscover
+from rqstack.registry.preload import preload
+from rqstack.settings import Settings, get_settings
+from rqstack.transport.raw import RawConnection
+from rqstack.worker.horse.abandoned import AbandonedJob
+from rqstack.worker.horse.child import ChildFactory
+from rqstack.worker.horse.maintenance import Maintenance
+from rqstack.worker.lease import Lease
+from rqstack.worker.limits import Limits
+from rqstack.worker.scoreboard import Scoreboard
+from rqstack.worker.scripts import CLAIM, FINISH
+from rqstack.worker.supervisor.commands import CommandListener
+from rqstack.worker.supervisor.pool import HorsePool, HorseSlot
+from rqstack.worker.supervisor.recovery import Recovery
+from rqstack.worker.supervisor.reload import CodeWatch
+
+if TYPE_CHECKING:
+    from rqstack.worker.base import BaseWorker
+    from rqstack.worker.supervisor.embedded_scheduler import EmbeddedScheduler
+
+_TICK = 1.0
+"""Seconds after which the supervisor looks at its horses' deadlines."""
+
+OVERRUN = 5.0
+"""Seconds past a job's time-out after which its horse is killed: it did not react to the signal."""
+
+
+class Supervisor:
+    """Keeps a horse running for each worker until all are done.
+
+    Args:
+        workers: RQ workers, registered already; all listen on the same queues.
+        limits: When a horse ends.
+        settings: Default: `get_settings()`.
+        schedulers: Scheduler processes that are kept running beside the horses.
+        commands: Where RQ's commands for the workers come from. Default: listens from here on.
+    """
+
+    def __init__(
+        self,
+        workers: Sequence[BaseWorker],
+        limits: Limits,
+        settings: Settings | None = None,
+        schedulers: Sequence[EmbeddedScheduler] = (),
+        commands: CommandListener | None = None,
+    ) -> None:
+        self._settings = settings = settings or get_settings()
+        self._pid = os.getpid()
+        self._id = f"{socket.gethostname()}-{self._pid}-{uuid4().hex[:8]}"
+        self._scoreboard = Scoreboard(len(workers))
+        limits = replace(limits, block=settings.dead_after * 0.6)
+        self._child_factory = ChildFactory(workers, (self._id, self._pid), self._scoreboard, limits)
+        watch = None if limits.burst else CodeWatch(settings)
+        self._pool = HorsePool(workers, self._scoreboard, self._load, self._child_factory.prepare, watch)
+        self._workers = workers
+        self._log = workers[0].log
+        first = workers[0]
+        self._connection = RawConnection(first.connection, 5.0)
+        self._recovery = Recovery(
+            self._connection,
+            self._id,
+            hostname=socket.gethostname(),
+            queues=first.queue_names(),
+            dead_after=settings.dead_after,
+            worker_ttl=first.worker_ttl + 60,
+            max_crashes=settings.max_crashes,
+        )
+        self._commands = commands or CommandListener(workers)
+        self._abandoned: dict[int, int] = {}
+        self._stops: list[float] = []
+        self._stop_noted = False
+        self._put_back_at = float("inf")
+        self._heartbeat_at = 0.0
+        self._clean_at = 0.0
+        self._in_touch_since: float | None = None
+        self._reached_at = 0.0
+        self._has_scripts = False
+        self._others = 0
+        self._maintenance = 0
+        self._schedulers = schedulers
+        self._wakeup, self._wake = os.pipe()
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs its horses have ended."""
+        return sum(self._scoreboard.total(slot.index) for slot in self._pool.slots)
+
+    def run(self) -> None:
+        """Run until all workers are done, or until stopped by SIGTERM or SIGINT.
+
+        The first signal stops warmly: no new claims; what has not ended when the grace is nearly over is put back on
+        its queue. A second one, a second later or more, puts back at once.
+        """
+        previous = self._install_signals()
+        # What is there now is shared with all horses: the collector must not write to it. (Collecting first would take
+        # longer than the rest of the start, and there is next to nothing to collect.)
+        gc.freeze()
+        self._pool.open()
+        try:
+            while True:
+                self._tick()
+                if self._is_over():
+                    break
+                ready: list[Any] = [self._wakeup, *self._pool.connections]
+                if self._commands.socket is not None:
+                    ready.append(self._commands.socket)
+                readable, _, _ = select.select(ready, [], [], self._pause())
+                if self._wakeup in readable:
+                    os.read(self._wakeup, 4096)
+            self._shut_down()
+        finally:
+            for scheduler in self._schedulers:
+                scheduler.stop()
+            self._pool.close()
+            self._restore_signals(previous)
+            os.close(self._wakeup)
+            os.close(self._wake)
+
+    # -- the loop
+
+    def _tick(self) -> None:
+        self._pool.read_messages()
+        moment = time.monotonic()
+        if self._stops:
+            self._stop(moment)
+        if moment >= self._heartbeat_at:
+            self._heartbeat(moment)
+        self._obey_commands()
+        self._settle_ended()
+        if self._in_touch_since is not None:
+            self._pool.fork_due(moment)
+            self._clean_registries(moment)
+            self._pool.reload(moment)
+        self._check_deadlines(moment)
+        if not self._stops:
+            for scheduler in self._schedulers:
+                scheduler.keep_running(moment)
+
+    def _pause(self) -> float:
+        """Seconds until something is due."""
+        moment = time.monotonic()
+        due = [self._heartbeat_at, self._put_back_at, moment + _TICK, *self._pool.next_due()]
+        if any(slot.status is not None for slot in self._pool.slots):
+            due.append(moment + 0.1)
+        return max(min(due) - moment, 0.0) + 0.001
+
+    def _is_over(self) -> bool:
+        if self._stops and time.monotonic() > self._stops[0] + self._settings.grace:
+            # Redis is away; the next supervisor finds on record what is left.
+            return not any(slot.pid for slot in self._pool.slots)
+        return self._pool.is_empty() and self._pool.is_done()
+
+    # -- horses
+
+    def _load(self) -> list[str]:
+        """Import the tasks; called in each forkserver's own process. Returns what failed."""
+        self._child_factory.release = release_name(self._settings)
+        preload(self._settings)
+        return [str(failure) for failure in autodiscover(self._settings).failures]
+
+    def _settle_ended(self) -> None:
+        """Put back or fail the jobs of horses that have ended, as soon as Redis can be reached."""
+        for slot in self._pool.slots:
+            if slot.status is None:
+                continue
+            if not self._pool.is_done(self._abandoned.get(slot.index, 0)):
+                continue
+            try:
+                leases = self._put_back(slot)
+            except RedisError as error:
+                self._log.warning("Worker %s: its job waits until Redis is back: %s", slot.worker.name, error)
+                return
+            if abandoned := [lease for lease in leases if lease.what == "abandon"]:
+                slot.failures = 0
+                slot.why = slot.why if slot.why != "done" else ""
+                for lease in abandoned:
+                    self._abandon(slot, lease)
+                continue
+            done = slot.why == "done" and not leases
+            slot.status = None
+            if leases:
+                slot.failures = 0
+            if done or self._stops:
+                slot.retired = True
+            if not slot.retired:
+                slot.fork_at = time.monotonic() + (min(0.1 * 2**slot.failures, 5.0) if slot.failures else 0.0)
+
+    def _put_back(self, slot: HorseSlot) -> list[Lease]:
+        """Put back what a horse that has ended held. Returns its leases, also of jobs that are to be abandoned."""
+        worker = slot.worker
+        stopped = worker._stopped_job_id
+        if stopped is not None and self._recovery.running_job(worker.name) == stopped:
+            return self._recovery.put_back([worker.name], crashed=True, fail=True)
+        meant = slot.why == "overrun" or (worker.killed_on_purpose and stopped is None)
+        crashed = slot.why != "return" and stopped is None
+        leases = self._recovery.put_back([worker.name], crashed=crashed, fail=meant)
+        for lease in leases:
+            if lease.what == "requeued":
+                self._log.warning("Worker %s: job %s is back on %s", worker.name, lease.job_id, lease.queue)
+        return leases
+
+    def _abandon(self, slot: HorseSlot, lease: Lease) -> None:
+        """Fail the job in a side job; the next horse starts when that is done."""
+        worker = slot.worker
+        status = slot.status or 0
+        stopped = worker._stopped_job_id == lease.job_id
+        if stopped:
+            reason = "Job stopped by user, work-horse terminated."
+        elif slot.why == "overrun":
+            reason = "The job went on after its time-out, and did not react to it; its work-horse was killed."
+        elif worker.killed_on_purpose:
+            reason = f"Work-horse terminated unexpectedly; {describe(status)}; somebody asked for it."
+        else:
+            reason = (
+                f"Work-horse terminated unexpectedly; {describe(status)}; the job has ended its process "
+                f"{self._settings.max_crashes} times, so it is not run again. See RQSTACK_MAX_CRASHES."
+            )
+        worker._stopped_job_id = None
+        self._abandoned[slot.index] = self._pool.start_side_job(AbandonedJob(lease, reason, stopped, status))
+
+    def _abandon_for_dead(self, leases: Sequence[Lease]) -> None:
+        reason = (
+            "Work-horse terminated unexpectedly, with its whole worker; the job has ended its process "
+            f"{self._settings.max_crashes} times, so it is not run again. See RQSTACK_MAX_CRASHES."
+        )
+        for lease in leases:
+            if lease.what == "abandon":
+                self._pool.start_side_job(AbandonedJob(lease, reason))
+
+    def _check_deadlines(self, moment: float) -> None:
+        for slot in self._pool.slots:
+            if not slot.pid or slot.why in ("overrun", "return"):
+                continue
+            deadline = self._scoreboard.deadline(slot.index)
+            if deadline and moment > deadline + OVERRUN:
+                self._log.warning("Worker %s: the running job ignores its time-out", slot.worker.name)
+                self._pool.kill(slot, "overrun")
+            elif moment >= self._put_back_at:
+                self._pool.kill(slot, "return")
+
+    # -- Redis
+
+    def _heartbeat(self, moment: float) -> None:
+        settings = self._settings
+        names = [slot.worker.name for slot in self._pool.slots if not (slot.retired and not slot.pid)]
+        try:
+            reply = self._recovery.heartbeat(names)
+            for slot in self._pool.slots:
+                if slot.worker.name in reply.missing:
+                    slot.worker.register_again(self._recovery.running_job(slot.worker.name))
+            if not (reply.known and self._has_scripts):  # Redis is new, was away, or has lost all it had
+                # A horse that sends a script itself keeps half a megabyte for the rest of its life.
+                for script in (CLAIM, FINISH):
+                    self._connection.load(script)
+                self._has_scripts = True
+            reached = time.monotonic()
+            # After so long without Redis, or standing still, the heartbeats of others look old though they live.
+            gap = max(settings.dead_after - settings.heartbeat, settings.heartbeat * 1.4)
+            if self._in_touch_since is None or reached - self._reached_at > gap:
+                self._in_touch_since = reached
+            self._reached_at = reached
+            self._others = reply.others
+            # After an outage, wait until the others have had time for a heartbeat.
+            if moment - self._in_touch_since >= settings.dead_after:
+                for supervisor in reply.dead:
+                    if supervisor != self._id:
+                        self._take_over(supervisor)
+                self._abandon_for_dead(self._recovery.check_dead_again())
+        except RedisError as error:
+            self._log.warning("Redis is away (%s); trying again", error)
+            self._has_scripts = False
+            self._in_touch_since = None if self._in_touch_since is None else moment
+            self._heartbeat_at = moment + 0.5
+            return
+        self._heartbeat_at = moment + settings.heartbeat
+
+    def _take_over(self, supervisor: str) -> None:
+        leases = self._recovery.take_over(supervisor)
+        self._log.warning("Supervisor %s is dead; it was running %d jobs, which are recovered", supervisor, len(leases))
+        self._abandon_for_dead(leases)
+
+    def _obey_commands(self) -> None:
+        """Carry out RQ's commands for the workers: stop-job, kill-horse, shutdown."""
+        for worker, payload in self._commands.read():
+            slot = next(slot for slot in self._pool.slots if slot.worker is worker)
+            command = payload["command"]
+            if command == "shutdown":
+                worker.log.info("Worker %s: shutdown was asked for", worker.name)
+                worker._shutdown_requested_date = now()
+                self._pool.retire(slot)
+            elif command == "kill-horse" and not self._scoreboard.busy_since(slot.index):
+                worker.log.info("Worker %s is not working, kill horse command ignored", worker.name)
+            elif slot.pid:
+                with contextlib.suppress(RedisError):
+                    handle_command(worker, payload)
+
+    def _clean_registries(self, moment: float) -> None:
+        """Clean RQ's registries in a side job, at RQ's interval."""
+        if moment < self._clean_at or not self._pool.is_done(self._maintenance) or self._stops:
+            return
+        # Jobs of workers that are only cut off must not be taken for abandoned: see _heartbeat.
+        if self._others and moment - (self._in_touch_since or moment) < self._settings.dead_after:
+            return
+        worker = self._workers[0]
+        self._clean_at = moment + worker.maintenance_interval
+        scheduler = worker.scheduler
+        if worker.last_cleaned_at and scheduler and not (scheduler._process and scheduler._process.is_alive()):
+            with contextlib.suppress(RedisError):
+                scheduler.acquire_locks(auto_start=True)
+        worker.last_cleaned_at = now()  # type: ignore[assignment]
+        self._maintenance = self._pool.start_side_job(Maintenance())
+
+    # -- ending
+
+    def _stop(self, moment: float) -> None:
+        if not self._stop_noted:
+            self._stop_noted = True
+            self._log.info("Stopping: no new jobs; what runs has %d s", self._settings.grace)
+            grace = self._settings.grace
+            self._put_back_at = self._stops[0] + max(grace - 3, grace * 0.5)
+            for slot in self._pool.slots:
+                slot.worker._shutdown_requested_date = now()
+                if self._scoreboard.busy_since(slot.index):
+                    with contextlib.suppress(RedisError):
+                        slot.worker.set_shutdown_requested_date()  # type: ignore[no-untyped-call]
+            self._pool.stop()
+            self._pool.drop_side_job(self._maintenance)
+        # RQ: a second signal within a second is the same one, sent to the group and by a parent.
+        if self._stops[-1] - self._stops[0] >= 1:
+            self._put_back_at = 0.0
+
+    def _shut_down(self) -> None:
+        try:
+            self._recovery.put_back([slot.worker.name for slot in self._pool.slots], crashed=False)
+            self._recovery.deregister()
+        except RedisError as error:
+            self._log.warning("Redis is away (%s); the next supervisor puts back what is left", error)
+        self._commands.close()
+        self._connection.close()
+
+    # -- signals
+
+    def _install_signals(self) -> dict[int, Any]:
+        os.set_blocking(self._wake, False)
+        wakeup = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        handlers: dict[int, Any] = {-1: wakeup}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            handlers[number] = signal.signal(number, self._note_stop)
+        handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _ignore)
+        handlers[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._note_unregistered)
+        return handlers
+
+    def _restore_signals(self, previous: dict[int, Any]) -> None:
+        signal.set_wakeup_fd(previous.pop(-1))
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def _note_stop(self, signum: int, frame: FrameType | None) -> None:
+        self._stops.append(time.monotonic())
+
+    def _note_unregistered(self, signum: int, frame: FrameType | None) -> None:
+        """A horse was told that its supervisor is not on record."""
+        self._heartbeat_at = 0.0
+
+
+def _ignore(signum: int, frame: FrameType | None) -> None:
+    """Only to be woken: a child has ended."""

@@ -1,0 +1,241 @@
+"""Delayed jobs and retries: moved as RQ's own scheduler moves them, whole or not at all."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+from redis.exceptions import ResponseError
+from rq import Queue, Retry, SimpleWorker
+from rq.job import Job
+from rq.registry import ScheduledJobRegistry
+from rq.scheduler import RQScheduler
+from rq.suspension import suspend
+
+from rqstack.scheduling import delayed as module
+from rqstack.scheduling.delayed import ORPHAN_AGE, DelayedJobs
+
+
+def fails() -> None:
+    raise ValueError("as it should")
+
+
+def now() -> float:
+    return datetime.now(UTC).timestamp()
+
+
+def queued(connection: Redis, name: str = "default") -> list[str]:
+    return [raw.decode() for raw in connection.lrange(f"rq:queue:{name}", 0, -1)]
+
+
+def snapshot(connection: Redis) -> dict[bytes, object]:
+    """All keys and values, without the times at which things were done."""
+    found: dict[bytes, object] = {}
+    for key in connection.scan_iter("rq:*"):
+        kind = connection.type(key)
+        if kind == b"hash":
+            fields = connection.hgetall(key)
+            found[key] = {name: value for name, value in fields.items() if name != b"enqueued_at"}, connection.ttl(key)
+        elif kind == b"list":
+            found[key] = connection.lrange(key, 0, -1)
+        elif kind == b"set":
+            found[key] = connection.smembers(key)
+        elif kind == b"zset":
+            found[key] = connection.zrange(key, 0, -1, withscores=True)
+    return found
+
+
+job_options = st.fixed_dictionaries(
+    {},
+    optional={
+        "at_front": st.booleans(),
+        "ttl": st.sampled_from([100, 5_000]),
+        "retry": st.sampled_from([Retry(2), Retry(3, [5, 10]), Retry(1, enqueue_at_front=True)]),
+        "job_timeout": st.sampled_from([7, -1]),
+        "meta": st.just({"a": 1}),
+        "description": st.just("d"),
+    },
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(-20, 20), job_options, st.booleans()), max_size=8))
+def test_what_is_moved_is_what_rq_would_have_written(
+    connection: Redis, jobs: list[tuple[int, dict[str, object], bool]]
+) -> None:
+    connection.flushall()
+    queue = Queue("q", connection=connection)
+    base = datetime.now(UTC)
+    for number, (seconds, options, failed_before) in enumerate(jobs):
+        delta = timedelta(seconds=seconds * 10)
+        job = queue.enqueue_at(base + delta, fails, job_id=f"j{number}", **options)
+        if failed_before:
+            connection.hset(job.key, "ended_at", "2026-01-01T00:00:00.000000Z")
+    before = {key: (connection.dump(key), connection.pttl(key)) for key in connection.scan_iter("*")}
+    rqs = RQScheduler(["q"], connection=connection)
+    rqs.acquire_locks()
+    rqs.enqueue_scheduled_jobs()
+    rqs.release_locks()
+    wanted = snapshot(connection)
+    connection.flushall()
+    for key, (dump, ttl) in before.items():
+        connection.restore(key, max(ttl, 0), dump)
+    moved = DelayedJobs(connection).move_due(now())
+    assert snapshot(connection) == wanted
+    assert moved.jobs == sum(seconds <= 0 for seconds, _, _ in jobs)
+    for job_id in queued(connection, "q"):
+        enqueued = Job.fetch(job_id, connection=connection).enqueued_at
+        assert enqueued is not None
+        assert abs((enqueued - base).total_seconds()) < 60
+
+
+def test_a_retry_comes_back_when_it_is_due(connection: Redis) -> None:
+    queue = Queue(connection=connection)
+    job = queue.enqueue(fails, retry=Retry(2, [5, 50]))
+    mover = DelayedJobs(connection)
+    for wait in (5, 50):
+        SimpleWorker([queue], connection=connection).work(burst=True)
+        assert job.get_status() == "scheduled"
+        assert mover.move_due(now() + wait - 2).jobs == 0
+        assert mover.move_due(now() + wait).jobs == 1
+        assert queued(connection) == [job.id]
+        assert job.get_status() == "queued"
+    SimpleWorker([queue], connection=connection).work(burst=True)
+    assert job.get_status() == "failed"
+
+
+def test_a_suspended_system_still_moves(connection: Redis) -> None:
+    suspend(connection)
+    job = Queue(connection=connection).enqueue_in(timedelta(seconds=1), fails)
+    assert DelayedJobs(connection).move_due(now() + 2).jobs == 1
+    assert queued(connection) == [job.id]
+
+
+def test_an_id_without_a_job_is_dropped_but_not_at_once(connection: Redis) -> None:
+    """RQ adds the id before it writes the job: what is not there yet must not be lost."""
+    queue = Queue(connection=connection)
+    registry = ScheduledJobRegistry(queue=queue)
+    start = now()
+    late = queue.enqueue_at(datetime.fromtimestamp(start, UTC), fails)
+    fields = connection.hgetall(late.key)
+    connection.delete(late.key)
+    gone = queue.enqueue_at(datetime.fromtimestamp(start, UTC), fails)
+    connection.delete(gone.key)
+    mover = DelayedJobs(connection)
+    moved = mover.move_due(start + 1)
+    assert (moved.jobs, moved.dropped, moved.left) == (0, 0, 2)
+    connection.hset(late.key, mapping=fields)
+    assert mover.move_due(start + 2).jobs == 1
+    moved = mover.move_due(start + ORPHAN_AGE + 1)
+    assert (moved.jobs, moved.dropped, moved.left) == (0, 1, 0)
+    assert registry.get_job_ids(cleanup=False) == []
+    assert queued(connection) == [late.id]
+
+
+def test_ids_without_a_job_do_not_hold_up_the_others(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH", 3)
+    queue = Queue(connection=connection)
+    start = now()
+    connection.zadd("rq:scheduled:default", {f"gone{n}": int(start) - 2 for n in range(7)})
+    jobs = [queue.enqueue_at(datetime.fromtimestamp(start, UTC), fails, job_id=f"j{n}") for n in range(8)]
+    moved = DelayedJobs(connection).move_due(start + 1)
+    assert (moved.jobs, moved.left) == (8, 7)
+    assert sorted(queued(connection)) == [job.id for job in jobs]
+
+
+def test_a_queue_that_rqs_scheduler_holds_is_left_to_it(connection: Redis) -> None:
+    for name in ("his", "mine"):
+        Queue(name, connection=connection).enqueue_in(timedelta(seconds=0), fails, job_id=name)
+    rqs = RQScheduler(["his"], connection=connection)
+    assert rqs.acquire_locks() == {"his"}
+    later = now() + 2
+    assert DelayedJobs(connection).move_due(later).jobs == 1
+    assert (queued(connection, "his"), queued(connection, "mine")) == ([], ["mine"])
+    rqs.enqueue_scheduled_jobs()
+    rqs.release_locks()
+    assert DelayedJobs(connection).move_due(later).jobs == 0
+    assert (queued(connection, "his"), queued(connection, "mine")) == (["his"], ["mine"])
+
+
+def test_rqs_scheduler_and_movers_by_turns_double_nothing(connection: Redis) -> None:
+    draw = random.Random(5)
+    queue = Queue(connection=connection)
+    wanted = []
+    mover = DelayedJobs(connection)
+    rqs = RQScheduler(["default"], connection=connection)
+    for number in range(60):
+        wanted.append(queue.enqueue_in(timedelta(seconds=0), fails, job_id=f"j{number}").id)
+        step = draw.randrange(4)
+        if step == 0:
+            rqs.acquire_locks()
+        elif step == 1 and rqs.acquired_locks:
+            rqs.enqueue_scheduled_jobs()
+        elif step == 2:
+            rqs.release_locks()
+        mover.move_due(now())
+    rqs.release_locks()
+    mover.move_due(now() + 2)
+    assert Counter(queued(connection)) == Counter(wanted)
+
+
+@pytest.mark.parametrize("ttl", ["", "soon", "2.5", "1e300", "inf", "nan", "-3", "9" * 30])
+def test_a_damaged_ttl_loses_no_job(connection: Redis, ttl: str) -> None:
+    queue = Queue(connection=connection)
+    start = now()
+    damaged = queue.enqueue_at(datetime.fromtimestamp(start - 2, UTC), fails, job_id="damaged")
+    connection.hset(damaged.key, "ttl", ttl)
+    queue.enqueue_at(datetime.fromtimestamp(start - 1, UTC), fails, job_id="good")
+    assert DelayedJobs(connection).move_due(start).jobs == 2
+    assert queued(connection) == ["damaged", "good"]
+    assert connection.ttl(damaged.key) == (2 if ttl == "2.5" else -1)
+
+
+def test_what_is_no_job_holds_up_no_other(connection: Redis) -> None:
+    queue = Queue(connection=connection)
+    start = now()
+    connection.set("rq:job:poisoned", "a string")
+    connection.zadd("rq:scheduled:default", {"poisoned": int(start) - 5})
+    queue.enqueue_at(datetime.fromtimestamp(start - 1, UTC), fails, job_id="good")
+    moved = DelayedJobs(connection).move_due(start)
+    assert (moved.jobs, moved.left, moved.failed) == (1, 1, [])
+    assert queued(connection) == ["good"]
+    moved = DelayedJobs(connection).move_due(start + ORPHAN_AGE)
+    assert (moved.dropped, connection.get("rq:job:poisoned")) == (1, b"a string")
+
+
+@pytest.mark.parametrize("key", ["rq:queue:a", "rq:scheduled:a"])
+def test_a_damaged_queue_holds_up_no_other_and_loses_nothing(
+    connection: Redis, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = now()
+    for name in ("a", "b"):
+        Queue(name, connection=connection).enqueue_at(datetime.fromtimestamp(start - 1, UTC), fails, job_id=name)
+    kept = connection.zrange("rq:scheduled:a", 0, -1, withscores=True)
+    connection.delete(key)
+    connection.set(key, "a string")
+    mover = DelayedJobs(connection)
+    for _ in range(3):
+        moved = mover.move_due(start)
+        assert moved.failed == ["a"]
+    assert queued(connection, "b") == ["b"]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [caplog.messages[0]]
+    assert "a: its delayed jobs cannot be moved" in caplog.text
+    connection.delete(key)
+    if key == "rq:queue:a":
+        assert connection.zrange("rq:scheduled:a", 0, -1, withscores=True) == kept
+        assert mover.move_due(start).jobs == 1
+        assert queued(connection, "a") == ["a"]
+
+
+def test_a_redis_that_takes_no_writes_is_no_damage(own_redis: Any) -> None:
+    connection = own_redis.client()
+    Queue(connection=connection).enqueue_at(datetime.fromtimestamp(now() - 1, UTC), fails)
+    connection.replicaof("127.0.0.1", "1")
+    with pytest.raises(ResponseError, match="read only replica"):
+        DelayedJobs(connection).move_due(now())
