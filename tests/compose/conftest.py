@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.compose_stack import ComposeStack, engine_answers
+
 HERE = Path(__file__).resolve().parent
-PARTS = (".dockerignore", "LICENSE", "README.md", "pyproject.toml", "docker-compose.yml", "docker-compose-monitor.yml")
-FOLDERS = ("deploy", "grafana", "prometheus", "requirements", "services", "src", "tasks")
-PORTS = ("REDIS", "POSTGRES", "RQ_EXPORTER", "PROMETHEUS", "ALERTMANAGER", "GRAFANA", "DASHBOARD")
-
-
-def engine_answers() -> bool:
-    try:
-        for command in (["docker", "info"], ["docker", "compose", "version"]):
-            if subprocess.run(command, capture_output=True, timeout=20, check=False).returncode:
-                return False
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,130 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no Docker engine with compose answers"))
 
 
-class Compose:
-    """A stack with a home of its own.
-
-    Args:
-        home: An empty folder; gets a copy of the checkout.
-        settings: Lines of its `.env`, beside free ports.
-        environment: Of every command, for example another DOCKER_HOST.
-    """
-
-    def __init__(
-        self, home: Path, settings: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None
-    ) -> None:
-        self.home = home
-        self.project = f"rqs-test-{uuid.uuid4().hex[:8]}"
-        self.environment = {
-            key: value for key, value in os.environ.items() if not key.startswith(("RQSTACK_", "REDIS_"))
-        }
-        self.environment |= {"RQSTACK_HOME": str(home), **(environment or {})}
-        for name in PARTS:
-            shutil.copy2(ROOT / name, home / name)
-        for name in FOLDERS:
-            shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
-        self.rqstack("stack", "setup")
-        given = {
-            "COMPOSE_PROJECT_NAME": self.project,
-            "RQSTACK_IMAGE": f"rqstack/worker:{self.project}",
-            "RQSTACK_TASKS_IMAGE": f"rqstack/tasks:{self.project}",
-            **{f"{name}_PORT": str(port) for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)},
-            **(settings or {}),
-        }
-        with (home / ".env").open("a") as file:
-            file.writelines(f"{name}={value}\n" for name, value in given.items())
-
-    def run(self, *command: str, given: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command, cwd=self.home, env=self.environment, input=given, capture_output=True, text=True, check=False
-        )
-        if check and done.returncode:
-            raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-        return done
-
-    def rqstack(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """The command line of this machine, which finds the stack by itself."""
-        return self.run(sys.executable, "-m", "rqstack.cli.main", *arguments, check=check)
-
-    def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """`docker compose` as a person types it in the home."""
-        files = [
-            part for name in (".env", "var/images.env") if (self.home / name).is_file() for part in ("--env-file", name)
-        ]
-        return self.run("docker", "compose", *files, *arguments, check=check)
-
-    def docker(self, *arguments: str, check: bool = True) -> str:
-        return self.run("docker", *arguments, check=check).stdout
-
-    def start(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.rqstack("stack", "start", "--mode", "compose", *arguments)
-
-    def containers(self, service: str = "") -> list[dict[str, Any]]:
-        """What `docker inspect` says of each container of a service; default: of all."""
-        filters = [f"label=com.docker.compose.project={self.project}"]
-        filters += [f"label=com.docker.compose.service={service}"] if service else []
-        ids = self.docker("ps", "--all", "--quiet", *(part for each in filters for part in ("--filter", each))).split()
-        found = json.loads(self.docker("inspect", *ids)) if ids else []
-        assert isinstance(found, list)
-        return found
-
-    def healthy(self, service: str) -> int:
-        """How many containers of a service are healthy."""
-        states = [container["State"] for container in self.containers(service)]
-        return sum(state["Running"] and state.get("Health", {}).get("Status") == "healthy" for state in states)
-
-    def enqueue(self, task: str, calls: Sequence[Sequence[Any]]) -> list[str]:
-        """Enqueue calls of a task by a producer; returns the ids."""
-        found = json.loads(self.produce("enqueue", task, given=calls))
-        assert len(found) == len(calls)
-        return [str(identity) for identity in found]
-
-    def outcomes(self, ids: Sequence[str]) -> dict[str, list[Any]]:
-        """[status, result, worker name] of each job."""
-        found = json.loads(self.produce("outcomes", given=ids))
-        assert isinstance(found, dict)
-        return found
-
-    def produce(self, *arguments: str, given: Any) -> str:
-        return self.run(sys.executable, str(HERE / "producer.py"), *arguments, given=json.dumps(given)).stdout
-
-    def wait(self, ids: Sequence[str], seconds: float = 90) -> dict[str, list[Any]]:
-        """Wait until every job has ended, and return the outcomes."""
-        self.rqstack("wait", "--timeout", str(seconds), *ids, check=False)
-        return self.outcomes(ids)
-
-    def until(self, what: Callable[[], Any], seconds: float = 60) -> Any:
-        """Wait until something is true, and return it."""
-        deadline = time.monotonic() + seconds
-        while not (found := what()):
-            assert time.monotonic() < deadline, f"not within {seconds} s"
-            time.sleep(0.2)
-        return found
-
-    def show(self) -> str:
-        """What a person would look at first: the containers and the end of their logs."""
-        shown = self.compose("ps", "--all", check=False).stdout
-        return shown + self.compose("logs", "--no-color", "--tail=40", check=False).stdout
-
-    def close(self) -> None:
-        self.compose("down", "--volumes", "--remove-orphans", "--timeout=5", check=False)
-        self.docker("image", "rm", f"rqstack/worker:{self.project}", f"rqstack/tasks:{self.project}", check=False)
-        # Those that another build has taken the name of.
-        mine = f"label=com.docker.compose.project={self.project}"
-        self.docker("image", "prune", "--force", "--filter", mine, check=False)
-
-
-def free_ports(number: int) -> list[int]:
-    probes = [socket.socket() for _ in range(number)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
-
-
 def page(number: int) -> str:
     """A page that shows as many words as its number."""
     words = " ".join(f"word{index}" for index in range(number))
@@ -175,11 +31,11 @@ def page(number: int) -> str:
 
 
 @pytest.fixture
-def new_stack(tmp_path: Path) -> Iterator[Compose]:
+def new_stack(tmp_path: Path) -> Iterator[ComposeStack]:
     """A stack that is not started."""
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
-    stack = Compose(tmp_path)
+    stack = ComposeStack(tmp_path)
     try:
         yield stack
     finally:
@@ -189,13 +45,13 @@ def new_stack(tmp_path: Path) -> Iterator[Compose]:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Compose]:
+def stack(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[ComposeStack]:
     """The stack with eight workers, the tests' own projects and a web server, started as `make start` does."""
     home = tmp_path_factory.mktemp("stack")
     # Its files are mounted into containers that run as other users.
     for folder in (home, *home.parents[:2]):
         folder.chmod(0o755)
-    stack = Compose(home)
+    stack = ComposeStack(home)
     try:
         for project in (HERE / "projects").iterdir():
             shutil.copytree(project, home / "tasks" / project.name)
@@ -213,10 +69,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the stack's containers and logs with a failure."""
     report = yield
     given = getattr(item, "funcargs", {})
     stack = given.get("stack") or given.get("new_stack")
-    if report.failed and isinstance(stack, Compose):  # type: ignore[attr-defined]
-        report.sections.append(("the stack", stack.show()))  # type: ignore[attr-defined]
+    if report.failed and isinstance(stack, ComposeStack):
+        report.sections.append(("the stack", stack.show()))
     return report

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.compose_stack import ComposeStack
+from support.paths import ROOT
+
 BLOCK = re.compile(r"<!-- run: compose -->\n```console\n(.*?)```", re.DOTALL)
 
 
-def test_the_blocks_of_the_readme_that_need_docker(new_stack: Any) -> None:
+def test_the_blocks_of_the_readme_that_need_docker(new_stack: ComposeStack) -> None:
     blocks = BLOCK.findall((ROOT / "README.md").read_text())
     assert blocks
     new_stack.start()

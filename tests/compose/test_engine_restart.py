@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,9 @@ import pytest
 
 from rqstack.stack import images
 from rqstack.stack.compose import Compose
+from support import processes
+from support.compose_stack import ComposeStack
+from support.waiting import until
 
 TOOLS = ("dockerd", "unshare", "ip", "iptables")
 SERVICES = ("redis", "worker")
@@ -37,15 +39,18 @@ class Engine:
         options = ["--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec", "--host", self.socket]
         options += ["--pidfile", f"{self.folder}/docker.pid"]
         shell = 'ip link set lo up && exec dockerd "$@"'
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                ["unshare", "--net", "--", "sh", "-c", shell, "dockerd", *options], stdout=log, stderr=log
-            )
-        deadline = time.monotonic() + 60
-        while subprocess.run(["docker", "--host", self.socket, "info"], capture_output=True, check=False).returncode:
-            assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
-            assert time.monotonic() < deadline, (self.folder / "log").read_text()[-2000:]
-            time.sleep(0.2)
+        command = ["unshare", "--net", "--", "sh", "-c", shell, "dockerd", *options]
+        self.process = process = processes.start(command, self.folder / "log")
+        info = ["docker", "--host", self.socket, "info"]
+
+        def answers() -> bool:
+            assert process.poll() is None, self.log()
+            return subprocess.run(info, capture_output=True, check=False).returncode == 0
+
+        until(answers, 60, log=self.log, pause=0.2)
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()[-2000:]
 
     def stop(self) -> None:
         if self.process is not None:
@@ -69,7 +74,7 @@ def engine() -> Iterator[Engine]:
         engine.close()
 
 
-def test_the_stack_comes_back_with_its_jobs(new_stack: Any, engine: Engine) -> None:
+def test_the_stack_comes_back_with_its_jobs(new_stack: ComposeStack, engine: Engine) -> None:
     stack = new_stack
     images.ensure(stack.home, needed(stack), 60, print)
     stack.compose("build", "--quiet", "worker", "tasks")
@@ -100,11 +105,11 @@ def test_the_stack_comes_back_with_its_jobs(new_stack: Any, engine: Engine) -> N
     assert [stack.compose(*rqstack, "result", identity).stdout.strip() for identity in ids] == ["2", "42"]
 
 
-def needed(stack: Any) -> dict[str, str]:
+def needed(stack: ComposeStack) -> dict[str, str]:
     """The images of the services that are started, as the home's settings name them."""
     found = images.named(Compose(stack.home).config())
     return {name: found[name] for name in ("python", "redis")}
 
 
-def running(stack: Any) -> list[Any]:
+def running(stack: ComposeStack) -> list[dict[str, Any]]:
     return [container for container in stack.containers() if container["State"]["Running"]]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from rqstack.stack import images
+from support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 # An address that nothing can be at, of the block for documentation: a pull from it fails or hangs.
 NOWHERE = "192.0.2.1:5000"
 

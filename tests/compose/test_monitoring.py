@@ -7,15 +7,16 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+
+from support.compose_stack import ComposeStack
 
 SERVICES = ("rq-exporter", "dashboard", "prometheus", "alertmanager")
 
 
 @pytest.fixture(scope="module")
-def monitored(stack: Any) -> Iterator[Any]:
+def monitored(stack: ComposeStack) -> Iterator[ComposeStack]:
     """The stack, with monitoring added while it runs."""
     images = {"RQ_EXPORTER_IMAGE": "rqstack/rq-exporter", "DASHBOARD_IMAGE": "rqstack/dashboard"}
     images = {name: f"{image}:{stack.project}" for name, image in images.items()}
@@ -35,25 +36,25 @@ def monitored(stack: Any) -> Iterator[Any]:
         stack.docker("image", "rm", *images.values(), check=False)
 
 
-def setting(stack: Any, name: str) -> str:
+def setting(stack: ComposeStack, name: str) -> str:
     found = [line.split("=", 1)[1] for line in (stack.home / ".env").read_text().splitlines() if line.startswith(name)]
     return str(found[-1])
 
 
-def get(stack: Any, service: str, path: str, **parameters: str) -> str:
+def get(stack: ComposeStack, service: str, path: str, **parameters: str) -> str:
     query = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
     url = f"http://127.0.0.1:{setting(stack, f'{service}_PORT')}{path}{query}"
     with urllib.request.urlopen(url, timeout=10) as answer:
         return str(answer.read().decode())
 
 
-def firing(stack: Any) -> set[str]:
+def firing(stack: ComposeStack) -> set[str]:
     """The alerts that have reached Alertmanager and are not inhibited there."""
     found = json.loads(get(stack, "ALERTMANAGER", "/api/v2/alerts", inhibited="false"))
     return {alert["labels"]["alertname"] for alert in found}
 
 
-def test_every_service_is_healthy_and_hardened(monitored: Any) -> None:
+def test_every_service_is_healthy_and_hardened(monitored: ComposeStack) -> None:
     services = [*SERVICES, "grafana"] if monitored.containers("grafana") else list(SERVICES)
     for service in services:
         assert monitored.healthy(service) == 1, service
@@ -76,7 +77,7 @@ def test_every_service_is_healthy_and_hardened(monitored: Any) -> None:
         assert not [value for value in values if value and value in shown], service
 
 
-def test_nothing_waits_for_grafana(monitored: Any) -> None:
+def test_nothing_waits_for_grafana(monitored: ComposeStack) -> None:
     """Where its image cannot be had, all others run without it."""
     config = json.loads(
         monitored.compose(
@@ -87,7 +88,7 @@ def test_nothing_waits_for_grafana(monitored: Any) -> None:
     assert not [name for name, service in config["services"].items() if "grafana" in (service.get("depends_on") or {})]
 
 
-def test_prometheus_scrapes_every_target(monitored: Any) -> None:
+def test_prometheus_scrapes_every_target(monitored: ComposeStack) -> None:
     def targets() -> dict[str, str]:
         found = json.loads(get(monitored, "PROMETHEUS", "/api/v1/targets"))["data"]["activeTargets"]
         return {target["labels"]["job"]: target["health"] for target in found}
@@ -98,7 +99,7 @@ def test_prometheus_scrapes_every_target(monitored: Any) -> None:
     assert len(managers) == 1
 
 
-def test_rq_exporter_shows_the_workers_and_their_jobs(monitored: Any) -> None:
+def test_rq_exporter_shows_the_workers_and_their_jobs(monitored: ComposeStack) -> None:
     ids = monitored.enqueue("probe.tasks.nap", [[0.01]] * 20)
     outcomes = monitored.wait(ids)
     assert {identity: outcome[0] for identity, outcome in outcomes.items()} == dict.fromkeys(ids, "finished")
@@ -113,7 +114,7 @@ def test_rq_exporter_shows_the_workers_and_their_jobs(monitored: Any) -> None:
     monitored.until(shown)
 
 
-def test_the_jobs_page_needs_the_login(monitored: Any) -> None:
+def test_the_jobs_page_needs_the_login(monitored: ComposeStack) -> None:
     assert "password" in get(monitored, "DASHBOARD", "/")
     with pytest.raises(urllib.error.HTTPError) as refused:
         get(monitored, "DASHBOARD", "/0/data/queues.json")
@@ -129,7 +130,7 @@ def test_the_jobs_page_needs_the_login(monitored: Any) -> None:
         assert len(json.loads(answer.read())["workers"]) >= 9
 
 
-def test_a_queue_without_workers_raises_an_alert_until_it_has_some(monitored: Any) -> None:
+def test_a_queue_without_workers_raises_an_alert_until_it_has_some(monitored: ComposeStack) -> None:
     monitored.until(lambda: "RQWatchdog" in firing(monitored), seconds=90)
     monitored.compose("stop", "long-worker")
     ids = monitored.enqueue("probe.tasks.where", [[]])
@@ -139,7 +140,7 @@ def test_a_queue_without_workers_raises_an_alert_until_it_has_some(monitored: An
     assert outcomes[ids[0]][0] == "finished"
 
 
-def test_a_lost_redis_raises_one_alert_and_the_exporter_stays(monitored: Any) -> None:
+def test_a_lost_redis_raises_one_alert_and_the_exporter_stays(monitored: ComposeStack) -> None:
     monitored.compose("stop", "redis")
     try:
         monitored.until(lambda: "RQRedisDown" in firing(monitored), seconds=120)

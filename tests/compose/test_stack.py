@@ -7,19 +7,20 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.compose_stack import ComposeStack
+from support.paths import ROOT
+
 COUNT = "wordcount.tasks.count_words_at_url"
 WORKERS = ("worker", "long-worker", "worker-older", "worker-newer")
 
 
-def words(stack: Any, numbers: range) -> tuple[list[str], dict[str, int]]:
+def words(stack: ComposeStack, numbers: range) -> tuple[list[str], dict[str, int]]:
     """Word counts of pages that are enqueued: the ids, and the right count of each."""
     ids = stack.enqueue(COUNT, [[f"http://pages:8000/{number}.html"] for number in numbers])
     return ids, dict(zip(ids, numbers, strict=True))
@@ -34,7 +35,7 @@ def check(outcomes: dict[str, list[Any]], expected: dict[str, int]) -> None:
     assert not wrong
 
 
-def test_every_service_is_healthy(stack: Any) -> None:
+def test_every_service_is_healthy(stack: ComposeStack) -> None:
     assert stack.healthy("worker") == 8
     for service in ("redis", "long-worker", "scheduler", "worker-older", "worker-newer", "pages"):
         assert stack.healthy(service) == 1, service
@@ -44,7 +45,7 @@ def test_every_service_is_healthy(stack: Any) -> None:
     assert all(row["well"] for row in json.loads(status.stdout)["processes"])
 
 
-def test_a_second_start_leaves_what_runs_alone(stack: Any) -> None:
+def test_a_second_start_leaves_what_runs_alone(stack: ComposeStack) -> None:
     def running() -> set[str]:
         return {each["Id"] for each in stack.containers() if each["State"]["Running"]}
 
@@ -53,13 +54,13 @@ def test_a_second_start_leaves_what_runs_alone(stack: Any) -> None:
     assert running() == before
 
 
-def test_a_word_count_by_hand(stack: Any) -> None:
+def test_a_word_count_by_hand(stack: ComposeStack) -> None:
     identity = stack.rqstack("trigger", "--url", "http://pages:8000/42.html").stdout.splitlines()[-1]
     stack.rqstack("wait", "--timeout", "30", identity)
     assert stack.rqstack("result", "--jobid", identity).stdout.strip() == "42"
 
 
-def test_two_hundred_counts_survive_a_restart_of_redis(stack: Any) -> None:
+def test_two_hundred_counts_survive_a_restart_of_redis(stack: ComposeStack) -> None:
     ids, expected = words(stack, range(1, 201))
     stack.compose("restart", "redis")
     outcomes = stack.wait(ids)
@@ -67,7 +68,7 @@ def test_two_hundred_counts_survive_a_restart_of_redis(stack: Any) -> None:
     assert len({worker for _, _, worker in outcomes.values()}) > 1
 
 
-def test_killing_every_worker_loses_nothing(stack: Any) -> None:
+def test_killing_every_worker_loses_nothing(stack: ComposeStack) -> None:
     naps = stack.enqueue("probe.tasks.nap", [[0.2]] * 60)
     stack.compose("kill", *WORKERS)
     ids, expected = words(stack, range(1, 51))
@@ -78,7 +79,7 @@ def test_killing_every_worker_loses_nothing(stack: Any) -> None:
     assert {status for status, _, _ in outcomes.values()} == {"finished"}, outcomes
 
 
-def test_killing_a_producer_does_no_harm(stack: Any) -> None:
+def test_killing_a_producer_does_no_harm(stack: ComposeStack) -> None:
     """Whatever it had enqueued is run; what it was about to enqueue is not half there."""
     program = (
         "import sys\nfrom rqstack import autodiscover\n"
@@ -97,14 +98,14 @@ def test_killing_a_producer_does_no_harm(stack: Any) -> None:
     assert stack.healthy("worker") == 8
 
 
-def test_two_projects_have_two_versions_of_a_library(stack: Any) -> None:
+def test_two_projects_have_two_versions_of_a_library(stack: ComposeStack) -> None:
     (older,) = stack.enqueue("older.tasks.library", [[]])
     (newer,) = stack.enqueue("newer.tasks.library", [[]])
     assert stack.wait([older])[older][:2] == ["finished", "0.12.1"]
     assert stack.wait([newer])[newer][:2] == ["finished", "1.0.0"]
 
 
-def test_the_commands_of_the_page_show_the_two_versions(stack: Any) -> None:
+def test_the_commands_of_the_page_show_the_two_versions(stack: ComposeStack) -> None:
     page = (ROOT / "docs" / "tasks-deploy.md").read_text()
     copied = re.search(r"^    cp -r (.*) tasks/$", page, re.MULTILINE)
     assert copied
@@ -118,13 +119,13 @@ def test_the_commands_of_the_page_show_the_two_versions(stack: Any) -> None:
     assert [stack.rqstack("result", each).stdout for each in found] == ["0.12.1\n", "1.0.0\n"]
 
 
-def test_the_long_queue_has_its_own_worker(stack: Any) -> None:
+def test_the_long_queue_has_its_own_worker(stack: ComposeStack) -> None:
     (identity,) = stack.enqueue("probe.tasks.where", [[]])
     (container,) = stack.containers("long-worker")
     assert stack.wait([identity])[identity][:2] == ["finished", container["Id"][:12]]
 
 
-def test_every_service_is_hardened(stack: Any) -> None:
+def test_every_service_is_hardened(stack: ComposeStack) -> None:
     containers = stack.containers()
     assert len(containers) == 15
     for container in containers:
@@ -157,7 +158,7 @@ def test_every_service_is_hardened(stack: Any) -> None:
     assert network["Internal"] is True
 
 
-def test_no_secret_is_in_arguments_or_environment(stack: Any) -> None:
+def test_no_secret_is_in_arguments_or_environment(stack: ComposeStack) -> None:
     secrets = [path.read_text().strip() for path in (stack.home / "var" / "secrets").iterdir()]
     assert len(secrets) >= 6
     for container in stack.containers():
@@ -168,7 +169,7 @@ def test_no_secret_is_in_arguments_or_environment(stack: Any) -> None:
             assert not [secret for secret in secrets if secret in processes], container["Name"]
 
 
-def test_a_role_may_do_no_more_than_it_needs(stack: Any) -> None:
+def test_a_role_may_do_no_more_than_it_needs(stack: ComposeStack) -> None:
     port = next(line for line in (stack.home / ".env").read_text().splitlines() if line.startswith("REDIS_PORT="))
 
     def user(role: str) -> Redis:
@@ -190,7 +191,7 @@ def test_a_role_may_do_no_more_than_it_needs(stack: Any) -> None:
     assert int(settings["maxmemory"]) > 0
 
 
-def test_new_task_code_is_shipped_under_load(stack: Any) -> None:
+def test_new_task_code_is_shipped_under_load(stack: ComposeStack) -> None:
     """No container restarts, no job is lost, and each runs wholly on one release; a rollback leads back."""
     module = stack.home / "tasks" / "probe" / "probe" / "version.py"
     before = {
@@ -228,7 +229,7 @@ def test_new_task_code_is_shipped_under_load(stack: Any) -> None:
     stack.until(lambda: version() == 1)
 
 
-def test_queued_jobs_outlive_a_stop_of_everything(stack: Any) -> None:
+def test_queued_jobs_outlive_a_stop_of_everything(stack: ComposeStack) -> None:
     stack.rqstack("suspend")
     ids, expected = words(stack, range(1, 21))
     stack.rqstack("stack", "stop")

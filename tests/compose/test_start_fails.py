@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import socket
 from pathlib import Path
-from typing import Any
+
+from support.compose_stack import ComposeStack
 
 HERE = Path(__file__).resolve().parent
 
 
-def test_a_port_in_use_is_named_with_its_setting(new_stack: Any) -> None:
+def test_a_port_in_use_is_named_with_its_setting(new_stack: ComposeStack) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -25,7 +26,7 @@ def test_a_port_in_use_is_named_with_its_setting(new_stack: Any) -> None:
     assert new_stack.containers() == []
 
 
-def test_a_service_that_does_not_start_is_named_with_its_log(new_stack: Any) -> None:
+def test_a_service_that_does_not_start_is_named_with_its_log(new_stack: ComposeStack) -> None:
     probe = new_stack.home / "tasks" / "probe"
     shutil.copytree(HERE / "projects" / "probe", probe)
     (probe / "probe" / "version.py").write_text("import nothing_of_that_name\n")
@@ -44,7 +45,7 @@ def test_a_service_that_does_not_start_is_named_with_its_log(new_stack: Any) -> 
     assert new_stack.wait([identity])[identity][0] == "finished"
 
 
-def test_without_env_compose_says_what_to_do(new_stack: Any) -> None:
+def test_without_env_compose_says_what_to_do(new_stack: ComposeStack) -> None:
     (new_stack.home / ".env").unlink()
     done = new_stack.run("docker", "compose", "up", check=False)
     assert done.returncode != 0

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis import Redis
 
 from rqstack.settings import Settings, load
 from rqstack.transport.client import connect
-
-HERE = Path(__file__).resolve().parent
-COMPOSE = HERE.parent / "compose" / "conftest.py"
+from support.account import account
+from support.compose_stack import ComposeStack, engine_answers
+from support.journal import count_begun, read_journal
+from support.projects import copy_project
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(900)]
 
@@ -28,8 +26,6 @@ SETTINGS = {
     "RQSTACK_HEARTBEAT": "0.5",
     "RQSTACK_MAX_CRASHES": "1000",
 }
-PROJECT = '[project]\nname = "faulty"\nversion = "1"\ndescription = "Writes down what it does"\n'
-BUILD = '[build-system]\nrequires = ["flit_core>=3.11,<4"]\nbuild-backend = "flit_core.buildapi"\n'
 OVERRIDE = """
 services:
   worker:
@@ -39,26 +35,17 @@ services:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
     """One stack for all tests of this module; its workers are started by each test."""
-    spec = importlib.util.spec_from_file_location("compose_of_tests", COMPOSE)
-    assert spec is not None
-    assert spec.loader is not None
-    compose = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(compose)
-    if not compose.engine_answers():
+    if not engine_answers():
         pytest.skip("no Docker engine with compose answers")
     home = tmp_path_factory.mktemp("stack")
     # Its files are mounted into containers that run as other users.
     for folder in (home, *home.parents[:2]):
         folder.chmod(0o755)
-    stack = compose.Compose(home, SETTINGS)
+    stack = ComposeStack(home, SETTINGS)
     try:
-        package = home / "tasks" / "faulty" / "faulty"
-        package.mkdir(parents=True)
-        (package.parent / "pyproject.toml").write_text(BUILD + PROJECT)
-        (package / "__init__.py").write_text('"""The tasks of the fault tests."""\n')
-        shutil.copy2(HERE / "site" / "faulty.py", package / "tasks.py")
+        copy_project("faulty", home / "tasks")
         (home / "docker-compose.override.yml").write_text(OVERRIDE)
         (home / "journal").mkdir()
         (home / "journal").chmod(0o777)
@@ -74,11 +61,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 class Containers:
     """The worker containers of a stack, an empty Redis, and what their jobs write down."""
 
-    def __init__(self, stack: Any, read_journal: Callable[[Path], list[Any]]) -> None:
+    def __init__(self, stack: ComposeStack) -> None:
         self.stack = stack
         self.settings = load(Settings)
         self.client: Redis = connect(self.settings)
-        self.read_journal = read_journal
         self.draw = random.Random(8)
         self.ids: list[str] = []
 
@@ -105,16 +91,14 @@ class Containers:
         return int(self.client.zcard("rqstack:supervisors"))
 
     def begun(self) -> Counter[str]:
-        return Counter(line.job for line in self.read_journal(self.journal) if line.what == "begin")
+        return count_begun(read_journal(self.journal))
 
     @property
     def journal(self) -> Path:
-        path: Path = self.stack.home / "journal" / "lines"
-        return path
+        return self.stack.home / "journal" / "lines"
 
     def said(self, words: str) -> int:
-        logs = self.stack.compose("logs", "--no-color", "worker")
-        return int(logs.stdout.count(words))
+        return self.stack.compose("logs", "--no-color", "worker").stdout.count(words)
 
     def finish(self) -> None:
         """Wait until all jobs have ended and the dead are taken over; then stop every worker."""
@@ -124,20 +108,18 @@ class Containers:
 
 
 @pytest.fixture
-def containers(
-    stack: Any, monkeypatch: pytest.MonkeyPatch, read_journal: Callable[[Path], list[Any]]
-) -> Iterator[Containers]:
+def containers(stack: ComposeStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Containers]:
     """No worker runs, Redis is empty, and nothing is written down."""
     monkeypatch.setenv("RQSTACK_HOME", str(stack.home))
     stack.compose("rm", "--stop", "--force", "worker", "long-worker", "scheduler")
-    found = Containers(stack, read_journal)
+    found = Containers(stack)
     found.client.flushall()
     found.journal.unlink(missing_ok=True)
     yield found
     found.client.close()
 
 
-def test_worker_containers_are_killed(containers: Containers, account: Callable[..., None]) -> None:
+def test_worker_containers_are_killed(containers: Containers) -> None:
     containers.enqueue(2_000, 0.04)
     containers.scale(4)
     kills = 0
@@ -154,7 +136,7 @@ def test_worker_containers_are_killed(containers: Containers, account: Callable[
     print(f"{kills} containers killed, {len(again)} of {len(begun)} jobs begun more than once")
 
 
-def test_the_network_of_workers_is_cut_and_restored(containers: Containers, account: Callable[..., None]) -> None:
+def test_the_network_of_workers_is_cut_and_restored(containers: Containers) -> None:
     stack = containers.stack
     containers.enqueue(2_000, 0.04)
     containers.scale(4)
@@ -180,7 +162,7 @@ def test_the_network_of_workers_is_cut_and_restored(containers: Containers, acco
     print(f"2 of 4 containers cut off, {len(again)} of {len(begun)} jobs begun more than once")
 
 
-def test_scaling_up_and_down_under_load(containers: Containers, account: Callable[..., None]) -> None:
+def test_scaling_up_and_down_under_load(containers: Containers) -> None:
     """As `docker compose up --scale worker=8`, then `--scale worker=2`: no job runs twice."""
     containers.scale(2)
     for number in (8, 2):

@@ -6,10 +6,11 @@ import contextlib
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+
+from support.fleet import Fleet
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -19,7 +20,7 @@ INNOCENT = {"RQSTACK_MAX_CRASHES": "1000"}
 
 @pytest.mark.parametrize("number", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("whole_group", [False, True], ids=["horse", "group"])
-def test_horses_killed_at_random(fleet: Any, number: int, whole_group: bool) -> None:
+def test_horses_killed_at_random(fleet: Fleet, number: int, whole_group: bool) -> None:
     ids = fleet.enqueue([f"job-{n}" for n in range(number)], args=(0.004,))
     fleet.start(2, **INNOCENT)
     kills = 0
@@ -36,7 +37,7 @@ def test_horses_killed_at_random(fleet: Any, number: int, whole_group: bool) -> 
     print(f"{kills} kills, {len(again)} of {number} jobs begun more than once")
 
 
-def test_templates_killed_at_random(fleet: Any) -> None:
+def test_templates_killed_at_random(fleet: Fleet) -> None:
     ids = fleet.enqueue([f"job-{n}" for n in range(2_000)], args=(0.004,))
     fleet.start(2, **INNOCENT)
     kills = 0
@@ -53,7 +54,7 @@ def test_templates_killed_at_random(fleet: Any) -> None:
     print(f"{kills} kills, {len(again)} jobs begun more than once")
 
 
-def test_what_a_job_has_started_dies_with_its_horse(fleet: Any, tmp_path: Path) -> None:
+def test_what_a_job_has_started_dies_with_its_horse(fleet: Fleet, tmp_path: Path) -> None:
     flag = tmp_path / "child"
     fleet.enqueue(["parent"], "with_child", (str(flag),))
     ids = fleet.enqueue([f"job-{n}" for n in range(2_000)])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from typing import Any
 
 import pytest
 from rq.job import Job
+
+from support.fleet import Fleet
+from support.processes import rqstack_command
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -25,7 +26,7 @@ POISON = {
 }
 
 
-def failure(fleet: Any, job: str) -> str:
+def failure(fleet: Fleet, job: str) -> str:
     """What is recorded of a failed job, as RQ's own tools read it."""
     result = Job(job, connection=fleet.client).latest_result()
     assert result is not None
@@ -34,7 +35,7 @@ def failure(fleet: Any, job: str) -> str:
 
 
 @pytest.mark.parametrize("each", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_poison_among_innocent_jobs(fleet: Any, each: int) -> None:
+def test_poison_among_innocent_jobs(fleet: Fleet, each: int) -> None:
     ids, poison = [], {}
     names = [f"job-{n}" for n in range(1_000 * each)]
     for turn in range(each):
@@ -57,17 +58,17 @@ def test_poison_among_innocent_jobs(fleet: Any, each: int) -> None:
     assert fleet.crashes == {}
 
 
-def test_poison_that_is_requeued_gets_its_chances_again(fleet: Any) -> None:
+def test_poison_that_is_requeued_gets_its_chances_again(fleet: Fleet) -> None:
     fleet.enqueue(["bad"], "killed")
     fleet.start()
     fleet.until(lambda: fleet.ended() == 1)
-    requeue = [sys.executable, "-m", "rqstack.cli.main", "requeue", "--yes", "bad"]
+    requeue = rqstack_command("requeue", "--yes", "bad")
     subprocess.run(requeue, env=fleet.environment, check=True, timeout=60)
     fleet.until(lambda: fleet.begun()["bad"] == 6)
     fleet.finish([], failed=["bad"])
 
 
-def test_poison_that_takes_a_whole_worker_along(fleet: Any) -> None:
+def test_poison_that_takes_a_whole_worker_along(fleet: Fleet) -> None:
     """As when a container is over its memory limit: nobody of its tree is left to say what happened."""
     ids = fleet.enqueue([f"job-{n}" for n in range(1_000)], args=(0.001,))
     fleet.enqueue(["fatal"], "murder")

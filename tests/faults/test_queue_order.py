@@ -7,9 +7,11 @@ import random
 import threading
 import time
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
+
+from support.fleet import Fleet
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -25,7 +27,7 @@ class Start(NamedTuple):
     job: str
 
 
-def produce(fleet: Any, number: int, most: float) -> dict[str, float]:
+def produce(fleet: Fleet, number: int, most: float) -> dict[str, float]:
     """Many producers at once, each with a connection of its own; when each job's call had returned."""
     done: dict[str, float] = {}
 
@@ -38,7 +40,7 @@ def produce(fleet: Any, number: int, most: float) -> dict[str, float]:
             for n in range(number):
                 name = draw.choice(QUEUES)
                 job = f"{name}-{producer}-{n}"
-                queues[name].enqueue("faulty.work", job_id=job)
+                queues[name].enqueue("faulty.tasks.work", job_id=job)
                 done[job] = time.time()
                 if most:
                     time.sleep(draw.uniform(0, most))
@@ -53,7 +55,7 @@ def produce(fleet: Any, number: int, most: float) -> dict[str, float]:
 
 # Without a pause the queues are never empty; with one the horse is idle most of the time, and Redis wakes it.
 @pytest.mark.parametrize("most", [0.0, 0.04], ids=["busy", "idle"])
-def test_strict_order(fleet: Any, most: float) -> None:
+def test_strict_order(fleet: Fleet, most: float) -> None:
     fleet.start(horses=1, queues=QUEUES)
     fleet.until(lambda: fleet.horses())
     done = produce(fleet, 300, most)
@@ -76,7 +78,7 @@ def test_strict_order(fleet: Any, most: float) -> None:
     print(f"{len(done)} jobs, {waited} of them waited in their queue")
 
 
-def test_an_idle_horse_takes_the_higher_of_two(fleet: Any) -> None:
+def test_an_idle_horse_takes_the_higher_of_two(fleet: Fleet) -> None:
     """Redis moves a low job to an idle horse, and a high one comes before the horse has asked for its work."""
     from rqstack.transport import keys
     from rqstack.transport.raw import RawConnection

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import pytest
+
+from support.fleet import Fleet
+from support.journal import Line
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -18,11 +20,11 @@ pytestmark = pytest.mark.timeout(400)
 DEFAULTS = {"RQSTACK_DEAD_AFTER": "", "RQSTACK_HEARTBEAT": "", "RQSTACK_GRACE": "", "RQSTACK_MAX_CRASHES": "1000"}
 
 
-def starts(fleet: Any, job: str) -> list[Any]:
+def starts(fleet: Fleet, job: str) -> list[Line]:
     return [line for line in fleet.journal() if line.job == job and line.what == "begin"]
 
 
-def measure(fleet: Any, folder: Path, rounds: int, kill: Callable[[int], None]) -> list[float]:
+def measure(fleet: Fleet, folder: Path, rounds: int, kill: Callable[[int], None]) -> list[float]:
     """Kill by `kill`, which gets the horse's process, in the middle of a long job; seconds until it starts again."""
     taken = []
     for turn in range(rounds):
@@ -38,7 +40,7 @@ def measure(fleet: Any, folder: Path, rounds: int, kill: Callable[[int], None]) 
     return taken
 
 
-def test_of_a_horse(fleet: Any, tmp_path: Path) -> None:
+def test_of_a_horse(fleet: Fleet, tmp_path: Path) -> None:
     fleet.start(1, **DEFAULTS)
     taken = measure(fleet, tmp_path, 10, lambda pid: os.kill(pid, signal.SIGKILL))
     print(f"\nhorse killed: its job starts again after {median(taken):.3f} s (at most {max(taken):.3f} s)")
@@ -46,7 +48,7 @@ def test_of_a_horse(fleet: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_of_a_worker_beside_another(fleet: Any, tmp_path: Path) -> None:
+def test_of_a_worker_beside_another(fleet: Fleet, tmp_path: Path) -> None:
     def kill(horse: int) -> None:
         supervisor = next(each for each in fleet.running if horse in fleet.tree(each))
         fleet.start(1, **DEFAULTS)
@@ -59,7 +61,7 @@ def test_of_a_worker_beside_another(fleet: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_of_the_only_worker(fleet: Any, tmp_path: Path) -> None:
+def test_of_the_only_worker(fleet: Fleet, tmp_path: Path) -> None:
     """A new one is started at once, as `restart: unless-stopped` and systemd do."""
 
     def kill(horse: int) -> None:

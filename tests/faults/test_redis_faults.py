@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import Any
 
 import pytest
 from redis.exceptions import RedisError
 
+from support.fleet import Fleet
+
 pytestmark = pytest.mark.timeout(400)
 
 
-def is_written(fleet: Any) -> bool:
+def is_written(fleet: Fleet) -> bool:
     """Whether all is in Redis's file, so that it outlives Redis's process. (With everysec some may not be yet.)"""
     return bool(fleet.client.info("persistence")["aof_buffer_length"] == 0)
 
 
 @pytest.mark.parametrize(("number", "kills"), [(2_000, 3), pytest.param(20_000, 20, marks=pytest.mark.slow)])
-def test_redis_is_killed_and_started_again(fleet: Any, number: int, kills: int) -> None:
+def test_redis_is_killed_and_started_again(fleet: Fleet, number: int, kills: int) -> None:
     ids = fleet.enqueue([f"job-{n}" for n in range(number)], args=(0.004,))
     fleet.until(lambda: is_written(fleet))
     fleet.start(2)
@@ -32,7 +33,7 @@ def test_redis_is_killed_and_started_again(fleet: Any, number: int, kills: int) 
     print(f"{kills} kills of Redis, {len(again)} of {number} jobs begun more than once")
 
 
-def test_redis_and_workers_are_killed_together(fleet: Any) -> None:
+def test_redis_and_workers_are_killed_together(fleet: Fleet) -> None:
     """As when the host goes down."""
     ids = fleet.enqueue([f"job-{n}" for n in range(2_000)], args=(0.004,))
     fleet.until(lambda: is_written(fleet))
@@ -48,7 +49,7 @@ def test_redis_and_workers_are_killed_together(fleet: Any) -> None:
     assert [job for job, times in fleet.begun().items() if times > 1]
 
 
-def test_redis_stands_still_for_longer_than_a_worker_may(fleet: Any) -> None:
+def test_redis_stands_still_for_longer_than_a_worker_may(fleet: Fleet) -> None:
     ids = fleet.enqueue([f"job-{n}" for n in range(2_000)], args=(0.03,))
     fleet.start(3, RQSTACK_DEAD_AFTER="3")
     fleet.until(lambda: fleet.client.zcard("rqstack:supervisors") == 3)
@@ -66,7 +67,7 @@ def test_redis_stands_still_for_longer_than_a_worker_may(fleet: Any) -> None:
     assert {job: times for job, times in fleet.begun().items() if times > 1} == {}
 
 
-def test_writes_are_paused(fleet: Any) -> None:
+def test_writes_are_paused(fleet: Fleet) -> None:
     """What a failover to another Redis does, and a person with CLIENT PAUSE."""
     ids = fleet.enqueue([f"job-{n}" for n in range(2_000)], args=(0.004,))
     fleet.start(2)
@@ -76,7 +77,7 @@ def test_writes_are_paused(fleet: Any) -> None:
     assert {job: times for job, times in fleet.begun().items() if times > 1} == {}
 
 
-def test_redis_refuses_writes_for_want_of_memory(fleet: Any) -> None:
+def test_redis_refuses_writes_for_want_of_memory(fleet: Fleet) -> None:
     ids = fleet.enqueue([f"job-{n}" for n in range(2_000)], args=(0.004,))
     fleet.start(2)
     fleet.until(lambda: fleet.ended() > 500)

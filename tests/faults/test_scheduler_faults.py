@@ -2,80 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
 from rqstack.scheduling.table import CronTable
+from support import waiting
+from support.projects import copy_project
+from support.redis_server import RedisServer
+from support.schedulers import Schedulers
 
 pytestmark = pytest.mark.timeout(400)
 
-CRON = """
-from rqstack.scheduling import schedule
-schedule("demo.tasks.add", "* * * * * *", args=(1,), name="each second")
-schedule("demo.tasks.add", "* * * * * */2", args=(2,), name="each other second", timezone="Europe/London")
-schedule("demo.tasks.add", every=3, args=(3,), name="each three seconds", queue="short-running")
-"""
-
-
-class Schedulers:
-    """A number of `rqstack scheduler` processes, each started again when it is killed."""
-
-    def __init__(self, url: str, log: Path) -> None:
-        self.environment = os.environ | {"REDIS_URL": url}
-        self.log = log
-        self.running: list[subprocess.Popen[bytes]] = []
-
-    def start(self, number: int = 1) -> None:
-        for _ in range(number):
-            with self.log.open("ab") as file:
-                command = [sys.executable, "-m", "rqstack.cli.main", "scheduler"]
-                self.running.append(subprocess.Popen(command, stdout=file, stderr=file, env=self.environment))
-
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
-        process.kill()
-        process.wait()
-        self.running.remove(process)
-
-    def close(self) -> None:
-        for process in list(self.running):
-            self.kill(process)
-
 
 @pytest.fixture
-def schedulers(own_redis: Any, tmp_path: Path) -> Iterator[Schedulers]:
-    package = tmp_path / "tasks" / "demo" / "demo"
-    package.mkdir(parents=True)
-    (package.parent / "pyproject.toml").write_text('[project]\nname = "demo"\nversion = "1"\n')
-    (package / "__init__.py").write_text("")
-    (package / "tasks.py").write_text("from rqstack import task\n\n@task\ndef add(a): return a\n")
-    (package / "cron.py").write_text(CRON)
+def schedulers(own_redis: RedisServer, tmp_path: Path) -> Iterator[Schedulers]:
+    """Processes with a cron table that has something to do each second; none is started yet."""
+    copy_project("periodic", tmp_path / "tasks")
     processes = Schedulers(own_redis.url, tmp_path / "schedulers.log")
     yield processes
     processes.close()
 
 
-def until(what: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if found := what():
-                return found
-        except RedisError:
-            pass
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until a condition is true, through a Redis that is away."""
+    waiting.until(condition, seconds, errors=(RedisError,), pause=0.05)
 
 
 class Worker:
@@ -117,7 +75,7 @@ def check(ids: list[str], table: CronTable) -> int:
 
 @pytest.mark.parametrize("seconds", [15, pytest.param(60, marks=pytest.mark.slow)])
 def test_three_schedulers_one_killed_each_second(
-    own_redis: Any, schedulers: Schedulers, seconds: int, record_property: Callable[[str, object], None]
+    own_redis: RedisServer, schedulers: Schedulers, seconds: int, record_property: Callable[[str, object], None]
 ) -> None:
     client = own_redis.client()
     worker = Worker(client)
@@ -145,7 +103,7 @@ def test_three_schedulers_one_killed_each_second(
 
 
 @pytest.mark.parametrize("seconds", [5, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_redis_outage_costs_no_firing(own_redis: Any, schedulers: Schedulers, seconds: int) -> None:
+def test_a_redis_outage_costs_no_firing(own_redis: RedisServer, schedulers: Schedulers, seconds: int) -> None:
     client = own_redis.client()
     # With `everysec` a Redis that is killed forgets up to two seconds: also that this test has taken a job.
     client.config_set("appendfsync", "always")
@@ -167,7 +125,7 @@ def test_a_redis_outage_costs_no_firing(own_redis: Any, schedulers: Schedulers, 
     assert "Traceback" not in schedulers.log.read_text()
 
 
-def test_delayed_jobs_with_kills_at_random(own_redis: Any, schedulers: Schedulers) -> None:
+def test_delayed_jobs_with_kills_at_random(own_redis: RedisServer, schedulers: Schedulers) -> None:
     from rqstack.enqueue import get_queue
 
     client = own_redis.client()
@@ -178,7 +136,7 @@ def test_delayed_jobs_with_kills_at_random(own_redis: Any, schedulers: Scheduler
     with client.pipeline() as pipeline:
         for n in range(number):
             when = begin + timedelta(seconds=draw.randrange(8))
-            job = queue.create_job("demo.tasks.add", args=(n,), job_id=f"delayed-{n}", status="scheduled")
+            job = queue.create_job("periodic.tasks.add", args=(n,), job_id=f"delayed-{n}", status="scheduled")
             queue.schedule_job(job, when, pipeline=pipeline)
         pipeline.execute()
     schedulers.start(3)

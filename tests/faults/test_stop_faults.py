@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from support.fleet import Fleet
 
 pytestmark = pytest.mark.timeout(400)
 
 
-def load(fleet: Any, flag: Path) -> list[str]:
+def load(fleet: Fleet, flag: Path) -> list[str]:
     """One job that takes five minutes, and many that take milliseconds; the long one runs when this returns."""
     fleet.enqueue(["long"], "long_once", (str(flag), 300.0), timeout=600)
     ids = fleet.enqueue([f"job-{n}" for n in range(2_000)], args=(0.003,))
@@ -19,7 +20,7 @@ def load(fleet: Any, flag: Path) -> list[str]:
     return ["long", *ids]
 
 
-def check(fleet: Any, ids: list[str]) -> None:
+def check(fleet: Fleet, ids: list[str]) -> None:
     """The long job was put back at the head of its queue without a mark; another worker runs it and all others."""
     assert fleet.client.lindex("rq:queue:default", 0) == b"long"
     assert fleet.client.hget("rq:job:long", "status") == b"queued"
@@ -30,7 +31,7 @@ def check(fleet: Any, ids: list[str]) -> None:
     assert fleet.crashes == {}
 
 
-def test_a_job_longer_than_the_grace_is_put_back(fleet: Any, tmp_path: Path) -> None:
+def test_a_job_longer_than_the_grace_is_put_back(fleet: Fleet, tmp_path: Path) -> None:
     fleet.start(RQSTACK_GRACE="3")
     ids = load(fleet, tmp_path / "flag")
     fleet.stop(60)
@@ -38,7 +39,7 @@ def test_a_job_longer_than_the_grace_is_put_back(fleet: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_a_second_signal_puts_back_at_once(fleet: Any, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_second_signal_puts_back_at_once(fleet: Fleet, tmp_path: Path, number: signal.Signals) -> None:
     fleet.start(RQSTACK_GRACE="600")
     ids = load(fleet, tmp_path / "flag")
     fleet.running[0].send_signal(number)
@@ -50,7 +51,7 @@ def test_a_second_signal_puts_back_at_once(fleet: Any, tmp_path: Path, number: s
     check(fleet, ids)
 
 
-def test_workers_stop_and_start_all_the_time(fleet: Any) -> None:
+def test_workers_stop_and_start_all_the_time(fleet: Fleet) -> None:
     """As in a rolling deployment that never ends: no job is lost, and none is begun twice."""
     ids = fleet.enqueue([f"job-{n}" for n in range(2_000)], args=(0.01,))
     fleet.start(2)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
 
-import psutil
 import pytest
+
+from support.fleet import Fleet
+from support.processes import is_alive
 
 pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.mark.parametrize("number", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_supervisors_killed_at_random(fleet: Any, number: int) -> None:
+def test_supervisors_killed_at_random(fleet: Fleet, number: int) -> None:
     ids = fleet.enqueue([f"job-{n}" for n in range(number)], args=(0.012,))
     most = number // 300
     fleet.start(3, RQSTACK_MAX_CRASHES="1000")
@@ -32,7 +33,7 @@ def test_supervisors_killed_at_random(fleet: Any, number: int) -> None:
     print(f"{kills} kills, {len(again)} of {number} jobs begun more than once")
 
 
-def test_the_last_supervisor_is_killed_and_a_new_one_takes_over(fleet: Any) -> None:
+def test_the_last_supervisor_is_killed_and_a_new_one_takes_over(fleet: Fleet) -> None:
     ids = fleet.enqueue([f"job-{n}" for n in range(2_000)], args=(0.015,))
     fleet.start(horses=4)
     fleet.until(lambda: fleet.ended() > 100)
@@ -45,7 +46,7 @@ def test_the_last_supervisor_is_killed_and_a_new_one_takes_over(fleet: Any) -> N
     assert {job for job, times in fleet.begun().items() if times > 1} >= in_hand
 
 
-def test_a_worker_that_stood_still_is_fenced(fleet: Any) -> None:
+def test_a_worker_that_stood_still_is_fenced(fleet: Fleet) -> None:
     """It comes back with jobs in hand that have been given to another worker, and have been recorded."""
     short = fleet.enqueue([f"job-{n}" for n in range(1_000)], args=(0.002,))
     fleet.start()
@@ -73,7 +74,7 @@ def test_a_worker_that_stood_still_is_fenced(fleet: Any) -> None:
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(10, marks=pytest.mark.slow)])
-def test_workers_stand_still_in_turn_under_load(fleet: Any, rounds: int) -> None:
+def test_workers_stand_still_in_turn_under_load(fleet: Fleet, rounds: int) -> None:
     ids = fleet.enqueue([f"job-{n}" for n in range(700 * rounds)], args=(0.01,))
     fleet.start(2, RQSTACK_MAX_CRASHES="1000")
     for turn in range(rounds):
@@ -95,10 +96,10 @@ def test_workers_stand_still_in_turn_under_load(fleet: Any, rounds: int) -> None
     assert fleet.said("was given to another worker meanwhile") <= len(again)
 
 
-def test_no_process_is_left_of_a_killed_worker(fleet: Any) -> None:
+def test_no_process_is_left_of_a_killed_worker(fleet: Fleet) -> None:
     fleet.start(3, horses=3)
     fleet.until(lambda: len(fleet.horses()) == 9)
     trees = [pid for supervisor in fleet.running for pid in fleet.tree(supervisor)]
     for supervisor in list(fleet.running):
         fleet.kill(supervisor)
-    assert [pid for pid in trees if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"] == []
+    assert [pid for pid in trees if is_alive(pid)] == []

@@ -9,74 +9,28 @@ from typing import Any
 
 import pytest
 
-TASKS = """
-import os, resource, signal, sys, time
-from rqstack import task
-
-class Mute(Exception):
-    def __str__(self):
-        raise RuntimeError("no text either")
-
-@task
-def give(value=None): return value
-@task
-def pid(): return os.getpid()
-@task
-def unpicklable(): return lambda: None
-@task
-def mute(): raise Mute()
-@task
-def leave(code=0): sys.exit(code)
-@task
-def interrupt(): raise KeyboardInterrupt
-@task
-def recurse(): return recurse.call_now() if hasattr(recurse, "call_now") else recurse()
-@task
-def huge(size): return b"x" * size
-@task
-def end_process(code): os._exit(code)
-@task
-def close_all():
-    os.closerange(3, 4096)
-    return "closed"
-@task
-def spoil_signals():
-    for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    signal.set_wakeup_fd(-1)
-    return os.getpid()
-@task
-def spoil_process():
-    os.umask(0o777)
-    os.chdir("/")
-    sys.stdout.close()
-    sys.stderr.close()
-    return "spoiled"
-@task
-def no_more_files():
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (16, hard))
-    return "few"
-@task
-def hang(seconds=60): time.sleep(seconds)
-class Odd:
-    def __reduce__(self): return (explode, ())
-def explode(): raise ValueError("made to explode")
-"""
+from support.worker_site import Site
 
 
 def _data(value: Any) -> bytes:
     return pickle.dumps(value)
 
 
-def _plain(site: Any, name: str, function: str, *args: Any, **options: Any) -> None:
-    site.queue().enqueue(f"shop.tasks.{function}", args=args, job_id=name, **options)
+def _plain(site: Site, name: str, function: str, *args: Any, **options: Any) -> None:
+    project = "shop" if function in ("give", "pid") else "misbehaving"
+    site.queue().enqueue(f"{project}.tasks.{function}", args=args, job_id=name, **options)
 
 
-def _spoiled(**fields: Any) -> Callable[[Any, str], None]:
+def add_projects(site: Site) -> None:
+    """The tasks that misbehave, and those behind them."""
+    site.add_project("misbehaving")
+    site.add_project("shop")
+
+
+def _spoiled(**fields: Any) -> Callable[[Site, str], None]:
     """A good job whose record is then damaged; None takes a field away."""
 
-    def make(site: Any, name: str) -> None:
+    def make(site: Site, name: str) -> None:
         _plain(site, name, "give", 1)
         for field, value in fields.items():
             if value is None:
@@ -87,18 +41,18 @@ def _spoiled(**fields: Any) -> Callable[[Any, str], None]:
     return make
 
 
-def _call(function: str, *args: Any, **options: Any) -> Callable[[Any, str], None]:
+def _call(function: str, *args: Any, **options: Any) -> Callable[[Site, str], None]:
     return lambda site, name: _plain(site, name, function, *args, **options)
 
 
-def _named(dotted: str) -> Callable[[Any, str], None]:
-    def make(site: Any, name: str) -> None:
+def _named(dotted: str) -> Callable[[Site, str], None]:
+    def make(site: Site, name: str) -> None:
         site.queue().enqueue(dotted, job_id=name)
 
     return make
 
 
-FAILS: dict[str, tuple[Callable[[Any, str], None], str]] = {
+FAILS: dict[str, tuple[Callable[[Site, str], None], str]] = {
     "no-data": (_spoiled(data=None), "the record of job no-data in Redis is damaged: it has no data"),
     "empty-data": (_spoiled(data=b""), "cannot be read"),
     "no-pickle": (_spoiled(data=b"no pickle"), "function and arguments cannot be read"),
@@ -128,7 +82,7 @@ FAILS: dict[str, tuple[Callable[[Any, str], None], str]] = {
 }
 """Jobs that fail: how each is made, and what its reason says."""
 
-RUNS: dict[str, tuple[Callable[[Any, str], None], Any]] = {
+RUNS: dict[str, tuple[Callable[[Site, str], None], Any]] = {
     "garbage-dates": (_spoiled(created_at="long ago", enqueued_at="lately", started_at="x"), 1),
     "garbage-meta": (_spoiled(meta=b"\x00\x01"), 1),
     "garbage-ttl": (_spoiled(ttl="for ever"), 1),
@@ -142,10 +96,10 @@ RUNS: dict[str, tuple[Callable[[Any, str], None], Any]] = {
 
 
 @pytest.fixture(scope="module")
-def results(shared_site: Any) -> Iterator[Any]:
+def results(shared_site: Site) -> Iterator[Site]:
     """Two horses have got all of these, each with a good job behind it."""
     site = shared_site
-    site.tasks(TASKS)
+    add_projects(site)
     names = [*FAILS, *RUNS]
     for name in names:
         (FAILS.get(name) or RUNS[name])[0](site, name)
@@ -159,7 +113,7 @@ def results(shared_site: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", FAILS)
-def test_a_bad_job_fails_with_a_reason(results: Any, name: str) -> None:
+def test_a_bad_job_fails_with_a_reason(results: Site, name: str) -> None:
     assert results.status(name) == "failed"
     assert results.redis.zscore("rq:failed:default", name) is not None
     assert results.status(f"behind-{name}") == "finished"
@@ -171,14 +125,14 @@ def test_a_bad_job_fails_with_a_reason(results: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["no-data", "no-pickle", "garbage-timeout", "unpicklable", "mute", "ends-its-process"])
-def test_a_person_reads_the_reason(results: Any, name: str) -> None:
+def test_a_person_reads_the_reason(results: Site, name: str) -> None:
     done = results.run("result", name, check=False)
     assert done.returncode != 0
     assert "Traceback (most recent call last)" not in done.stderr.splitlines()[:1]
     assert FAILS[name][1] in " ".join((done.stdout + done.stderr).split()), done.stdout + done.stderr
 
 
-def rq_result(site: Any, name: str) -> str:
+def rq_result(site: Site, name: str) -> str:
     """The exception of the last result, from the stream itself: RQ's own reader may not read a damaged record."""
     import base64
     import zlib
@@ -188,7 +142,7 @@ def rq_result(site: Any, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_an_odd_job_runs(results: Any, name: str) -> None:
+def test_an_odd_job_runs(results: Site, name: str) -> None:
     assert results.status(name) == "finished", rq_result(results, name)
     assert results.status(f"behind-{name}") == "finished"
     import base64
@@ -197,7 +151,7 @@ def test_an_odd_job_runs(results: Any, name: str) -> None:
     assert pickle.loads(base64.b64decode(fields[b"return_value"])) == RUNS[name][1]
 
 
-def test_what_is_left_is_in_order(results: Any) -> None:
+def test_what_is_left_is_in_order(results: Site) -> None:
     names = {*FAILS, *RUNS}
     failed = {member.decode() for member in results.redis.zrange("rq:failed:default", 0, -1)}
     finished = {member.decode() for member in results.redis.zrange("rq:finished:default", 0, -1)}
@@ -207,7 +161,7 @@ def test_what_is_left_is_in_order(results: Any) -> None:
     assert shown
 
 
-def test_a_function_that_does_not_import_is_named(site: Any) -> None:
+def test_a_function_that_does_not_import_is_named(site: Site) -> None:
     """With RQSTACK_ALLOW_UNREGISTERED a worker imports what a job names."""
     (site.folder / "lib").mkdir()
     (site.folder / "lib" / "breaks.py").write_text("import nothing_of_that_name\ndef f(): pass\n")
@@ -225,8 +179,8 @@ def test_a_function_that_does_not_import_is_named(site: Any) -> None:
     assert site.job("works-f").return_value() == 5
 
 
-def test_a_task_that_takes_the_horse_s_signals(site: Any) -> None:
-    site.tasks(TASKS)
+def test_a_task_that_takes_the_horse_s_signals(site: Site) -> None:
+    add_projects(site)
     process = site.worker("default", RQSTACK_GRACE="600")
     _plain(site, "spoils", "spoil_signals")
     _plain(site, "too-long", "hang", job_timeout=1)
@@ -238,8 +192,8 @@ def test_a_task_that_takes_the_horse_s_signals(site: Any) -> None:
     assert site.stop(process) == 0  # long before the grace is over
 
 
-def test_a_task_that_closes_all_files(site: Any) -> None:
-    site.tasks(TASKS)
+def test_a_task_that_closes_all_files(site: Site) -> None:
+    add_projects(site)
     process = site.worker("default")
     _plain(site, "closes", "close_all")
     _plain(site, "behind", "give", 1)

@@ -5,24 +5,10 @@ from __future__ import annotations
 import ctypes.util
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-TASKS = """
-import os, time
-from rq import get_current_job
-from rqstack import task
-
-@task
-def hold():
-    job = get_current_job()
-    job.connection.rpush("holding:" + job.id, os.getpid())
-    job.connection.blpop("release:" + job.id, 60)
-    return time.time()
-@task
-def give(value): return value
-"""
+from support.worker_site import Site
 
 
 def _library() -> str | None:
@@ -39,7 +25,7 @@ def clock(offset: str) -> dict[str, str]:
     return {"LD_PRELOAD": str(LIBRARY), "FAKETIME": offset, "DONT_FAKE_MONOTONIC": "1"}
 
 
-def moving_clock(site: Any, offset: str) -> dict[str, str]:
+def moving_clock(site: Site, offset: str) -> dict[str, str]:
     """The environment of a process whose clock jumps when the file is written anew."""
     file = site.folder / "clock"
     file.write_text(offset)
@@ -48,14 +34,14 @@ def moving_clock(site: Any, offset: str) -> dict[str, str]:
     return given
 
 
-def hold(site: Any, name: str) -> None:
-    site.queue().enqueue("shop.tasks.hold", job_id=name)
+def hold(site: Site, name: str) -> None:
+    site.queue().enqueue("shop.tasks.hold_and_tell_time", job_id=name)
     site.until(lambda: site.redis.llen(f"holding:{name}"), f"{name} to run")
 
 
 @pytest.mark.parametrize("offset", ["-2h", "+2h"])
-def test_a_clock_that_is_off(site: Any, offset: str) -> None:
-    site.tasks(TASKS)
+def test_a_clock_that_is_off(site: Site, offset: str) -> None:
+    site.add_project()
     process = site.worker("default", **clock(offset))
     hold(site, "held")
     site.until(lambda: site.redis.zcard("rqstack:supervisors"), "the supervisor")
@@ -70,9 +56,9 @@ def test_a_clock_that_is_off(site: Any, offset: str) -> None:
     assert site.stop(process) == 0
 
 
-def test_a_worker_whose_clock_is_ahead_spares_the_jobs_of_others(site: Any) -> None:
+def test_a_worker_whose_clock_is_ahead_spares_the_jobs_of_others(site: Site) -> None:
     """RQ's maintenance goes by the clock of whoever does it."""
-    site.tasks(TASKS)
+    site.add_project()
     right = site.worker("default", "--name", "right")
     hold(site, "held")
     wrong = site.worker("other", "default", "--name", "wrong", **clock("+2h"))
@@ -90,8 +76,8 @@ def test_a_worker_whose_clock_is_ahead_spares_the_jobs_of_others(site: Any) -> N
 
 
 @pytest.mark.parametrize(("before", "after"), [("+0", "-3h"), ("+0", "+3h")])
-def test_a_clock_that_jumps_while_a_job_runs(site: Any, before: str, after: str) -> None:
-    site.tasks(TASKS)
+def test_a_clock_that_jumps_while_a_job_runs(site: Site, before: str, after: str) -> None:
+    site.add_project()
     process = site.worker("default", **moving_clock(site, before))
     hold(site, "held")
     # Not while RQ cleans: it would read the one clock before the jump, and the other after it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import pytest
 from redis import Redis
@@ -14,6 +13,7 @@ from redis.retry import Retry
 from rqstack.transport import keys
 from rqstack.transport.raw import RawConnection
 from rqstack.worker.horse.claim_wait import BlockingClaim
+from support.redis_server import RedisServer
 
 MANY = 150
 """More than the connections that redis-py's pool makes."""
@@ -36,7 +36,7 @@ def test_a_channel_comes_back_after_many_losses(connection: Redis) -> None:
         os.close(descriptor)
 
 
-def test_a_channel_comes_back_after_a_long_outage(own_redis: Any) -> None:
+def test_a_channel_comes_back_after_a_long_outage(own_redis: RedisServer) -> None:
     client = Redis(port=own_redis.port, retry=Retry(NoBackoff(), 0))
     channel = RawConnection(client)
     assert channel.call("PING") == b"PONG"

@@ -6,37 +6,16 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
+from redis import Redis
 from rq import Retry
 from rq.command import send_stop_job_command
 
 from rqstack.worker.horse.counters import Counters
-
-TASKS = """
-import os, time
-from rq import get_current_job
-from rqstack import task
-
-@task
-def give(): return 1
-@task
-def nap(): time.sleep(0.06)
-@task
-def long(): time.sleep(0.3)
-@task
-def fail(kind):
-    raise {"key": KeyError, "value": ValueError}[kind](kind)
-@task
-def crash(): os._exit(1)
-@task
-def hold():
-    job = get_current_job()
-    job.connection.rpush("holding:" + job.id, os.getpid())
-    job.connection.blpop("release:" + job.id, 60)
-"""
+from support.worker_site import Site
 
 
-def test_counts_agree_with_what_ran(site: Any) -> None:
-    site.tasks(TASKS)
+def test_counts_agree_with_what_ran(site: Site) -> None:
+    site.add_project()
     queue, other = site.queue("default"), site.queue("other")
     site.redis.set("rq:suspended", 1)
     names: list[str] = []
@@ -48,10 +27,10 @@ def test_counts_agree_with_what_ran(site: Any) -> None:
 
     add("give", 50)
     add("give", 7, to=other)
-    add("nap", 4)
-    add("fail", 5, "key")
-    add("fail", 3, "value")
-    add("fail", 2, "value", retry=Retry(2))
+    add("nap", 4, 0.06)
+    add("fail", 5, "no", "KeyError")
+    add("fail", 3)
+    add("fail", 2, retry=Retry(2))
     process = site.worker("default", "other", "--processes", "2")
     site.until(lambda: "suspended" in {str(worker.state) for worker in site.workers()}, "the workers")
     site.redis.delete("rq:suspended")
@@ -97,23 +76,23 @@ def test_counts_agree_with_what_ran(site: Any) -> None:
     assert counted["run_sum", "default", "shop.tasks.nap"] >= 4 * 0.06
 
 
-def test_a_job_is_counted_before_the_next_one_ends(site: Any) -> None:
+def test_a_job_is_counted_before_the_next_one_ends(site: Site) -> None:
     """Or a job that kills its horse, or runs for an hour, would take the counts of the one before along."""
-    site.tasks(TASKS)
+    site.add_project()
     site.redis.set("rq:suspended", 1)
     queue = site.queue()
-    queue.enqueue("shop.tasks.long", job_id="long")
+    queue.enqueue("shop.tasks.nap", 0.3, job_id="long")
     queue.enqueue("shop.tasks.hold", job_id="next")
     site.worker("default")
     site.redis.delete("rq:suspended")
     site.until(lambda: site.redis.llen("holding:next"), "the next job")
-    assert site.metrics()["processed", "default", "shop.tasks.long", "finished"] == 1
+    assert site.metrics()["processed", "default", "shop.tasks.nap", "finished"] == 1
     site.redis.rpush("release:next", 1)
     site.until_ended("next")
 
 
 @pytest.mark.parametrize("what", [b"finished", b"fenced", b"unusual"])
-def test_a_reply_that_is_lost_is_not_counted_twice(connection: Any, what: bytes) -> None:
+def test_a_reply_that_is_lost_is_not_counted_twice(connection: Redis, what: bytes) -> None:
     """The same call of finish.lua, sent again after its reply was lost."""
     from rq import Queue
     from rq.serializers import DefaultSerializer

@@ -7,21 +7,21 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from rqstack.cli.worker import run
 from rqstack.settings import Settings, StackSettings
 from rqstack.settings.loader import settings_of
+from support.worker_site import Site
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "worker.md"
 COMMANDS = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)[0].splitlines()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_runs_jobs(site: Any, command: str) -> None:
-    site.tasks("from rqstack import task\n\n@task\ndef double(n): return 2 * n\n")
+def test_a_command_runs_jobs(site: Site, command: str) -> None:
+    site.add_project()
     site.queue().enqueue("shop.tasks.double", 4, job_id="eight")
     path = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -5,54 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any
 
 import psutil
 import pytest
 from rq.job import Callback, Retry
 
-TASKS = """
-import os
-import time
-
-from rqstack import task
-
-
-@task
-def fails(key):
-    from rq import get_current_job
-
-    get_current_job().connection.rpush("runs", key)
-    raise ValueError("no")
-
-
-@task
-def works():
-    return 1
-
-
-def tell(job, connection, result):
-    connection.rpush("told", job.id)
-
-
-@task
-def slow(seconds):
-    time.sleep(seconds)
-"""
+from support.proxy import LossyProxy
+from support.worker_site import Site
 
 
 @pytest.fixture
-def behind(site: Any, proxy: Any) -> Any:
+def behind(site: Site, proxy: LossyProxy) -> Site:
     """A worker that reaches Redis through a proxy that loses replies."""
-    site.tasks(TASKS)
+    site.add_project()
     site.worker("default", REDIS_URL=f"redis://127.0.0.1:{proxy.port}/0")
     site.until_idle(1)
     return site
 
 
-def test_a_failure_whose_reply_is_lost_is_recorded_once(behind: Any, proxy: Any) -> None:
+def test_a_failure_whose_reply_is_lost_is_recorded_once(behind: Site, proxy: LossyProxy) -> None:
     proxy.lose_after, proxy.sent_before = [b"EXEC"], b"failed_job_count"
-    job = behind.queue().enqueue("shop.tasks.fails", "a", retry=Retry(max=2))
+    job = behind.queue().enqueue("shop.tasks.note_and_fail", "a", retry=Retry(max=2))
     behind.until_ended(job.id)
     assert proxy.lost == 1
     assert behind.status(job.id) == "failed"
@@ -60,9 +33,9 @@ def test_a_failure_whose_reply_is_lost_is_recorded_once(behind: Any, proxy: Any)
     assert behind.redis.llen("rq:queue:default") == 0
 
 
-def test_a_success_by_rq_s_methods_whose_reply_is_lost_is_recorded_once(behind: Any, proxy: Any) -> None:
+def test_a_success_by_rq_s_methods_whose_reply_is_lost_is_recorded_once(behind: Site, proxy: LossyProxy) -> None:
     proxy.lose_after, proxy.sent_before = [b"EXEC"], b"successful_job_count"
-    job = behind.queue().enqueue("shop.tasks.works", on_success=Callback("shop.tasks.tell"))
+    job = behind.queue().enqueue("shop.tasks.give", on_success=Callback("shop.tasks.tell"))
     behind.until_ended(job.id)
     assert proxy.lost == 1
     assert behind.status(job.id) == "finished"
@@ -70,12 +43,12 @@ def test_a_success_by_rq_s_methods_whose_reply_is_lost_is_recorded_once(behind: 
     assert behind.redis.lrange("told", 0, -1) == [job.id.encode()]
 
 
-def test_a_horse_waits_quietly_after_a_job_s_alarm(site: Any) -> None:
+def test_a_horse_waits_quietly_after_a_job_s_alarm(site: Site) -> None:
     """The alarm's signal must not keep waking a horse that has nothing to do."""
-    site.tasks(TASKS)
+    site.add_project()
     process = site.worker("default")
     site.until_idle(1)
-    job = site.queue().enqueue("shop.tasks.slow", 30, job_timeout=1)
+    job = site.queue().enqueue("shop.tasks.nap", 30, job_timeout=1)
     site.until_ended(job.id)
     assert site.status(job.id) == "failed"
     site.until_idle(1)
@@ -88,8 +61,8 @@ def test_a_horse_waits_quietly_after_a_job_s_alarm(site: Any) -> None:
 
 
 @pytest.mark.parametrize("after", [0.0, 0.1, 0.2, 0.3])
-def test_a_stop_at_a_horse_s_birth_is_not_missed(site: Any, after: float) -> None:
-    site.tasks(TASKS)
+def test_a_stop_at_a_horse_s_birth_is_not_missed(site: Site, after: float) -> None:
+    site.add_project()
     process = site.worker("default", "-n", "6", RQSTACK_GRACE="25")
     site.until(lambda: len(site.workers()) == 6)
     deadline = time.monotonic() + after
@@ -99,10 +72,10 @@ def test_a_stop_at_a_horse_s_birth_is_not_missed(site: Any, after: float) -> Non
     assert process.wait(20) == 0
 
 
-def test_the_callback_of_an_abandoned_job_is_held_to_the_allow_list(site: Any) -> None:
-    site.tasks(TASKS)
-    job = site.queue().enqueue("shop.tasks.works", on_failure=Callback("os.system"))
-    other = site.queue().enqueue("shop.tasks.works")
+def test_the_callback_of_an_abandoned_job_is_held_to_the_allow_list(site: Site) -> None:
+    site.add_project()
+    job = site.queue().enqueue("shop.tasks.give", on_failure=Callback("os.system"))
+    other = site.queue().enqueue("shop.tasks.give")
     # As a worker of RQ's leaves it that died over it long ago.
     site.redis.lrem("rq:queue:default", 1, job.id)
     site.redis.hset(f"rq:job:{job.id}", mapping={"status": "started", "failure_callback_name": "this.d"})
@@ -114,9 +87,9 @@ def test_the_callback_of_an_abandoned_job_is_held_to_the_allow_list(site: Any) -
     assert "this.d" in site.output()
 
 
-def test_each_horse_has_connections_of_its_own(site: Any) -> None:
+def test_each_horse_has_connections_of_its_own(site: Site) -> None:
     """Redis sees a dead horse's connections close, though its template opened them and forked others at once."""
-    site.tasks(TASKS)
+    site.add_project()
     process = site.worker("high", "default", "-n", "20")
     site.until_idle(20)
     horses = site.horses(process)

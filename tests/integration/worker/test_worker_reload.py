@@ -3,52 +3,31 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-CODE = '''
-import os, time
-from rq import get_current_job
-from rqstack import task
-from shop.version import VERSION
-
-@task
-def version(pause=0):
-    """Which code runs, at the beginning and at the end."""
-    before = VERSION
-    time.sleep(pause)
-    from shop import version
-    return before, version.VERSION, os.getpid()
-@task
-def hold():
-    job = get_current_job()
-    job.connection.rpush("holding:" + job.id, os.getpid())
-    job.connection.blpop("release:" + job.id, 60)
-    return VERSION
-@task
-def note():
-    job = get_current_job()
-    job.meta["note"] = "mine"
-    job.save_meta()
-    return VERSION
-'''
+from support.git import git
+from support.projects import copy_project
+from support.worker_site import Site
 
 
 class Releases:
     """Releases of one project beside each other, and the link to the one in use."""
 
-    def __init__(self, site: Any) -> None:
+    def __init__(self, site: Site) -> None:
         self.site = site
         self.root = site.folder / "volume"
 
-    def write(self, version: int, code: str = CODE) -> str:
+    def write(self, version: int, more: str = "") -> str:
+        """Write a release, with more code at the end of its tasks."""
         folder = self.root / "releases" / f"r{version}"
-        self.site.tasks(code, root=folder)
-        (folder / "shop" / "shop" / "version.py").write_text(f"VERSION = {version}\n")
+        package = copy_project("versioned", folder)
+        (package / "version.py").write_text(f"VERSION = {version}\n")
+        with (package / "tasks.py").open("a") as file:
+            file.write(more)
         return folder.name
 
     def switch(self, name: str) -> None:
@@ -59,24 +38,24 @@ class Releases:
 
 
 @pytest.fixture
-def releases(site: Any) -> Releases:
+def releases(site: Site) -> Releases:
     made = Releases(site)
     made.switch(made.write(1))
     site.environment["RQSTACK_TASKS_PATH"] = str(made.root / "current")
     return made
 
 
-def enqueue(site: Any, name: str, job_id: str, *args: Any, **options: Any) -> None:
-    site.queue().enqueue(f"shop.tasks.{name}", args=args, job_id=job_id, **options)
+def enqueue(site: Site, name: str, job_id: str, *args: Any, **options: Any) -> None:
+    site.queue().enqueue(f"versioned.tasks.{name}", args=args, job_id=job_id, **options)
 
 
-def value(site: Any, job_id: str) -> Any:
+def value(site: Site, job_id: str) -> Any:
     site.until_ended(job_id)
     assert site.status(job_id) == "finished", site.job(job_id).latest_result().exc_string
     return site.job(job_id).return_value()
 
 
-def until_version(site: Any, version: int) -> None:
+def until_version(site: Site, version: int) -> None:
     """Wait until both horses have been replaced: jobs are run by new code."""
     numbers = iter(range(10_000))
 
@@ -88,7 +67,7 @@ def until_version(site: Any, version: int) -> None:
     site.until(is_new, f"version {version}")
 
 
-def test_a_switch_a_refusal_and_a_rollback(site: Any, releases: Releases) -> None:
+def test_a_switch_a_refusal_and_a_rollback(site: Site, releases: Releases) -> None:
     process = site.worker("default", "--processes", "2")
     enqueue(site, "hold", "old")
     enqueue(site, "note", "noted", meta={"who": "me"})
@@ -106,11 +85,11 @@ def test_a_switch_a_refusal_and_a_rollback(site: Any, releases: Releases) -> Non
     assert site.job("noted-again").meta == {"release": "r2", "note": "mine"}
 
     before = site.output()
-    releases.switch(releases.write(3, CODE + "\nimport nothing_of_that_name\n"))
+    releases.switch(releases.write(3, "\nimport nothing_of_that_name\n"))
     site.until(lambda: "is refused" in site.output()[len(before) :], "the refusal")
     said = next(line for line in site.output()[len(before) :].splitlines() if "is refused" in line)
     assert "nothing_of_that_name" in said
-    assert "shop.tasks" in said
+    assert "versioned.tasks" in said
     enqueue(site, "version", "still")
     assert value(site, "still")[0] == 2
 
@@ -120,12 +99,12 @@ def test_a_switch_a_refusal_and_a_rollback(site: Any, releases: Releases) -> Non
     assert site.stop(process) == 0, site.output()
 
 
-def fill(site: Any, names: list[str]) -> None:
+def fill(site: Site, names: list[str]) -> None:
     queue = site.queue()
-    queue.enqueue_many([queue.prepare_data("shop.tasks.version", (0.004,), job_id=name) for name in names])
+    queue.enqueue_many([queue.prepare_data("versioned.tasks.version", (0.004,), job_id=name) for name in names])
 
 
-def test_jobs_under_load_run_wholly_on_one_release(site: Any, releases: Releases) -> None:
+def test_jobs_under_load_run_wholly_on_one_release(site: Site, releases: Releases) -> None:
     process = site.worker("default", "--processes", "2", RQSTACK_MAX_JOBS="40")
     names = [f"job-{number}" for number in range(1000)]
     parts = [names[:250], names[250:500], names[500:750], names[750:]]
@@ -154,14 +133,9 @@ def test_jobs_under_load_run_wholly_on_one_release(site: Any, releases: Releases
     assert site.stop(process) == 0
 
 
-def git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def test_a_checkout_that_moves(site: Any) -> None:
-    module = site.tasks(CODE)
-    version = module.parent / "version.py"
+def test_a_checkout_that_moves(site: Site) -> None:
+    package = site.add_project("versioned")
+    version = package / "version.py"
     version.write_text("VERSION = 1\n")
     (site.folder / ".gitignore").write_text("*\n!tasks\n!tasks/**\n__pycache__\n")
     git(site.folder, "init", "-q")
@@ -181,19 +155,21 @@ def test_a_checkout_that_moves(site: Any) -> None:
     assert site.stop(process) == 0
 
 
-def test_a_saved_file(site: Any) -> None:
-    module = site.tasks(CODE)
-    version = module.parent / "version.py"
+def test_a_saved_file(site: Site) -> None:
+    package = site.add_project("versioned")
+    version = package / "version.py"
     version.write_text("VERSION = 1\n")
     process = site.worker("default", "--reload")
     until_version(site, 1)
     version.write_text("VERSION = 22\n")
     until_version(site, 22)
-    module.write_text(CODE + "\nthis is no python\n")
+    module = package / "tasks.py"
+    code = module.read_text()
+    module.write_text(code + "\nthis is no python\n")
     site.until(lambda: "is refused" in site.output(), "the refusal")
     enqueue(site, "version", "still")
     assert value(site, "still")[0] == 22
-    module.write_text(CODE)
+    module.write_text(code)
     version.write_text("VERSION = 333\n")
     until_version(site, 333)
     assert site.stop(process) == 0

@@ -5,17 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from rqstack.worker.scripts import CLAIM, FINISH
-
-TASKS = """
-from rqstack import task
-
-@task
-def give(): return 1
-"""
+from support.redis_server import RedisServer
+from support.worker_site import Site
 
 
-def test_a_worker_brings_its_scripts_before_the_first_job(site: Any) -> None:
-    site.tasks(TASKS)
+def test_a_worker_brings_its_scripts_before_the_first_job(site: Site) -> None:
+    site.add_project()
     site.redis.script_flush()
     site.worker("default", "--processes", "2")
     site.until_idle(2)
@@ -26,8 +21,8 @@ def test_a_worker_brings_its_scripts_before_the_first_job(site: Any) -> None:
     assert site.status("later") == "finished"
 
 
-def test_a_worker_brings_them_again_to_a_redis_that_has_lost_all(site: Any) -> None:
-    site.tasks(TASKS)
+def test_a_worker_brings_them_again_to_a_redis_that_has_lost_all(site: Site) -> None:
+    site.add_project()
     site.worker("default")
     site.until_idle(1)
     site.redis.script_flush()
@@ -35,9 +30,9 @@ def test_a_worker_brings_them_again_to_a_redis_that_has_lost_all(site: Any) -> N
     site.until(lambda: site.redis.script_exists(CLAIM.sha, FINISH.sha) == [True, True], "the scripts")
 
 
-def test_a_worker_brings_them_again_to_a_redis_that_has_restarted(site: Any, own_redis: Any) -> None:
+def test_a_worker_brings_them_again_to_a_redis_that_has_restarted(site: Site, own_redis: RedisServer) -> None:
     """Redis keeps its data then, and no script."""
-    site.tasks(TASKS)
+    site.add_project()
     site.worker("default", REDIS_URL=own_redis.url)
     client = own_redis.client()
     site.until(lambda: client.script_exists(FINISH.sha) == [True], "the scripts")
@@ -46,8 +41,8 @@ def test_a_worker_brings_them_again_to_a_redis_that_has_restarted(site: Any, own
     site.until(lambda: client.script_exists(CLAIM.sha, FINISH.sha) == [True, True], "the scripts")
 
 
-def test_a_user_who_may_not_load_scripts_can_work(site: Any) -> None:
-    site.tasks(TASKS)
+def test_a_user_who_may_not_load_scripts_can_work(site: Site) -> None:
+    site.add_project()
     everything: Any = {"keys": ["*"], "channels": ["*"], "commands": ["+@all", "-script"]}
     site.redis.acl_setuser("bob", enabled=True, passwords=["+secret"], **everything)
     try:

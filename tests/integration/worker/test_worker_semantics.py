@@ -20,129 +20,39 @@ from rq.group import Group
 from rq.job import Callback, Dependency
 from rq.repeat import Repeat
 
-TASKS = '''
-import asyncio, os, time
-from rq import Queue, Retry, get_current_job
-from rqstack import task
-
-def redis():
-    return get_current_job().connection
-
-@task
-def give(value=None): return value
-@task
-def fail(text="no"): raise ValueError(text)
-@task
-async def give_later(value):
-    await asyncio.sleep(0)
-    return value, get_current_job().id
-@task
-def look():
-    job = get_current_job()
-    return {
-        "id": job.id, "origin": job.origin, "args": job.args, "name": job.func_name, "timeout": job.timeout,
-        "status": job.get_status().value, "description": job.description, "retries": job.retries_left,
-        "started": job.started_at is not None, "worker": job.worker_name, "meta": job.meta, "ttl": job.result_ttl,
-        "missing": hasattr(job, "no_such_attribute"), "same": job == get_current_job(),
-    }
-@task
-def write_meta(**values):
-    job = get_current_job()
-    job.meta.update(values)
-    job.save_meta()
-    job.refresh()
-    return job.meta
-@task
-def assign_meta(**values):
-    job = get_current_job()
-    job.meta = values
-    job.save_meta()
-@task
-def describe(text):
-    job = get_current_job()
-    job.description = text
-    job.save()
-@task
-def nested(depth):
-    before = get_current_job().id
-    if depth:
-        inner = nested
-        inner(depth - 1)
-    assert get_current_job().id == before
-    return before
-@task
-def give_up():
-    """RQ's way not to be run again: the job in hand has no retries left."""
-    get_current_job().retries_left = 0
-    redis().incr("runs-of-" + get_current_job().id)
-    raise ValueError("never again")
-@task
-def once_more():
-    count = redis().incr("once-more:" + get_current_job().id)
-    return Retry(max=2) if count < 3 else count
-@task
-def count_run():
-    redis().rpush("runs:" + get_current_job().id, os.getpid())
-@task
-def fail_until(times):
-    count = redis().incr("tries:" + get_current_job().id)
-    if count <= times: raise KeyError(count)
-    return count
-@task
-def add_child(wait=0):
-    job = get_current_job()
-    Queue("default", connection=job.connection).enqueue(
-        "shop.tasks.give", args=("child",), job_id="child-of-" + job.id, depends_on=job)
-    return "parent"
-@task
-def hold():
-    """Run until told to end."""
-    job = get_current_job()
-    job.connection.rpush("holding:" + job.id, os.getpid())
-    job.connection.blpop("release:" + job.id, 60)
-    return "released"
-@task
-def pid(): return os.getpid()
-def on_success(job, connection, result): connection.set("success:" + job.id, repr(result))
-def on_failure(job, connection, kind, value, trace): connection.set("failure:" + job.id, kind.__name__)
-def on_stopped(job, connection): connection.set("stopped:" + job.id, "1")
-def handler(job, kind, value, trace):
-    job.connection.rpush("handled", job.id)
-    return False
-'''
+from support.worker_site import Site
 
 
 @pytest.fixture
-def running(pair: Any) -> Iterator[Any]:
+def running(pair: Site) -> Iterator[Site]:
     """A site with two horses on two queues, that go on after a test which failed while they were suspended."""
     yield pair
     pair.redis.delete("rq:suspended")
 
 
 @pytest.fixture(scope="module")
-def pair(shared_site: Any) -> Iterator[Any]:
+def pair(shared_site: Site) -> Iterator[Site]:
     """Starts the horses."""
-    shared_site.tasks(TASKS)
+    shared_site.add_project()
     process = shared_site.worker("high", "default", "--processes", "2", "--name", "pair")
     shared_site.until_idle(2)
-    shared_site.process = process
     yield shared_site
     assert shared_site.stop(process) == 0, shared_site.output()
 
 
-def enqueue(site: Any, name: str, job_id: str, *args: Any, **options: Any) -> Any:
+def enqueue(site: Site, name: str, job_id: str, *args: Any, **options: Any) -> Any:
     queue = site.queue(options.pop("queue", "default"))
     kwargs = options.pop("named", {})
     return queue.enqueue(f"shop.tasks.{name}", args=args, kwargs=kwargs, job_id=job_id, **options)
 
 
-def value(site: Any, job_id: str) -> Any:
+def value(site: Site, job_id: str) -> Any:
     site.until_ended(job_id)
     assert site.status(job_id) == "finished", site.job(job_id).latest_result().exc_string
     return site.job(job_id).return_value()
 
 
-def holding(site: Any, job_id: str) -> int:
+def holding(site: Site, job_id: str) -> int:
     """Wait until a `hold` runs. Returns its process id."""
     site.until(lambda: site.redis.llen(f"holding:{job_id}"), f"{job_id} to run")
     return int(site.redis.lindex(f"holding:{job_id}", -1))
@@ -151,7 +61,7 @@ def holding(site: Any, job_id: str) -> int:
 # -- the current job
 
 
-def test_the_current_job_is_all_there(running: Any) -> None:
+def test_the_current_job_is_all_there(running: Site) -> None:
     enqueue(running, "look", "look", job_timeout=50, retry=Retry(2), meta={"who": "me"}, description="a look")
     seen = value(running, "look")
     assert seen.pop("worker") in ("pair-1", "pair-2")
@@ -172,7 +82,7 @@ def test_the_current_job_is_all_there(running: Any) -> None:
     }
 
 
-def test_meta_is_written(running: Any) -> None:
+def test_meta_is_written(running: Site) -> None:
     enqueue(running, "write_meta", "meta-new", named={"step": 1})
     enqueue(running, "write_meta", "meta-more", named={"step": 1}, meta={"who": "me"})
     enqueue(running, "assign_meta", "meta-assigned", named={"step": 2}, meta={"who": "me"})
@@ -182,21 +92,21 @@ def test_meta_is_written(running: Any) -> None:
     assert running.job("meta-assigned").meta == {"step": 2}
 
 
-def test_a_job_that_saves_itself(running: Any) -> None:
+def test_a_job_that_saves_itself(running: Site) -> None:
     enqueue(running, "describe", "describe", "how it went")
     value(running, "describe")
     assert running.job("describe").description == "how it went"
     assert running.status("describe") == "finished"
 
 
-def test_nested_and_async_tasks(running: Any) -> None:
+def test_nested_and_async_tasks(running: Site) -> None:
     enqueue(running, "nested", "nested", 3)
     enqueue(running, "give_later", "later", 5)
     assert value(running, "nested") == "nested"
     assert value(running, "later") == (5, "later")
 
 
-def test_a_job_may_take_its_retries_away(running: Any) -> None:
+def test_a_job_may_take_its_retries_away(running: Site) -> None:
     enqueue(running, "give_up", "give-up", retry=Retry(3))
     enqueue(running, "fail_until", "behind-give-up", 3, retry=Retry(3))
     running.until_ended("give-up")
@@ -208,7 +118,7 @@ def test_a_job_may_take_its_retries_away(running: Any) -> None:
 # -- how jobs end
 
 
-def test_results_are_kept_as_long_as_asked(running: Any) -> None:
+def test_results_are_kept_as_long_as_asked(running: Site) -> None:
     enqueue(running, "give", "kept-ever", 1, result_ttl=-1)
     enqueue(running, "give", "kept", 1, result_ttl=1000)
     enqueue(running, "give", "not-kept", 1, result_ttl=0)
@@ -221,7 +131,7 @@ def test_results_are_kept_as_long_as_asked(running: Any) -> None:
     assert running.queue().finished_job_registry.get_job_ids(cleanup=False).count("not-kept") == 0
 
 
-def test_retries(running: Any) -> None:
+def test_retries(running: Site) -> None:
     enqueue(running, "fail_until", "tries", 2, retry=Retry(3))
     enqueue(running, "fail_until", "tries-in-vain", 9, retry=Retry(2))
     enqueue(running, "once_more", "once-more")
@@ -233,7 +143,7 @@ def test_retries(running: Any) -> None:
     assert running.job("tries").latest_result().type.name == "SUCCESSFUL"
 
 
-def test_callbacks(running: Any) -> None:
+def test_callbacks(running: Site) -> None:
     good, bad = Callback("shop.tasks.on_success"), Callback("shop.tasks.on_failure")
     enqueue(running, "give", "calls-good", 7, on_success=good, on_failure=bad)
     enqueue(running, "fail", "calls-bad", on_success=good, on_failure=bad)
@@ -243,7 +153,7 @@ def test_callbacks(running: Any) -> None:
     assert running.redis.keys("success:calls-bad") + running.redis.keys("failure:calls-good") == []
 
 
-def test_dependents_added_before_and_while_the_job_runs(running: Any) -> None:
+def test_dependents_added_before_and_while_the_job_runs(running: Site) -> None:
     enqueue(running, "hold", "parent")
     holding(running, "parent")
     # Both horses are busy: RQ leaves a job deferred whose parent has failed before, whatever the job allows.
@@ -263,7 +173,7 @@ def test_dependents_added_before_and_while_the_job_runs(running: Any) -> None:
     running.until(lambda: running.status("child-of-adds") == "finished", "the child")
 
 
-def test_repeats_and_groups(running: Any) -> None:
+def test_repeats_and_groups(running: Site) -> None:
     enqueue(running, "count_run", "repeated", repeat=Repeat(2))
     group = Group.create(connection=running.redis, name="g")
     data = [type(running.queue()).prepare_data("shop.tasks.give", (n,), job_id=f"of-group-{n}") for n in range(3)]
@@ -273,7 +183,7 @@ def test_repeats_and_groups(running: Any) -> None:
     assert [value(running, f"of-group-{n}") for n in range(3)] == [0, 1, 2]
 
 
-def test_a_job_that_is_deleted_or_cancelled_while_it_runs(running: Any) -> None:
+def test_a_job_that_is_deleted_or_cancelled_while_it_runs(running: Site) -> None:
     for name in ("deleted", "cancelled"):
         enqueue(running, "hold", name)
         holding(running, name)
@@ -295,7 +205,7 @@ def test_a_job_that_is_deleted_or_cancelled_while_it_runs(running: Any) -> None:
 # -- commands, and what RQ's tools show
 
 
-def test_what_the_tools_show(running: Any) -> None:
+def test_what_the_tools_show(running: Site) -> None:
     running.until_idle(2)
     enqueue(running, "hold", "shown")
     holding(running, "shown")
@@ -318,7 +228,7 @@ def test_what_the_tools_show(running: Any) -> None:
     assert shown
 
 
-def test_stop_job(running: Any) -> None:
+def test_stop_job(running: Site) -> None:
     enqueue(running, "hold", "stop-me", on_stopped=Callback("shop.tasks.on_stopped"), retry=Retry(3))
     pid = holding(running, "stop-me")
     send_stop_job_command(running.redis, "stop-me")
@@ -332,7 +242,7 @@ def test_stop_job(running: Any) -> None:
     assert int(running.redis.hget("rqstack:crashes:stop-me", "count") or 0) == 0
 
 
-def test_kill_horse(running: Any) -> None:
+def test_kill_horse(running: Site) -> None:
     enqueue(running, "hold", "kill-me")
     holding(running, "kill-me")
     worker = running.job("kill-me").worker_name
@@ -345,7 +255,7 @@ def test_kill_horse(running: Any) -> None:
     assert value(running, "after-kill") == 1
 
 
-def test_suspend_and_resume(running: Any) -> None:
+def test_suspend_and_resume(running: Site) -> None:
     running.rq("suspend")
     enqueue(running, "give", "held-up", 1)
     running.until(lambda: "suspended" in {str(worker.state) for worker in running.workers()}, "a suspended worker")
@@ -356,7 +266,7 @@ def test_suspend_and_resume(running: Any) -> None:
     assert value(running, "held-up") == 1
 
 
-def test_requeue_and_empty(running: Any) -> None:
+def test_requeue_and_empty(running: Site) -> None:
     enqueue(running, "fail_until", "requeued", 1)
     running.until_ended("requeued")
     assert running.status("requeued") == "failed"
@@ -372,14 +282,14 @@ def test_requeue_and_empty(running: Any) -> None:
     assert all(running.status(f"emptied-{number}") == "gone" for number in range(5))
 
 
-def test_a_lost_record_is_written_anew(running: Any) -> None:
+def test_a_lost_record_is_written_anew(running: Site) -> None:
     running.redis.delete("rq:worker:pair-1")
     running.redis.srem("rq:workers", "rq:worker:pair-1")
     running.until(lambda: len(running.workers()) == 2, "the worker's record")
     running.until_idle(2)
 
 
-def test_queues_in_order(running: Any) -> None:
+def test_queues_in_order(running: Site) -> None:
     running.rq("suspend")
     for number in range(6):
         enqueue(running, "count_run", f"low-{number}", queue="default")
@@ -395,8 +305,8 @@ def test_queues_in_order(running: Any) -> None:
 # -- options
 
 
-def test_shutdown_ends_one_horse_after_its_job(site: Any) -> None:
-    site.tasks(TASKS)
+def test_shutdown_ends_one_horse_after_its_job(site: Site) -> None:
+    site.add_project()
     process = site.worker("default", "--processes", "2", "--name", "two")
     site.until_idle(2)
     enqueue(site, "hold", "last")
@@ -413,8 +323,8 @@ def test_shutdown_ends_one_horse_after_its_job(site: Any) -> None:
     assert site.workers() == []
 
 
-def test_name_and_max_jobs_and_exception_handler(site: Any) -> None:
-    site.tasks(TASKS)
+def test_name_and_max_jobs_and_exception_handler(site: Site) -> None:
+    site.add_project()
     for number in range(4):
         enqueue(site, "fail", f"bad-{number}")
     process = site.worker(
@@ -430,8 +340,8 @@ def test_name_and_max_jobs_and_exception_handler(site: Any) -> None:
     assert "The exception handler no.such.thing cannot be imported" in refused.stderr
 
 
-def test_idle_time_round_robin_and_a_taken_name(site: Any) -> None:
-    site.tasks(TASKS)
+def test_idle_time_round_robin_and_a_taken_name(site: Site) -> None:
+    site.add_project()
     for number in range(6):
         enqueue(site, "count_run", f"a-{number}", queue="a")
         enqueue(site, "count_run", f"b-{number}", queue="b")
@@ -446,8 +356,8 @@ def test_idle_time_round_robin_and_a_taken_name(site: Any) -> None:
     assert "".join(name[0] for name in started) == "ab" * 6
 
 
-def test_random_order_and_json_logs(site: Any) -> None:
-    site.tasks(TASKS)
+def test_random_order_and_json_logs(site: Site) -> None:
+    site.add_project()
     for number in range(30):
         enqueue(site, "count_run", f"a-{number}", queue="a")
         enqueue(site, "count_run", f"b-{number}", queue="b")
@@ -460,8 +370,8 @@ def test_random_order_and_json_logs(site: Any) -> None:
     assert {"DEBUG", "INFO"} <= {line["level"] for line in lines}
 
 
-def test_with_scheduler_a_delayed_job_runs(site: Any) -> None:
-    site.tasks(TASKS)
+def test_with_scheduler_a_delayed_job_runs(site: Site) -> None:
+    site.add_project()
     process = site.worker("default", "--with-scheduler")
     site.queue().enqueue_in(timedelta(seconds=1), "shop.tasks.give", 3, job_id="delayed")
     site.until(lambda: site.status("delayed") == "finished", "the delayed job")
@@ -469,8 +379,8 @@ def test_with_scheduler_a_delayed_job_runs(site: Any) -> None:
 
 
 @pytest.mark.parametrize("limit", [{"RQSTACK_MAX_JOBS": "5"}, {"RQSTACK_MAX_RSS": "1"}])
-def test_horses_are_replaced_between_jobs(site: Any, limit: dict[str, str]) -> None:
-    site.tasks(TASKS)
+def test_horses_are_replaced_between_jobs(site: Site, limit: dict[str, str]) -> None:
+    site.add_project()
     names = [f"job-{number}" for number in range(20)]
     for name in names:
         enqueue(site, "pid", name)
@@ -483,8 +393,8 @@ def test_horses_are_replaced_between_jobs(site: Any, limit: dict[str, str]) -> N
     assert site.stop(process) == 0
 
 
-def test_odd_names_of_queues(site: Any) -> None:
-    site.tasks(TASKS)
+def test_odd_names_of_queues(site: Site) -> None:
+    site.add_project()
     names = ["two words", "a,b", "a:b:c", "größe-データ", "new\nline", "percent %s {0}", "'quoted\"", "=", "x" * 5000]
     for number, name in enumerate(names):
         enqueue(site, "give", f"good-{number}", name, queue=name)
@@ -496,10 +406,10 @@ def test_odd_names_of_queues(site: Any) -> None:
         assert site.queue(name).failed_job_registry.get_job_ids() == [f"bad-{number}"]
 
 
-def test_an_odd_queue_s_job_runs_again_when_its_horse_dies(site: Any) -> None:
+def test_an_odd_queue_s_job_runs_again_when_its_horse_dies(site: Site) -> None:
     import os
 
-    site.tasks(TASKS)
+    site.add_project()
     enqueue(site, "hold", "held", queue="odd:\nname")
     process = site.worker("odd:\nname")
     os.kill(holding(site, "held"), signal.SIGKILL)
@@ -509,9 +419,9 @@ def test_an_odd_queue_s_job_runs_again_when_its_horse_dies(site: Any) -> None:
     assert site.stop(process) == 0
 
 
-def test_before_redis_and_after_a_flush(own_site: Any) -> None:
+def test_before_redis_and_after_a_flush(own_site: Site) -> None:
     site = own_site
-    site.tasks(TASKS)
+    site.add_project()
     site.server.kill()
     process = site.worker("default")
     site.until(lambda: "Trying again" in site.output(), "the worker to wait")
@@ -535,11 +445,11 @@ def reads(client: Redis) -> int:
     return int(client.info("stats")["total_reads_processed"])
 
 
-def test_idle_horses_are_quiet(own_site: Any) -> None:
+def test_idle_horses_are_quiet(own_site: Site) -> None:
     import psutil
 
     site = own_site
-    site.tasks(TASKS)
+    site.add_project()
     process = site.worker("high", "default", "--processes", "8", RQSTACK_HEARTBEAT="5", RQSTACK_DEAD_AFTER="12")
     site.until_idle(8)
     parent = psutil.Process(process.pid)
@@ -561,9 +471,9 @@ def test_idle_horses_are_quiet(own_site: Any) -> None:
     assert site.stop(process) == 0
 
 
-def test_a_busy_queue_costs_one_round_trip_a_job(own_site: Any) -> None:
+def test_a_busy_queue_costs_one_round_trip_a_job(own_site: Site) -> None:
     site = own_site
-    site.tasks(TASKS)
+    site.add_project()
     names = [f"job-{number}" for number in range(2000)]
     queue = site.queue()
     queue.enqueue_many([queue.prepare_data("shop.tasks.give", (1,), job_id=name) for name in names])

@@ -1,4 +1,4 @@
-"""Tasks of the fault tests. Each writes down when it begins and ends, in a file that outlives every process."""
+"""Tasks that go wrong. Each writes down when it begins and ends, in a file that outlives every process."""
 
 from __future__ import annotations
 

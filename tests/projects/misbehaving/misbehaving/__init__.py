@@ -1,0 +1,1 @@
+"""Tasks that harm the process that runs them."""

@@ -1,0 +1,93 @@
+"""Tasks that harm the process that runs them, or return and raise what cannot be stored."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+from rqstack import task
+
+
+class Mute(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text either")
+
+
+@task
+def unpicklable() -> Callable[[], None]:
+    return lambda: None
+
+
+@task
+def mute() -> None:
+    raise Mute
+
+
+@task
+def leave(code: object = 0) -> None:
+    sys.exit(code)
+
+
+@task
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@task
+def recurse() -> None:
+    return recurse.call_now() if hasattr(recurse, "call_now") else recurse()
+
+
+@task
+def huge(size: int) -> bytes:
+    return b"x" * size
+
+
+@task
+def end_process(code: int) -> None:
+    os._exit(code)
+
+
+@task
+def close_all() -> str:
+    """Close every file of the process."""
+    os.closerange(3, 4096)
+    return "closed"
+
+
+@task
+def spoil_signals() -> int:
+    """Take the process's signals."""
+    for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
+    return os.getpid()
+
+
+@task
+def spoil_process() -> str:
+    """Change what belongs to the whole process."""
+    os.umask(0o777)
+    os.chdir("/")
+    sys.stdout.close()
+    sys.stderr.close()
+    return "spoiled"
+
+
+@task
+def no_more_files() -> str:
+    """Leave the process hardly any files."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (16, hard))
+    return "few"
+
+
+@task
+def hang(seconds: float = 60) -> None:
+    time.sleep(seconds)

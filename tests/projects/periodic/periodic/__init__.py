@@ -1,0 +1,1 @@
+"""A cron table with something to do each second."""

@@ -1,0 +1,1 @@
+"""Tasks that end as they should, or show what a job sees."""

@@ -1,0 +1,1 @@
+"""Tasks that tell which version of their code runs."""

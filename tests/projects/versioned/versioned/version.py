@@ -1,0 +1,3 @@
+"""The tests write other versions."""
+
+VERSION = 1
