@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from rqstack.backends import BaseQueue, DatabaseQueue, RedisQueue, backend_class, open_queue
 from rqstack.errors import BackendError
 from rqstack.settings import get_settings
+from support.waiting import until
 
 FORK = multiprocessing.get_context("fork")
 
@@ -243,10 +244,7 @@ def test_a_flush_leaves_what_is_in_hand(claiming: BaseQueue) -> None:
 def test_what_a_dead_owner_had_goes_to_another(claiming: BaseQueue) -> None:
     claiming.write(b"1")
     assert claiming.claim("dead", 0.2, 0) == b"1"
-    deadline = time.monotonic() + 20
-    while (data := claiming.claim("me", 30, 0.1)) is None:
-        assert time.monotonic() < deadline
-    assert data == b"1"
+    assert until(lambda: claiming.claim("me", 30, 0.1), 20) == b"1"
     claiming.ack("dead")  # it was cut off, not dead: it has no say any more
     claiming.release("dead")
     assert claiming.held("me") == b"1"
@@ -259,8 +257,8 @@ def test_what_a_dead_owner_had_goes_to_another(claiming: BaseQueue) -> None:
 def test_an_extended_lease_holds(claiming: BaseQueue) -> None:
     claiming.write(b"1")
     assert claiming.claim("me", 0.5, 0) == b"1"
-    until = time.monotonic() + 1.2
-    while time.monotonic() < until:
+    end = time.monotonic() + 1.2
+    while time.monotonic() < end:
         claiming.extend(["me", "nobody"], 0.5)
         assert claiming.claim("you", 30, 0.05) is None
     assert claiming.held("me") == b"1"

@@ -8,8 +8,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,63 +16,10 @@ import pytest
 
 from rqstack.backends import BaseQueue, open_queue
 from rqstack.settings import get_settings
-
-TASKS = """
-    import asyncio, os, time
-    from pathlib import Path
-    from rqstack import queue_command, task
-
-    def note(name, text):
-        with open(os.environ["OUT"] + "/" + name, "a") as file:
-            file.write(f"{text}\\n")
-
-    @queue_command
-    def letter(number, *, to="you"):
-        note("letters", f"{number} {to}")
-
-    @queue_command
-    async def later(number):
-        await asyncio.sleep(0)
-        note("letters", f"{number} async")
-
-    @task(queue="other")
-    def elsewhere(number):
-        note("letters", f"{number} elsewhere")
-
-    @task(retries=2)
-    def fails(number):
-        note("tries", number)
-        raise RuntimeError("never mind")
-
-    @task(timeout=1)
-    def too_long():
-        note("began", os.getpid())
-        time.sleep(60)
-
-    @task
-    def slow(seconds):
-        note("began", os.getpid())
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            time.sleep(0.02)
-        note("ended", os.getpid())
-
-    @task
-    def once_slow():
-        note("began", os.getpid())
-        if not Path(os.environ["OUT"], "go").exists():
-            time.sleep(60)
-        note("ended", os.getpid())
-
-    @task
-    def deadly():
-        note("began", os.getpid())
-        os.kill(os.getpid(), 9)
-
-    @task(unique=True)
-    def alone():
-        pass
-"""
+from support.postgres_server import PostgresServer
+from support.processes import end, is_alive, rqstack_command, start
+from support.projects import copy_project
+from support.waiting import until
 
 
 class Site:
@@ -84,11 +29,7 @@ class Site:
         self.folder = folder
         self.started: list[subprocess.Popen[bytes]] = []
         self.environment = os.environ | {"OUT": str(folder), "RQSTACK_SECRET_KEY": "a key of the tests"}
-        package = folder / "tasks" / "post" / "post"
-        package.mkdir(parents=True)
-        (package.parent / "pyproject.toml").write_text('[project]\nname = "post"\nversion = "1"\n')
-        (package / "__init__.py").touch()
-        (package / "tasks.py").write_text(textwrap.dedent(TASKS))
+        copy_project("post", folder / "tasks")
 
     def call(self, code: str) -> str:
         """Run code of a producer, in a process of its own."""
@@ -103,9 +44,8 @@ class Site:
         return done.stdout
 
     def consume(self, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "rqstack.cli.main", "worker", "run", *arguments]
-        with (self.folder / "log").open("ab") as log:
-            self.started.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log))
+        command = rqstack_command("worker", "run", *arguments)
+        self.started.append(start(command, self.folder / "log", env=self.environment))
         return self.started[-1]
 
     def burst(self, *arguments: str) -> None:
@@ -118,21 +58,11 @@ class Site:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def until(self, is_so: Callable[[], Any], seconds: float = 30) -> None:
-        deadline = time.monotonic() + seconds
-        while not is_so():
-            assert time.monotonic() < deadline, self.log()
-            time.sleep(0.02)
+    def until(self, condition: Callable[[], object], seconds: float = 30) -> None:
+        until(condition, seconds, log=self.log)
 
     def close(self) -> None:
-        for process in self.started:
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+        end(*self.started, seconds=10)
 
 
 @pytest.fixture(params=["redis", "sqlite", "postgres"])
@@ -262,7 +192,7 @@ def test_a_killed_consumer_loses_nothing(site: Site) -> None:
     site.until(lambda: site.lines("began"))
     first.kill()
     reader = int(site.lines("began")[0])
-    site.until(lambda: not Path(f"/proc/{reader}").exists() or "Z" in Path(f"/proc/{reader}/stat").read_text())
+    site.until(lambda: not is_alive(reader))
     (site.folder / "go").touch()
     site.consume("default", "-n", "2")
     site.until(lambda: site.lines("ended") and site.lines("letters"))
@@ -314,7 +244,7 @@ def test_what_needs_rq_is_refused_by_name(site: Site) -> None:
     assert "cannot be stored" in out[3]
 
 
-def test_it_goes_on_after_an_outage(own_postgres: Any, tmp_path: Path) -> None:
+def test_it_goes_on_after_an_outage(own_postgres: PostgresServer, tmp_path: Path) -> None:
     made = Site(tmp_path)
     made.environment |= {
         "RQSTACK_HOME": str(tmp_path),
@@ -339,7 +269,7 @@ def test_it_goes_on_after_an_outage(own_postgres: Any, tmp_path: Path) -> None:
 def test_a_backend_that_does_not_import_is_one_line(tmp_path: Path) -> None:
     environment = os.environ | {"QUEUE_BACKEND": "shop.queues.Nothing"}
     for command in (["run"], ["run", "--backend", "shop.queues.Nothing"]):
-        arguments = [sys.executable, "-m", "rqstack.cli.main", "worker", *command]
+        arguments = rqstack_command("worker", *command)
         done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert done.stderr.startswith("Error: QUEUE_BACKEND: 'shop.queues.Nothing' does not import")

@@ -19,6 +19,8 @@ from rq.job import Job
 from rq.registry import DeferredJobRegistry, FailedJobRegistry, ScheduledJobRegistry
 
 from rqstack.bulk import BATCH
+from support.processes import rqstack_command
+from support.projects import copy_project
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 MANY = 300_000
@@ -345,7 +347,7 @@ def test_info_takes_a_constant_number_of_round_trips(connection: Redis) -> None:
 def test_watch_ends_with_ctrl_c(rqstack: Run, redis_url: str, tmp_path: Path) -> None:
     import signal
 
-    command = [sys.executable, "-m", "rqstack.cli.main", "info", "--watch", "--json", "--interval", "0.1"]
+    command = rqstack_command("info", "--watch", "--json", "--interval", "0.1")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     try:
         assert process.stdout is not None
@@ -369,7 +371,7 @@ def test_on_a_terminal_it_asks_first(
     queue.enqueue("time.time")
     ours, its = pty.openpty()
     try:
-        command = [sys.executable, "-m", "rqstack.cli.main", "empty", "default"]
+        command = rqstack_command("empty", "default")
         process = subprocess.Popen(command, stdin=its, stdout=its, stderr=its, cwd=tmp_path, start_new_session=True)
         shown = b""
         while b"[y/N]" not in shown:
@@ -398,12 +400,9 @@ def test_rqs_own_commands_take_the_settings_file(
     write_stack_env("local", {"REDIS_URL": redis_url})
     written = tmp_path / "var" / "rq_settings.py"
     assert written.stat().st_mode & 0o777 == 0o600
-    project = tmp_path / "tasks" / "sample"
-    (project / "sample").mkdir(parents=True)
-    (project / "pyproject.toml").write_text("")
-    (project / "sample" / "tasks.py").write_text("def double(x):\n    return 2 * x\n")
+    copy_project("sample", tmp_path / "tasks")
     rq = ("-m", "rq.cli")
-    job = Queue("default", connection=connection).enqueue("sample.tasks.double", 21)
+    job = Queue("default", connection=connection).enqueue("sample.functions.double", 21)
     bad = Queue("default", connection=connection).enqueue("operator.truediv", 1, 0)
     assert "default" in rqstack("info", "-c", "var.rq_settings", program=rq).stdout
     assert rqstack("suspend", "-c", "var.rq_settings", program=rq).returncode == 0

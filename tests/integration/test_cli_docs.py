@@ -6,18 +6,16 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pytest
 from redis import Redis
 
 from rqstack.cli.group import COMMANDS
+from support.processes import end, rqstack_command, start
+from support.waiting import until
+from support.web_server import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "cli.md").read_text()
@@ -30,23 +28,8 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[str]:
     """A page of four words, and one that is missing."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    (folder / "index.html").write_text("<h1>One</h1><p>two three four")
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serve(tmp_path / "site", "<h1>One</h1><p>two three four") as address:
+        yield address
 
 
 @pytest.fixture
@@ -55,24 +38,19 @@ def worker(redis_url: str, connection: Redis, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("RQSTACK_SECRET_KEY", "test")
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "wordcount").symlink_to(ROOT / "tasks" / "wordcount")
-    command = [sys.executable, "-m", "rqstack.cli.main", "worker", "run"]
+    command = rqstack_command("worker", "run")
     log = tmp_path / "worker.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out)
+    process = start(command, log, cwd=tmp_path)
+
+    def is_registered() -> bool:
+        assert process.poll() is None, log.read_text()
+        return bool(connection.scard("rq:workers:short-running"))
+
     try:
-        deadline = time.monotonic() + 60
-        while not connection.scard("rq:workers:short-running"):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
+        until(is_registered, 60, log=log.read_text)
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=40)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, seconds=40)
 
 
 def test_every_command_block_runs(worker: None, site: str, tmp_path: Path) -> None:

@@ -10,17 +10,19 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis import Redis
 
 from rqstack.cli.health import read_settings
 from rqstack.settings import Settings, load
+from support.ports import free_port
+from support.processes import rqstack_command, start
+from support.redis_server import RedisServer
+from support.waiting import until
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -28,7 +30,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture
 def health(redis_url: str, tmp_path: Path) -> Run:
     def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "rqstack.cli.main", "health", *arguments]
+        command = rqstack_command("health", *arguments)
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=tmp_path, env=os.environ | env)
         assert "Traceback" not in done.stderr
         assert len(done.stderr.splitlines()) == (done.returncode == 1), done.stderr
@@ -78,15 +80,16 @@ def test_is_a_queue_listened_to(health: Run, connection: Redis) -> None:
 
 
 def test_a_real_worker(health: Run, connection: Redis, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "rqstack.cli.main", "worker", "run", "short-running"]
+    command = rqstack_command("worker", "run", "short-running")
     log = tmp_path / "log"
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, cwd=tmp_path)
+    process = start(command, log, cwd=tmp_path)
+
+    def is_healthy() -> bool:
+        assert process.poll() is None, log.read_text()
+        return health("--worker", "--queue", "short-running").returncode == 0
+
     try:
-        deadline = time.monotonic() + 40
-        while health("--worker", "--queue", "short-running").returncode:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
+        until(is_healthy, 40, log=log.read_text)
         assert health("--queue", "default").returncode == 1
     finally:
         process.terminate()
@@ -108,7 +111,7 @@ def test_a_scheduler(health: Run, connection: Redis) -> None:
 
 @pytest.mark.parametrize("arguments", [["--nonsense"], ["--queue"], ["--max-age", "soon"], ["--max-age", "0"], ["x"]])
 def test_wrong_options(redis_url: str, arguments: list[str]) -> None:
-    command = [sys.executable, "-m", "rqstack.cli.main", "health", *arguments]
+    command = rqstack_command("health", *arguments)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("Usage: rqstack health")
@@ -170,7 +173,7 @@ def tls_server() -> str | None:
     return None
 
 
-def test_a_unix_socket_and_tls(health: Run, redis_server: Any) -> None:
+def test_a_unix_socket_and_tls(health: Run, redis_server: RedisServer) -> None:
     from subprocess import DEVNULL, run
 
     program = tls_server()
@@ -194,17 +197,17 @@ def test_a_unix_socket_and_tls(health: Run, redis_server: Any) -> None:
         ]
         make += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
         run(make, cwd=folder, check=True, stdout=DEVNULL, stderr=DEVNULL)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         command = [program, "--port", "0", "--tls-port", str(port), "--tls-cert-file", "cert", "--tls-key-file", "key"]
         command += ["--tls-ca-cert-file", "cert", "--tls-auth-clients", "no", "--unixsocket", "sock", "--save", ""]
         process = subprocess.Popen(command, cwd=folder, stdout=DEVNULL, stderr=DEVNULL)
+
+        def answers() -> bool:
+            assert process.poll() is None
+            return health(REDIS_URL=f"unix://{folder}/sock").returncode == 0
+
         try:
-            deadline = time.monotonic() + 20
-            while health(REDIS_URL=f"unix://{folder}/sock").returncode:
-                assert process.poll() is None
-                assert time.monotonic() < deadline
+            until(answers, 20)
             url = f"rediss://127.0.0.1:{port}/0"
             assert health(REDIS_URL=f"{url}?ssl_ca_certs={folder}/cert").returncode == 0
             assert health(REDIS_URL=f"{url}?ssl_cert_reqs=none").returncode == 0

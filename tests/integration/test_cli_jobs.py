@@ -7,53 +7,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pytest
 from redis import Redis
 
+from support.processes import rqstack_command
+from support.projects import copy_project
+from support.redis_server import RedisServer
+from support.waiting import until
+from support.web_server import serve
+
 ROOT = Path(__file__).resolve().parents[2]
-
-TASKS = '''
-import os, time
-from rqstack import task
-
-class Sorry(Exception):
-    """A reason in one sentence."""
-
-class Point:
-    def __init__(self, x):
-        self.x = x
-    def __repr__(self):
-        return f"Point({self.x})"
-
-@task(queue="default")
-def echo(*args, **kwargs):
-    return [*args, kwargs] if kwargs else list(args)
-
-@task(queue="default")
-def say(word):
-    return word
-
-@task(queue="default")
-def point(x):
-    return Point(x)
-
-@task(queue="default")
-def fail(words):
-    raise Sorry(words)
-
-@task(queue="default")
-def nap(seconds):
-    time.sleep(seconds)
-    return seconds
-'''
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -61,10 +27,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A project with the word count, and with tasks for these tests."""
-    project = tmp_path / "tasks" / "sample"
-    (project / "sample").mkdir(parents=True)
-    (project / "pyproject.toml").write_text('[project]\nname = "sample"\nversion = "0"\n')
-    (project / "sample" / "tasks.py").write_text(TASKS)
+    copy_project("sample", tmp_path / "tasks")
     (tmp_path / "tasks" / "wordcount").symlink_to(ROOT / "tasks" / "wordcount")
     return tmp_path
 
@@ -74,7 +37,7 @@ def rqstack(home: Path, redis_url: str) -> Run:
     """Runs the command in a process of its own."""
 
     def run(*arguments: str, stdin: str = "", timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "rqstack.cli.main", *arguments]
+        command = rqstack_command(*arguments)
         done = subprocess.run(
             command,
             capture_output=True,
@@ -94,23 +57,8 @@ def rqstack(home: Path, redis_url: str) -> Run:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[str]:
     """The address of a real HTTP server, whose index has seven words."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    (folder / "index.html").write_text("<title>A page</title><p>with five words in it</p>")
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serve(tmp_path / "site", "<title>A page</title><p>with five words in it</p>") as address:
+        yield address
 
 
 def enqueue(run: Run, *arguments: str) -> str:
@@ -131,14 +79,6 @@ def sentence(done: subprocess.CompletedProcess[str]) -> str:
     assert len(lines) == 1, done.stderr
     assert done.stdout == ""
     return lines[0]
-
-
-def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return value
 
 
 def test_a_word_count_from_trigger_to_result(rqstack: Run, site: str) -> None:
@@ -305,7 +245,7 @@ class Waiter:
     """A `wait` in the background."""
 
     def __init__(self, home: Path, *arguments: str, **env: str) -> None:
-        command = [sys.executable, "-m", "rqstack.cli.main", "wait", *arguments]
+        command = rqstack_command("wait", *arguments)
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -358,7 +298,7 @@ def test_ctrl_c_in_wait_leaves_the_jobs(rqstack: Run, home: Path, connection: Re
     assert connection.lrange("rq:queue:default", 0, -1) == [job.encode()]
 
 
-def test_wait_outlives_redis(rqstack: Run, home: Path, own_redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_outlives_redis(rqstack: Run, home: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", own_redis.url)
     client = own_redis.client()
     client.config_set("appendfsync", "always")

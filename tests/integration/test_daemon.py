@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
-TASKS = """
-import os, sys, time
-from rqstack import task
-
-@task
-def speak(text):
-    print(text)
-    os.write(2, f"raw {text}\\n".encode())
-
-@task
-def sleep(seconds):
-    open(os.environ["RQSTACK_HOME"] + "/asleep", "w").close()
-    time.sleep(seconds)
-"""
+from support.paths import MODULES
+from support.processes import is_alive, rqstack_command
+from support.redis_server import RedisServer
+from support.waiting import until
 
 
 class Machine:
@@ -39,20 +28,17 @@ class Machine:
         self.folder = folder
         self.pid_file = folder / "run" / "w.pid"
         self.log_file = folder / "log" / "w.log"
-        modules = folder / "modules"
-        modules.mkdir()
-        (modules / "speaking.py").write_text(TASKS)
         self.environment = os.environ | {
             "RQSTACK_HOME": str(folder),
             "RQSTACK_GRACE": "2",
             "RQSTACK_MODULES": "speaking",
             "RQSTACK_SECRET_KEY": "a key of the tests",
-            "PYTHONPATH": str(modules),
+            "PYTHONPATH": str(MODULES),
             "QUEUE_BACKEND": "rqstack.backends.DatabaseQueue",
         }
 
     def type(self, *arguments: str, paths: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "rqstack.cli.main", "worker", *arguments]
+        command = rqstack_command("worker", *arguments)
         if paths:
             command += ["-p", str(self.pid_file), "-l", str(self.log_file)]
         return subprocess.run(
@@ -86,11 +72,8 @@ class Machine:
         code = f"import speaking; speaking.{code}"
         subprocess.run([sys.executable, "-c", code], env=self.environment, check=True)
 
-    def until(self, is_so: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 30
-        while not is_so():
-            assert time.monotonic() < deadline, self.log()
-            time.sleep(0.02)
+    def until(self, condition: Callable[[], object]) -> None:
+        until(condition, 30, log=self.log)
 
 
 @pytest.fixture
@@ -102,13 +85,6 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     finally:
         made.type("stop")
         made.type("stop", paths=False)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_a_life(machine: Machine) -> None:
@@ -123,8 +99,8 @@ def test_a_life(machine: Machine) -> None:
     machine.call("speak.delay('hello')")
     machine.until(lambda: "hello" in machine.log())
     assert f"Stopped: process {pid}" in machine.good("stop")
-    assert not alive(pid)
-    assert not any(alive(child) for child in found["children"])
+    assert not is_alive(pid)
+    assert not any(is_alive(child) for child in found["children"])
     assert not machine.pid_file.exists()
     assert "Not running." in machine.good("stop")
     assert machine.type("status").returncode == 3
@@ -132,7 +108,7 @@ def test_a_life(machine: Machine) -> None:
 
 def test_the_default_paths(machine: Machine) -> None:
     machine.good("start", paths=False)
-    assert alive(int((machine.folder / "var" / "run" / "worker.pid").read_text()))
+    assert is_alive(int((machine.folder / "var" / "run" / "worker.pid").read_text()))
     assert "Consuming short-running, default" in (machine.folder / "var" / "log" / "worker.log").read_text()
     machine.good("stop", paths=False)
 
@@ -142,11 +118,11 @@ def test_a_second_start_is_refused(machine: Machine) -> None:
     pid = machine.pid()
     assert f"already runs, as process {pid}" in machine.bad("start")
     assert machine.pid() == pid
-    assert alive(pid)
+    assert is_alive(pid)
 
 
 def test_starts_at_the_same_time_give_one_worker(machine: Machine) -> None:
-    command = [sys.executable, "-m", "rqstack.cli.main", "worker", "start"]
+    command = rqstack_command("worker", "start")
     command += ["-p", str(machine.pid_file), "-l", str(machine.log_file)]
     starts = [
         subprocess.Popen(command, env=machine.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -164,8 +140,8 @@ def test_a_restart(machine: Machine) -> None:
     said = machine.good("restart")
     assert f"Stopped: process {first}" in said
     assert machine.pid() != first
-    assert alive(machine.pid())
-    assert not alive(first)
+    assert is_alive(machine.pid())
+    assert not is_alive(first)
 
 
 @pytest.mark.parametrize("text", ["", "no number", "1", "999999999"])
@@ -177,14 +153,14 @@ def test_a_stale_pid_file(machine: Machine, text: str) -> None:
     assert "stale" in machine.good("stop")
     machine.pid_file.write_text(text)
     machine.good("start")
-    assert alive(machine.pid())
+    assert is_alive(machine.pid())
 
 
 def test_a_killed_one(machine: Machine) -> None:
     machine.good("start")
     pid, children = machine.pid(), machine.status()["children"]
     os.kill(pid, signal.SIGKILL)
-    machine.until(lambda: not any(alive(each) for each in (pid, *children)))
+    machine.until(lambda: not any(is_alive(each) for each in (pid, *children)))
     died = machine.type("status")
     assert died.returncode == 1
     assert "it died" in died.stdout
@@ -208,7 +184,7 @@ def test_one_that_does_not_end_is_killed(machine: Machine) -> None:
     for pid in (found["pid"], *found["children"]):
         os.kill(pid, signal.SIGSTOP)
     assert f"Killed: process {found['pid']} did not end in 1 s" in machine.good("stop")
-    machine.until(lambda: not any(alive(pid) for pid in (found["pid"], *found["children"])))
+    machine.until(lambda: not any(is_alive(pid) for pid in (found["pid"], *found["children"])))
     assert not machine.pid_file.exists()
 
 
@@ -225,7 +201,7 @@ def test_the_log_may_be_moved_away(machine: Machine, hangup: bool) -> None:
     machine.call("speak.delay('after')")
     machine.until(lambda: "raw after" in machine.log())
     assert "after" not in old.read_text()
-    assert alive(machine.pid())
+    assert is_alive(machine.pid())
 
 
 def test_a_pid_file_or_log_that_cannot_be_written(machine: Machine) -> None:
@@ -261,7 +237,7 @@ def test_another_users_worker_is_not_stopped(machine: Machine) -> None:
         pid = machine.pid()
         said = f"Process {pid} is another user's: stop the worker as the user who started it."
         assert done.stdout.splitlines() == [str(pid), said], done.stderr
-        assert alive(pid)
+        assert is_alive(pid)
         machine.good("stop")
 
 
@@ -273,10 +249,6 @@ def test_a_backend_that_does_not_import(machine: Machine) -> None:
 
 def test_a_start_that_fails_shows_the_end_of_its_log(machine: Machine) -> None:
     """A module that ends the process when it is loaded, after the start."""
-    (machine.folder / "modules" / "ending.py").write_text(
-        "import os, sys\nif os.getppid() == 1 or os.getsid(0) != int(os.environ['HERE']):\n"
-        "    print('out of paper', flush=True)\n    os._exit(4)\n"
-    )
     machine.environment |= {"RQSTACK_MODULES": "ending", "HERE": str(os.getsid(0))}
     done = machine.type("start")
     assert done.returncode == 1
@@ -310,7 +282,7 @@ def test_a_started_worker_is_registered(rq_machine: Machine, connection: Redis) 
     assert not connection.smembers("rq:workers")
 
 
-def test_without_redis_it_says_so_and_goes_on(rq_machine: Machine, own_redis: Any) -> None:
+def test_without_redis_it_says_so_and_goes_on(rq_machine: Machine, own_redis: RedisServer) -> None:
     own_redis.kill()
     rq_machine.environment["REDIS_URL"] = own_redis.url
     said = rq_machine.bad("start", "default", "--wait", "2")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,10 @@ from urllib.parse import urlencode
 
 import pytest
 from redis import Redis
+
+from support.ports import free_port
+from support.processes import end, rqstack_command, start
+from support.waiting import until
 
 SITE = Path(__file__).resolve().parent.parent / "django_site"
 
@@ -39,19 +41,13 @@ class Site:
     def manage(self, *arguments: str) -> list[str]:
         return [sys.executable, str(SITE / "manage.py"), *arguments]
 
-    def rqstack(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "rqstack.cli.main", *arguments]
-
     def run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command, env=self.environment, cwd=self.data, capture_output=True, text=True, timeout=100, check=False
         )
 
     def start(self, command: list[str]) -> subprocess.Popen[bytes]:
-        with (self.data / "log").open("ab") as log:
-            self.processes.append(
-                subprocess.Popen(command, env=self.environment, cwd=self.data, stdout=log, stderr=log)
-            )
+        self.processes.append(start(command, self.data / "log", env=self.environment, cwd=self.data))
         return self.processes[-1]
 
     def prepare(self) -> None:
@@ -59,9 +55,7 @@ class Site:
         assert done.returncode == 0, done.stderr
 
     def serve(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.start(self.manage("runserver", "--noreload", f"127.0.0.1:{self.port}"))
 
         def answers() -> bool:
@@ -104,21 +98,11 @@ class Site:
         path = self.data / "log"
         return path.read_text() if path.exists() else ""
 
-    def until(self, is_so: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 60
-        while not is_so():
-            assert time.monotonic() < deadline, self.log()
-            time.sleep(0.05)
+    def until(self, condition: Callable[[], object]) -> None:
+        until(condition, 60, log=self.log)
 
     def close(self) -> None:
-        for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end(*self.processes)
 
 
 KINDS = ["rq-sqlite", "rq-postgres", "database-sqlite", "database-postgres", "redis-sqlite"]
@@ -147,7 +131,7 @@ only = lambda *kinds: pytest.mark.parametrize("site", kinds, indirect=True)  # n
 
 def test_a_page_calls_a_command_and_the_worker_runs_it(site: Site) -> None:
     site.serve()
-    site.start(site.rqstack("worker", "run", "-n", "2"))  # the queue is in the site's settings
+    site.start(rqstack_command("worker", "run", "-n", "2"))  # the queue is in the site's settings
     status, made = site.ask("POST", "/letters/", text="Dear Ada")
     assert status == 202
     page = f"/letters/{made['id']}/"
@@ -192,7 +176,7 @@ def test_connections_are_closed_around_jobs_and_forks(site: Site) -> None:
 
     site.environment["SITE_APPS"] = "broken"
     site.call("from letters.commands import note_connection\nfor _ in range(6):\n    note_connection()")
-    worker = site.start(site.rqstack("worker", "run", "-n", "2", "post"))
+    worker = site.start(rqstack_command("worker", "run", "-n", "2", "post"))
     site.until(lambda: len(site.texts()) == 6)
     assert len(set(site.texts())) == 6  # CONN_MAX_AGE is 0: a connection a job
     query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'mysite'"
@@ -212,7 +196,7 @@ def test_connections_are_closed_around_jobs_and_forks(site: Site) -> None:
 def test_the_daemon_runs_a_site(site: Site) -> None:
     """As seed 001 types it: start -l -p, with the two environment variables."""
     paths = ["-l", str(site.data / "logs" / "queue.log"), "-p", str(site.data / "run" / "queue.pid")]
-    done = site.run(site.rqstack("worker", "start", *paths))
+    done = site.run(rqstack_command("worker", "start", *paths))
     assert done.returncode == 0, done.stderr
     try:
         site.call(
@@ -221,17 +205,17 @@ def test_the_daemon_runs_a_site(site: Site) -> None:
         )
         site.until(lambda: site.texts() == ["Dear Ada [daemon]"])
     finally:
-        done = site.run(site.rqstack("worker", "stop", *paths))
+        done = site.run(rqstack_command("worker", "stop", *paths))
     assert "Stopped" in done.stdout
 
 
 @only("rq-sqlite")
 def test_the_command_line_knows_the_site(site: Site) -> None:
-    listed = site.run(site.rqstack("tasks", "list"))
+    listed = site.run(rqstack_command("tasks", "list"))
     assert "letters.commands.deliver" in listed.stdout, listed.stderr
     assert "letters.tasks.count" in listed.stdout
-    assert site.run(site.rqstack("trigger", "letters.tasks.count")).returncode == 0
-    assert site.run(site.rqstack("worker", "run", "--burst")).returncode == 0
+    assert site.run(rqstack_command("trigger", "letters.tasks.count")).returncode == 0
+    assert site.run(rqstack_command("worker", "run", "--burst")).returncode == 0
     assert site.texts() == ["there were 0"]
 
 
@@ -249,7 +233,7 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path, change: dict[str, str], sai
     site = Site(tmp_path, **change)
     # The two ways in take turns: both go through the same door.
     command = ["start"] if "SITE_RQSTACK" in change else ["run", "--burst"]
-    done = site.run(site.rqstack("worker", *command))
+    done = site.run(rqstack_command("worker", *command))
     assert done.returncode == 1
     assert said in done.stderr
     assert done.stderr.startswith("Error: ")

@@ -12,16 +12,14 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import click
 import pytest
 
 from rqstack.cli.group import cli
+from support.web_server import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -97,23 +95,8 @@ def test_the_picture_shows_what_its_text_says() -> None:
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[str]:
     """The address of a page of five words, on a server of this machine."""
-    folder = tmp_path / "pages"
-    folder.mkdir()
-    (folder / "index.html").write_text(PAGE)
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serve(tmp_path / "pages", PAGE) as address:
+        yield f"http://{address}/"
 
 
 def copy_checkout(target: Path) -> None:

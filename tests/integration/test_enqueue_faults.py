@@ -19,6 +19,8 @@ from rq.job import Job
 
 from rqstack.enqueue import Queue, get_queue
 from rqstack.settings import Settings
+from support.proxy import LossyProxy
+from support.redis_server import RedisServer
 
 
 def client_of(port: int, retries: int = 3, **options: Any) -> Redis:
@@ -30,7 +32,7 @@ def queued(connection: Redis) -> list[str]:
 
 
 @pytest.mark.parametrize("losses", [1, 2, 3])
-def test_a_lost_reply_enqueues_once(connection: Redis, proxy: Any, losses: int) -> None:
+def test_a_lost_reply_enqueues_once(connection: Redis, proxy: LossyProxy, losses: int) -> None:
     queue = Queue(connection=client_of(proxy.port))
     first = queue.enqueue("a.b")
     proxy.lose_after = [b"EVALSHA"] * losses
@@ -40,7 +42,7 @@ def test_a_lost_reply_enqueues_once(connection: Redis, proxy: Any, losses: int) 
     assert Job.fetch(job.id, connection=connection).args == (1,)
 
 
-def test_a_lost_reply_enqueues_once_although_the_id_was_there(connection: Redis, proxy: Any) -> None:
+def test_a_lost_reply_enqueues_once_although_the_id_was_there(connection: Redis, proxy: LossyProxy) -> None:
     queue = Queue(connection=client_of(proxy.port))
     queue.enqueue("a.b", job_id="mine")
     proxy.lose_after = [b"EVALSHA"]
@@ -50,7 +52,7 @@ def test_a_lost_reply_enqueues_once_although_the_id_was_there(connection: Redis,
     assert Job.fetch("mine", connection=connection).func_name == "a.c"
 
 
-def test_a_job_enqueued_again_is_listed_once_more(connection: Redis, proxy: Any) -> None:
+def test_a_job_enqueued_again_is_listed_once_more(connection: Redis, proxy: LossyProxy) -> None:
     queue = Queue(connection=client_of(proxy.port))
     job = queue.enqueue("a.b")
     connection.delete("rq:queue:default")
@@ -60,7 +62,7 @@ def test_a_job_enqueued_again_is_listed_once_more(connection: Redis, proxy: Any)
     assert queued(connection) == [job.id]
 
 
-def test_a_connection_lost_before_the_command_loses_nothing(connection: Redis, proxy: Any) -> None:
+def test_a_connection_lost_before_the_command_loses_nothing(connection: Redis, proxy: LossyProxy) -> None:
     """The command never arrived: what is sent again must be done."""
     queue = Queue(connection=client_of(proxy.port))
     queue.enqueue("a.b", job_id="mine")
@@ -70,7 +72,7 @@ def test_a_connection_lost_before_the_command_loses_nothing(connection: Redis, p
 
 
 @pytest.mark.parametrize("losses", [1, 3])
-def test_a_lost_reply_of_a_bulk_enqueues_once(connection: Redis, proxy: Any, losses: int) -> None:
+def test_a_lost_reply_of_a_bulk_enqueues_once(connection: Redis, proxy: LossyProxy, losses: int) -> None:
     queue = Queue(connection=client_of(proxy.port))
     proxy.lose_after = [b"EXEC"] + [b"HGET"] * (losses - 1)
     jobs = queue.enqueue_many([Queue.prepare_data("a.b", (number,)) for number in range(20)])
@@ -78,7 +80,7 @@ def test_a_lost_reply_of_a_bulk_enqueues_once(connection: Redis, proxy: Any, los
     assert queued(connection) == [job.id for job in jobs]
 
 
-def test_without_retries_a_lost_reply_is_an_error(connection: Redis, proxy: Any) -> None:
+def test_without_retries_a_lost_reply_is_an_error(connection: Redis, proxy: LossyProxy) -> None:
     queue = Queue(connection=client_of(proxy.port, retries=0))
     queue.enqueue("a.b")
     proxy.lose_after = [b"EVALSHA", b"EXEC"]
@@ -98,7 +100,7 @@ def test_redis_that_forgot_the_script(connection: Redis) -> None:
     assert queued(connection) == ids
 
 
-def test_redis_killed_and_back(own_redis: Any) -> None:
+def test_redis_killed_and_back(own_redis: RedisServer) -> None:
     queue = Queue(connection=client_of(own_redis.port))
     queue.enqueue("a.b", job_id="before")
     own_redis.kill()
@@ -157,7 +159,7 @@ def test_a_fork_shares_nothing_with_its_parent(connection: Redis) -> None:
     assert sorted(queued(connection)) == sorted(wanted)
 
 
-def test_a_wrong_password_is_told(own_redis: Any) -> None:
+def test_a_wrong_password_is_told(own_redis: RedisServer) -> None:
     own_redis.client().config_set("requirepass", "right")
     with pytest.raises(AuthenticationError):
         Queue(connection=client_of(own_redis.port, password="wrong")).enqueue("a.b")
@@ -174,7 +176,7 @@ def test_redis_nowhere_is_told() -> None:
             act(Queue(connection=client_of(port, retries=1)))
 
 
-def test_a_full_redis_is_told_and_takes_nothing(own_redis: Any) -> None:
+def test_a_full_redis_is_told_and_takes_nothing(own_redis: RedisServer) -> None:
     client = own_redis.client()
     client.config_set("maxmemory", "1")
     queue = Queue(connection=client)

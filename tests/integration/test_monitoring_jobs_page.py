@@ -8,15 +8,13 @@ import os
 import pickle
 import shutil
 import signal
-import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from http.cookiejar import CookieJar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import pytest
@@ -27,6 +25,13 @@ from rq.job import Job
 
 from rqstack.stack import processes
 from rqstack.stack.acl import RULES
+from support.ports import free_port
+from support.processes import start
+from support.redis_server import RedisServer
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -72,19 +77,17 @@ def dashboard_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return dependencies.environment(ROOT, "dashboard", print) / "python"
 
 
-def make_user(server: Any) -> None:
+def make_user(server: RedisServer) -> None:
     """The page's user, with the rights that it has in the stack."""
     role = processes.get("dashboard").role
     server.client().execute_command("ACL", "SETUSER", role, "on", ">secret", "-@all", *RULES[role].split())
 
 
 @pytest.fixture
-def page(own_redis: Any, dashboard_python: Path, tmp_path: Path) -> Iterator[Page]:
+def page(own_redis: RedisServer, dashboard_python: Path, tmp_path: Path) -> Iterator[Page]:
     """The page of an empty Redis, as the user that the stack gives it, running."""
     make_user(own_redis)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = os.environ | {
         "REDIS_URL": own_redis.url,
         "REDIS_USERNAME": processes.get("dashboard").role or "",
@@ -95,19 +98,17 @@ def page(own_redis: Any, dashboard_python: Path, tmp_path: Path) -> Iterator[Pag
     (tmp_path / ".env").write_text(f'DASHBOARD_PASSWORD="{PASSWORD}"\n')
     command = [str(dashboard_python), "-m", "rqstack.cli.main", "dashboard", "--port", str(port)]
     log = tmp_path / "page.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    process = start(command, log, env=environment)
     found = Page(f"http://127.0.0.1:{port}")
-    deadline = time.monotonic() + 30
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        status, _, _ = found.ask("/health")
+        assert status == 200
+        return True
+
     try:
-        while True:
-            try:
-                assert found.ask("/health")[0] == 200
-                break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.05)
+        until(answers, 30, errors=(OSError,), log=log.read_text)
         yield found
         assert "Traceback" not in log.read_text()
     finally:
@@ -116,7 +117,7 @@ def page(own_redis: Any, dashboard_python: Path, tmp_path: Path) -> Iterator[Pag
 
 
 @pytest.fixture
-def queue(own_redis: Any) -> Queue:
+def queue(own_redis: RedisServer) -> Queue:
     """A queue whose payloads are signed with the page's key."""
     from rqstack.security import get_serializer
     from rqstack.settings import Settings, load
@@ -205,7 +206,7 @@ def test_results_are_shown_and_forged_payloads_are_not_unpickled(page: Page, que
     assert not marker.exists()
 
 
-def test_a_lost_redis_is_said_in_a_sentence_and_the_page_comes_back(page: Page, own_redis: Any) -> None:
+def test_a_lost_redis_is_said_in_a_sentence_and_the_page_comes_back(page: Page, own_redis: RedisServer) -> None:
     assert page.log_in() == 302
     assert page.ask("/0/data/queues.json")[0] == 200
     own_redis.kill()
@@ -218,7 +219,7 @@ def test_a_lost_redis_is_said_in_a_sentence_and_the_page_comes_back(page: Page, 
     assert page.ask("/0/data/queues.json")[0] == 200
 
 
-def test_its_redis_user_may_do_what_the_page_does_and_no_more(page: Page, queue: Queue, own_redis: Any) -> None:
+def test_its_redis_user_may_do_what_the_page_does_and_no_more(page: Page, queue: Queue, own_redis: RedisServer) -> None:
     """Each of rq-dashboard's endpoints, as the user that both stacks name."""
     role = processes.get("dashboard").role
     compose = (ROOT / "docker-compose-monitor.yml").read_text()
@@ -270,7 +271,7 @@ def test_without_a_password_it_does_not_start(dashboard_python: Path, tmp_path: 
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
+def browser(tmp_path: Path) -> Iterator[Chrome]:
     """A real headless Chromium."""
     if CHROMIUM is None or CHROMEDRIVER is None:
         pytest.skip("chromium and chromedriver are not installed")
@@ -291,7 +292,9 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-def test_a_browser_logs_in_sees_the_queues_and_requeues(browser: Any, page: Page, queue: Queue, tmp_path: Path) -> None:
+def test_a_browser_logs_in_sees_the_queues_and_requeues(
+    browser: Chrome, page: Page, queue: Queue, tmp_path: Path
+) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support import expected_conditions as expected
     from selenium.webdriver.support.ui import WebDriverWait

@@ -8,34 +8,31 @@ import math
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import pytest
 from rq import Queue
 
+from support import waiting
+from support.ports import free_port
+from support.processes import end, rqstack_command, start
+from support.redis_server import RedisServer
+
 ROOT = Path(__file__).resolve().parents[2]
 BOARDS = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
 PROMETHEUS = shutil.which("prometheus")
 
+T = TypeVar("T")
+
 MAY_BE_EMPTY: set[str] = set()
 """Titles of panels that need not show anything on a stack that works."""
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def get(url: str, **parameters: Any) -> str:
@@ -44,19 +41,9 @@ def get(url: str, **parameters: Any) -> str:
         return str(answer.read().decode())
 
 
-def until(check: Callable[[], Any], seconds: float = 30) -> Any:
-    """What the check returns, as soon as it is something; its last error or answer in the failure."""
-    deadline = time.monotonic() + seconds
-    while True:
-        problem: Any = None
-        try:
-            if found := check():
-                return found
-        except (OSError, AssertionError) as error:
-            problem = error
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {problem}")
-        time.sleep(0.1)
+def until(condition: Callable[[], T | None], seconds: float = 30) -> T:
+    """Wait until a condition is true; a failed assertion or request means 'not yet'."""
+    return waiting.until(condition, seconds, errors=(OSError, AssertionError), pause=0.1)
 
 
 class Processes:
@@ -70,10 +57,7 @@ class Processes:
     def start(self, *command: object, **environment: object) -> subprocess.Popen[bytes]:
         log = self.folder / f"{len(self.running)}.log"
         given = os.environ | {"RQSTACK_HOME": str(self.folder)} | {k: str(v) for k, v in environment.items()}
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [str(part) for part in command], env=given, stdout=output, stderr=subprocess.STDOUT, cwd=self.folder
-            )
+        process = start([str(part) for part in command], log, env=given, cwd=self.folder)
         self.running.append(process)
         return process
 
@@ -81,14 +65,7 @@ class Processes:
         return "\n".join(f"--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted(self.folder.glob("*.log")))
 
     def end(self) -> None:
-        for process in self.running:
-            process.send_signal(signal.SIGTERM)
-        for process in self.running:
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end(*self.running, seconds=15)
 
 
 @pytest.fixture
@@ -126,7 +103,9 @@ def exporter(processes: Processes, exporter_python: Path) -> Callable[..., str]:
     return start
 
 
-def test_the_exporter_starts_without_redis_and_outlives_it(own_redis: Any, exporter: Callable[..., str]) -> None:
+def test_the_exporter_starts_without_redis_and_outlives_it(
+    own_redis: RedisServer, exporter: Callable[..., str]
+) -> None:
     own_redis.kill()
     url = exporter(REDIS_URL=own_redis.url)
     assert "redis_up 0.0" in get(url)
@@ -141,7 +120,7 @@ def test_the_exporter_starts_without_redis_and_outlives_it(own_redis: Any, expor
 
 
 def test_the_exporter_needs_no_more_than_its_role_and_removes_nothing(
-    own_redis: Any, exporter: Callable[..., str], tmp_path: Path
+    own_redis: RedisServer, exporter: Callable[..., str], tmp_path: Path
 ) -> None:
     from rqstack.stack.acl import RULES
 
@@ -163,7 +142,7 @@ def test_the_exporter_needs_no_more_than_its_role_and_removes_nothing(
 
 
 def test_a_refused_password_is_an_error_of_the_exporter_not_a_lost_redis(
-    own_redis: Any, exporter_python: Path, processes: Processes
+    own_redis: RedisServer, exporter_python: Path, processes: Processes
 ) -> None:
     own_redis.client().execute_command("ACL", "SETUSER", "exporter", "on", ">secret", "allkeys", "+@all")
     port = free_port()
@@ -187,14 +166,14 @@ def test_a_refused_password_is_an_error_of_the_exporter_not_a_lost_redis(
     assert until(code) == 500
 
 
-def test_rq_exporters_own_variables_win(own_redis: Any, exporter: Callable[..., str]) -> None:
+def test_rq_exporters_own_variables_win(own_redis: RedisServer, exporter: Callable[..., str]) -> None:
     url = exporter(REDIS_URL="redis://127.0.0.1:1/0", RQ_REDIS_HOST="127.0.0.1", RQ_REDIS_PORT=own_redis.port)
     assert "redis_up 1.0" in get(url)
     url = exporter(REDIS_URL="redis://127.0.0.1:1/0", RQ_REDIS_URL=own_redis.url)
     assert "redis_up 1.0" in get(url)
 
 
-def test_a_taken_port_is_said_in_a_line(own_redis: Any, exporter_python: Path, tmp_path: Path) -> None:
+def test_a_taken_port_is_said_in_a_line(own_redis: RedisServer, exporter_python: Path, tmp_path: Path) -> None:
     environment = os.environ | {"RQ_EXPORTER_PORT": str(own_redis.port), "RQSTACK_HOME": str(tmp_path)}
     command = [str(exporter_python), "-m", "rqstack.metrics.rq_exporter"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
@@ -286,11 +265,11 @@ class Board:
 @pytest.mark.slow
 @pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed")
 def test_every_panel_shows_data_and_the_rules_evaluate(
-    own_redis: Any, processes: Processes, exporter: Callable[..., str]
+    own_redis: RedisServer, processes: Processes, exporter: Callable[..., str]
 ) -> None:
     client = own_redis.client()
     environment = {"REDIS_URL": own_redis.url, "RQSTACK_ALLOW_UNREGISTERED": 1, "RQSTACK_SECRET_KEY": "k" * 40}
-    worker = (sys.executable, "-m", "rqstack.cli.main", "worker", "run")
+    worker = rqstack_command("worker", "run")
     processes.start(*worker, "short-running", "default", **environment)
     processes.start(*worker, "long-running", **environment)
     queues = [Queue(name, connection=client) for name in ("short-running", "long-running")]
@@ -327,7 +306,9 @@ def test_every_panel_shows_data_and_the_rules_evaluate(
     assert "RQWatchdog" in {alert["labels"]["alertname"] for alert in firing}
 
 
-def test_the_check_finds_what_is_wrong(own_redis: Any, processes: Processes, exporter: Callable[..., str]) -> None:
+def test_the_check_finds_what_is_wrong(
+    own_redis: RedisServer, processes: Processes, exporter: Callable[..., str]
+) -> None:
     """A query that errs, one without data, one that is no number, and a legend without its label are each seen."""
     if PROMETHEUS is None:
         pytest.skip("prometheus is not installed")

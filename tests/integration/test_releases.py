@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from rqstack.errors import RqstackError
 from rqstack.stack.build_projects import BundleFailed, build, project_name, stage
 from rqstack.stack.releases import NoRelease, ReleaseRefused, Releases
+from support.processes import rqstack_command
 
 
 def package(folder: Path, version: int, body: str = "") -> Path:
@@ -28,7 +28,7 @@ def package(folder: Path, version: int, body: str = "") -> Path:
 
 
 def command(*arguments: str, root: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "rqstack.cli.main", "tasks", *arguments, "--into", str(root)]
+    line = rqstack_command("tasks", *arguments, "--into", str(root))
     return subprocess.run(line, capture_output=True, text=True, check=check)
 
 

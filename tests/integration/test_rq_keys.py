@@ -6,12 +6,13 @@ It fails on the day when a new version of RQ changes its keys.
 from __future__ import annotations
 
 import base64
+import importlib
 import os
-import subprocess
 import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,41 +22,14 @@ from rq.group import Group
 from rq.job import Callback, Dependency, Job, Retry
 from rq.repeat import Repeat
 
-JOBS = """
-import sys, time
-from rq import Retry, get_current_job
-
-def give(value=None): return value
-async def give_later(value): return value
-def fail(kind="ValueError", text="odd: é"): raise {"ValueError": ValueError, "KeyError": KeyError}[kind](text)
-def keep_meta():
-    job = get_current_job()
-    job.meta["seen"] = job.meta.get("seen", 0) + 1
-    job.save_meta()
-    return job.meta
-def fail_with_meta():
-    keep_meta()
-    fail()
-def once_more():
-    return Retry(max=1) if not get_current_job().number_of_retries else "second"
-def always_more(): return Retry(max=1)
-def later(): return Retry(max=2, interval=300)
-def leave(): sys.exit(3)
-def hang(): time.sleep(60)
-class Thing:
-    def __init__(self, n): self.n = n
-    def add(self, m): return self.n + m
-    def __call__(self, m): return self.n * m
-def on_success(job, connection, result): connection.set(f"seen:success:{job.id}", str(result))
-def on_failure(job, connection, kind, value, trace): connection.set(f"seen:failure:{job.id}", repr(value))
-def bad_callback(*args): raise RuntimeError("bad callback")
-"""
+from support.paths import MODULES
+from support.processes import rqstack_command, start
 
 SOON = 300
 NEAR = 30  # seconds by which times may differ between the two runs
 
 
-def enqueue_all(queue: rq.Queue, module: Any) -> set[str]:
+def enqueue_all(queue: rq.Queue, module: ModuleType) -> set[str]:
     """One job of each kind; its id names it. Returns the ids.
 
     Two kinds are not here, as RQ's way is mended on purpose: in place of a result that does not pickle RQ stores a text
@@ -180,14 +154,11 @@ def differences(wanted: dict[tuple[str, str], Any], found: dict[tuple[str, str],
 
 
 @pytest.fixture
-def jobs_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    (tmp_path / "rq_keys_jobs.py").write_text(JOBS)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+def jobs_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(MODULES))
+    monkeypatch.setenv("PYTHONPATH", str(MODULES))
     monkeypatch.delitem(sys.modules, "rq_keys_jobs", raising=False)
-    import rq_keys_jobs  # type: ignore[import-not-found]
-
-    return rq_keys_jobs
+    return importlib.import_module("rq_keys_jobs")
 
 
 def rq_worker(name: str) -> Callable[[str], list[str]]:
@@ -196,33 +167,32 @@ def rq_worker(name: str) -> Callable[[str], list[str]]:
 
 
 def supervisor(url: str) -> list[str]:
-    return [sys.executable, "-m", "rqstack.cli.main", "worker", "run", "keys", "--processes", "1", "--burst"]
+    return rqstack_command("worker", "run", "keys", "--processes", "1", "--burst")
 
 
 @pytest.mark.parametrize(
     "command", [rq_worker("rqstack.worker.Worker"), supervisor], ids=["rq worker", "rqstack worker run"]
 )
 def test_a_worker_leaves_what_rq_s_leaves(
-    connection: Redis, jobs_module: Any, command: Callable[[str], list[str]], tmp_path: Path
+    connection: Redis, jobs_module: ModuleType, command: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
     port = connection.connection_pool.connection_kwargs["port"]
     runs = []
-    for database, start in ((5, rq_worker("rq.SimpleWorker")), (6, command)):
+    for database, worker in ((5, rq_worker("rq.SimpleWorker")), (6, command)):
         client = Redis(port=port, db=database)
         ids = enqueue_all(rq.Queue("keys", connection=client), jobs_module)
         url = f"redis://127.0.0.1:{port}/{database}"
-        log = (tmp_path / f"worker{database}.log").open("wb")
+        log = tmp_path / f"worker{database}.log"
         environment = {**os.environ, "REDIS_URL": url, "RQSTACK_ALLOW_UNREGISTERED": "1"}
-        process = subprocess.Popen(start(url), env=environment, stdout=log, stderr=log)
+        process = start(worker(url), log, env=environment)
         runs.append((client, process, log, ids))
     try:
         for _, process, log, _ in runs:
-            assert process.wait(60) == 0, Path(log.name).read_text()
+            assert process.wait(60) == 0, log.read_text()
     finally:
-        for _, process, log, _ in runs:
+        for _, process, _, _ in runs:
             process.kill()
             process.wait()
-            log.close()
     (theirs, *_, ids), (ours, *_) = runs
     wanted = flat(theirs)
     kept = {job for job in ids if ("rq:job:" + job, "status") in wanted}

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from rqstack.scheduling import Scheduler
 from rqstack.settings import get_settings
 from rqstack.stack.acl import ROLES, users_acl
+from support.processes import rqstack_command, start
+from support.redis_server import RedisServer
+from support.waiting import until
 
 
 @pytest.fixture
-def guarded(own_redis: Any, tmp_path: Path) -> Iterator[Any]:
+def guarded(own_redis: RedisServer, tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis with the stack's users."""
     file = tmp_path / "users.acl"
     file.write_text(
@@ -35,7 +35,7 @@ def guarded(own_redis: Any, tmp_path: Path) -> Iterator[Any]:
 
 
 def test_worker_and_producer_may_do_what_they_need(
-    guarded: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    guarded: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("REDIS_URL", guarded.url)
     monkeypatch.setenv("REDIS_USERNAME", "producer")
@@ -47,16 +47,10 @@ def test_worker_and_producer_may_do_what_they_need(
         monkeypatch.setenv("REDIS_USERNAME", "worker")
         monkeypatch.setenv("REDIS_PASSWORD", "secret-worker")
         log = tmp_path / "log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "rqstack.cli.main", "scheduler"], stdout=file, stderr=file
-            )
+        process = start(rqstack_command("scheduler"), log)
         try:
-            deadline = time.monotonic() + 40
-            while scheduler.queued_count("default") < 3:
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.05)
-            health = [sys.executable, "-m", "rqstack.cli.main", "health", "--scheduler"]
+            until(lambda: scheduler.queued_count("default") >= 3, 40, log=log.read_text)
+            health = rqstack_command("health", "--scheduler")
             assert subprocess.run(health, check=False, capture_output=True).returncode == 0
             process.send_signal(signal.SIGTERM)
             assert process.wait(15) == 0

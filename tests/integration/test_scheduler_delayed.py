@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +19,7 @@ from rq.suspension import suspend
 
 from rqstack.scheduling import delayed as module
 from rqstack.scheduling.delayed import ORPHAN_AGE, DelayedJobs
+from support.redis_server import RedisServer
 
 
 def fails() -> None:
@@ -233,7 +233,7 @@ def test_a_damaged_queue_holds_up_no_other_and_loses_nothing(
         assert queued(connection, "a") == ["a"]
 
 
-def test_a_redis_that_takes_no_writes_is_no_damage(own_redis: Any) -> None:
+def test_a_redis_that_takes_no_writes_is_no_damage(own_redis: RedisServer) -> None:
     connection = own_redis.client()
     Queue(connection=connection).enqueue_at(datetime.fromtimestamp(now() - 1, UTC), fails)
     connection.replicaof("127.0.0.1", "1")

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis import Redis
 
 from rqstack.scheduling import Scheduler
 from rqstack.scheduling.table import CronTable
-
-TASKS = """
-from rqstack import task
-
-@task
-def add(a, b=0):
-    return a + b
-"""
-
-
-def schedulers(connection: Redis) -> list[dict[bytes, bytes]]:
-    """The records of scheduler processes that are alive."""
-    records: list[Any] = [connection.hgetall(key) for key in connection.smembers("rqstack:schedulers")]
-    return [record for record in records if record]
+from support.paths import PROJECTS
+from support.processes import rqstack_command
+from support.projects import copy_project
+from support.redis_server import RedisServer
+from support.schedulers import SchedulerProcess, read_heartbeats
+from support.waiting import until
 
 
 class Project:
@@ -39,54 +29,26 @@ class Project:
 
     def __init__(self, folder: Path, name: str = "demo") -> None:
         self.name = name
-        self.package = folder / name / name
-        self.package.mkdir(parents=True)
-        (folder / name / "pyproject.toml").write_text(f'[project]\nname = "{name}"\nversion = "1"\n')
-        (self.package / "__init__.py").write_text("")
-        (self.package / "tasks.py").write_text(TASKS)
+        self.package = copy_project("periodic", folder, name=name)
+        (self.package / "cron.py").unlink()
 
     def write(self, cron: str = "", tasks: str = "") -> None:
         if tasks:
-            (self.package / "tasks.py").write_text(TASKS + tasks)
+            with (self.package / "tasks.py").open("a") as file:
+                file.write(tasks)
         if cron:
             (self.package / "cron.py").write_text(f"from rqstack.scheduling import job_scheduler, schedule\n{cron}")
 
 
-class Process:
-    """An `rqstack scheduler` with its log."""
-
-    def __init__(self, log: Path, **environment: str) -> None:
-        self.log = log
-        with log.open("ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "rqstack.cli.main", "scheduler"],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=os.environ | environment,
-            )
-
-    def said(self, text: str) -> bool:
-        return text in self.log.read_text()
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(15)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-
-Start = Callable[..., Process]
+Start = Callable[..., SchedulerProcess]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    started: list[Process] = []
+    started: list[SchedulerProcess] = []
 
-    def begin(**environment: str) -> Process:
-        started.append(Process(tmp_path / f"scheduler-{len(started)}.log", **environment))
+    def begin(**environment: str) -> SchedulerProcess:
+        started.append(SchedulerProcess(tmp_path / f"scheduler-{len(started)}.log", **environment))
         return started[-1]
 
     yield begin
@@ -97,14 +59,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path / "tasks")
-
-
-def until(what: Callable[[], Any], seconds: float = 40) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)
-    return found
 
 
 def names(connection: Redis) -> set[str]:
@@ -137,12 +91,12 @@ def nightly(): ...
     with Scheduler() as scheduler:
         job = scheduler.get_queue("short-running").jobs[0]
         assert (job.func_name, job.args, job.kwargs) == ("demo.tasks.add", (1,), {"b": 2})
-    (record,) = schedulers(connection)
-    assert (record[b"pid"], record[b"hostname"]) == (b"%d" % process.process.pid, socket.gethostname().encode())
-    health = [sys.executable, "-m", "rqstack.cli.main", "health", "--scheduler"]
+    (info,) = read_heartbeats(connection)
+    assert (info.pid, info.hostname) == (process.process.pid, socket.gethostname())
+    health = rqstack_command("health", "--scheduler")
     assert subprocess.run(health, check=False, capture_output=True).returncode == 0
     assert process.stop() == 0
-    assert schedulers(connection) == []
+    assert read_heartbeats(connection) == []
     assert subprocess.run(health, check=False, capture_output=True).returncode == 1
 
 
@@ -169,9 +123,7 @@ def test_a_module_of_no_project_has_its_cron_table_beside_it(
     redis_url: str, connection: Redis, start: Start, tmp_path: Path
 ) -> None:
     package = tmp_path / "shop"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "tasks.py").write_text(TASKS)
+    shutil.copytree(PROJECTS / "periodic" / "periodic", package)
     (package / "cron.py").write_text(
         "from rqstack.scheduling import schedule\nfrom shop.tasks import add\nprint('imported')\n"
         "schedule(add, '@daily', args=(1,), name='in the shop')\n"
@@ -259,10 +211,10 @@ def test_a_table_that_was_flushed_comes_back(redis_url: str, connection: Redis, 
     connection.flushall()
     until(lambda: connection.llen("rq:queue:default"))
     assert process.said("gone from Redis")
-    until(lambda: schedulers(connection))
+    until(lambda: read_heartbeats(connection))
 
 
-def test_redis_may_come_later(own_redis: Any, project: Project, start: Start, tmp_path: Path) -> None:
+def test_redis_may_come_later(own_redis: RedisServer, project: Project, start: Start, tmp_path: Path) -> None:
     own_redis.kill()
     project.write(cron='from demo.tasks import add\nschedule(add, "* * * * * *", args=(1,), name="n")')
     process = start(REDIS_URL=own_redis.url)

@@ -12,47 +12,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from redis import Redis
 
+from support.ports import free_port
+from support.processes import environment_without
+from support.projects import copy_project
+from support.waiting import until
+
 pytestmark = pytest.mark.timeout(400)  # several starts and stops each, beside other tests
 
 ROOT = Path(__file__).resolve().parents[2]
-DEMO = """
-import os, time
-from rqstack import task
-
-@task(queue="short-running")
-def add(a, b):
-    return a + b
-
-@task(queue="default")
-def sleep(seconds, mark):
-    with open(mark, "a") as file:
-        file.write(f"{os.getpid()}\\n")
-    time.sleep(seconds)
-    return "slept"
-"""
-
-
-def until(true: Callable[[], Any], what: str, seconds: float = 30) -> Any:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + seconds
-    while not (value := true()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
-    return value
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Project:
@@ -65,14 +39,8 @@ class Project:
         for name in ("requirements", "prometheus", "services"):
             shutil.copytree(ROOT / name, root / name)
         (root / ".venv").symlink_to(sys.prefix)
-        package = root / "tasks" / "demo" / "demo"
-        package.mkdir(parents=True)
-        (package / "__init__.py").touch()
-        (package / "tasks.py").write_text(DEMO)
-        (root / "tasks" / "demo" / "pyproject.toml").write_text('[project]\nname = "demo"\nversion = "1"\n')
-        self.environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("RQSTACK_", "REDIS_"))
-        }
+        copy_project("demo", root / "tasks")
+        self.environment = environment_without("RQSTACK_", "REDIS_")
         self.environment |= {"RQSTACK_HOME": str(root), "REDIS_PORT": str(free_port()), "RQSTACK_GRACE": "2"}
 
     def rqstack(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -191,7 +159,7 @@ def test_what_is_killed_comes_back_and_no_job_is_lost(project: Project) -> None:
     time.sleep(1.2)  # the append-only file is synced once a second
     port = project.redis().connection_pool.connection_kwargs["port"]
     project.child("redis.1").kill()
-    until(lambda: ping(project), "Redis is back on its port")
+    until(lambda: ping(project), 30, "Redis is back on its port")
     assert project.redis().connection_pool.connection_kwargs["port"] == port
     jobs.append(project.trigger("demo.tasks.add", "1", "2"))
     worker = project.child("worker.1")
@@ -212,7 +180,7 @@ def test_a_stop_puts_back_the_job_that_does_not_end_in_time(project: Project, tm
     mark = tmp_path / "runs"
     assert project.start().returncode == 0
     job = project.trigger("demo.tasks.sleep", "8", json.dumps(str(mark)))
-    until(mark.exists, "the job runs")
+    until(mark.exists, 30, "the job runs")
     assert project.stop().returncode == 0
     assert project.processes() == []
     assert project.start().returncode == 0
@@ -228,8 +196,8 @@ def test_honcho_by_hand_does_the_same_in_colour_and_ends_on_ctrl_c(project: Proj
     )
     os.close(theirs)
     try:
-        until(lambda: (project.root / "var" / "stack.env").exists() and ping(project), "Redis runs")
-        until(lambda: project.rqstack("stack", "status").returncode == 0, "all is well")
+        until(lambda: (project.root / "var" / "stack.env").exists() and ping(project), 30, "Redis runs")
+        until(lambda: project.rqstack("stack", "status").returncode == 0, 30, "all is well")
         assert project.result(project.trigger("demo.tasks.add", "20", "3")) == "23"
         assert "already runs" in project.start().stdout
         honcho.send_signal(signal.SIGINT)
@@ -245,7 +213,7 @@ def test_honcho_by_hand_does_the_same_in_colour_and_ends_on_ctrl_c(project: Proj
         os.close(ours)
     assert re.search(r"\x1b\[\d+m\d\d:\d\d:\d\d worker\.1", text), "its name is coloured"
     assert "SIGKILL" not in text
-    until(lambda: not project.processes(), "all have ended")
+    until(lambda: not project.processes(), 30, "all have ended")
 
 
 def test_a_given_port_in_use_is_said_and_nothing_is_left(project: Project) -> None:
@@ -341,10 +309,11 @@ def test_a_full_disk_is_said_at_the_start_and_later(project: Project, small_disk
         lambda: (
             (done := project.rqstack("trigger", "demo.tasks.add", "[" + "1," * 9000 + "1]", "[1]")).returncode and done
         ),
+        30,
         "a full disk",
     )
     assert "cannot write to its disk" in refused.stderr
     assert refused.stderr.count("\n") == 1
     ballast.unlink()
-    until(lambda: project.rqstack("trigger", "demo.tasks.add", "1", "1").returncode == 0, "Redis goes on by itself")
+    until(lambda: project.rqstack("trigger", "demo.tasks.add", "1", "1").returncode == 0, 30, "Redis goes on by itself")
     assert project.result(job) == "2"

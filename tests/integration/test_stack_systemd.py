@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import configparser
 import json
-import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from support.ports import free_port
+from support.processes import environment_without
+from support.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -41,10 +42,8 @@ def test_the_units_run_the_stack_and_stop_it(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, root)
     shutil.copytree(ROOT / "services" / "redis", root / "services" / "redis")
     (root / ".venv").symlink_to(sys.prefix)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RQSTACK_", "REDIS_"))}
+    port = free_port()
+    clean = environment_without("RQSTACK_", "REDIS_")
     rqstack = str(root / ".venv" / "bin" / "rqstack")
     given = clean | {"RQSTACK_HOME": str(root)}
     units = tmp_path / "units"
@@ -69,6 +68,10 @@ def test_the_units_run_the_stack_and_stop_it(tmp_path: Path) -> None:
         checked = subprocess.run([verify, "verify", *map(str, services)], capture_output=True, text=True)
         assert "Unknown" not in checked.stderr, checked.stderr
 
+    def all_run() -> bool:
+        status = subprocess.run([rqstack, "stack", "status", "--json"], env=given, capture_output=True, text=True)
+        return status.returncode == 0 and len(json.loads(status.stdout)["processes"]) == len(services)
+
     running: list[subprocess.Popen[bytes]] = []
     try:
         for path in services:
@@ -78,12 +81,7 @@ def test_the_units_run_the_stack_and_stop_it(tmp_path: Path) -> None:
             start = shlex.split(unit["Service"]["ExecStart"])
             where = unit["Service"]["WorkingDirectory"]
             running.append(subprocess.Popen(start, env=environment, cwd=where, start_new_session=True))
-        deadline = time.monotonic() + 60
-        while True:
-            status = subprocess.run([rqstack, "stack", "status", "--json"], env=given, capture_output=True, text=True)
-            if status.returncode == 0 and len(json.loads(status.stdout)["processes"]) == len(services):
-                break
-            assert time.monotonic() < deadline, status.stdout + status.stderr
+        until(all_run, 60, "the status of all services")
         for process in running:
             process.send_signal(signal.SIGTERM)
         assert [process.wait(60) for process in running] == [0] * len(running)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -33,87 +31,21 @@ from rqstack.security import get_serializer
 from rqstack.settings import get_settings
 from rqstack.stack.acl import RULES
 from rqstack.transport import keys
-
-SOURCE = """
-import os
-from rq import get_current_job
-from rqstack import queue_command, task
-
-def note(*words):
-    get_current_job().connection.rpush("notes", " ".join(map(str, words)))
-
-@task
-def add(x, y=2):
-    return x + y
-
-@task(queue="q", timeout=7, result_ttl=8, failure_ttl=9, retries=2, backoff=[5, 6], description="d", meta={"m": 1})
-def optioned(x):
-    return x
-
-@task(unique=True)
-def once(x, y=0):
-    return x
-
-@task(at_front=True)
-def first():
-    pass
-
-@queue_command
-def churn(n):
-    note("churn", n)
-    if n:
-        churn(n - 1)
-    return n
-
-@task
-async def waits(x):
-    return x + 1
-
-@queue_command
-async def churn_async(n):
-    if n:
-        churn_async(n - 1)
-    return n
-
-@task(retries=3, retry_on=OSError)
-def picky(kind):
-    note("picky", kind)
-    raise {"os": ConnectionError, "key": KeyError}[kind]("why")
-
-@task(rate_limit="5/second", retries=1)
-def limited(x):
-    note("limited", x, *get_current_job().connection.time())
-    return x
-
-def on_success(job, connection, result):
-    connection.rpush("notes", f"on_success {result}")
-
-class Model:
-    def __init__(self, name):
-        self.name = name
-
-    @task
-    def greet(self, word):
-        return f"{word} {self.name}"
-
-    @task
-    @staticmethod
-    def still(x):
-        return -x
-"""
+from support.processes import end, rqstack_command
+from support.projects import copy_project
+from support.redis_server import RedisServer
+from support.waiting import until
 
 
 @pytest.fixture
-def tasks(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The tasks above, in a project of their own, found by this process and by the workers that a test starts."""
+def tasks(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The tasks of the project `catalogue` in a package of their own, found by this process and by started workers."""
     monkeypatch.setenv("RQSTACK_SECRET_KEY", "the key of the tests")
     monkeypatch.setenv("RQSTACK_HEARTBEAT", "1")
     get_settings.cache_clear()
     package = f"p{uuid4().hex}"
-    folder = tmp_path / "tasks" / "mine" / package
-    folder.mkdir(parents=True)
-    (folder / "tasks.py").write_text(SOURCE)
-    (folder.parent / "pyproject.toml").write_text('[project]\nname = "mine"\nversion = "1"\n')
+    folder = tmp_path / "tasks" / "catalogue" / package
+    copy_project("catalogue", tmp_path / "tasks").rename(folder)
     path = list(sys.path)
     autodiscover().check()
     yield sys.modules[f"{package}.tasks"]
@@ -123,13 +55,11 @@ def tasks(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> It
         sys.modules.pop(name, None)
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "rqstack.cli.main", *arguments]
-
-
 def burst(*queues: str) -> None:
     """The real worker, until the queues are empty."""
-    done = subprocess.run(command("worker", "run", "--burst", *queues), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        rqstack_command("worker", "run", "--burst", *queues), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -137,29 +67,15 @@ def burst(*queues: str) -> None:
 def running() -> Iterator[Callable[..., None]]:
     """Starts commands that run until the test ends."""
     started: list[subprocess.Popen[bytes]] = []
-    yield lambda *words: started.append(subprocess.Popen(command(*words), stderr=subprocess.DEVNULL))
-    for process in started:
-        process.send_signal(signal.SIGTERM)
-    for process in started:
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def until(ready: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.05)
+    yield lambda *words: started.append(subprocess.Popen(rqstack_command(*words), stderr=subprocess.DEVNULL))
+    end(*started)
 
 
 def notes(connection: Redis) -> list[str]:
     return [line.decode() for line in connection.lrange("notes", 0, -1)]
 
 
-def test_a_job_is_what_its_task_says_and_options_of_the_call_win(tasks: Any, connection: Redis) -> None:
+def test_a_job_is_what_its_task_says_and_options_of_the_call_win(tasks: ModuleType, connection: Redis) -> None:
     job = tasks.optioned.delay(1)
     stored = Job.fetch(job.id, connection=connection, serializer=get_serializer())
     assert (stored.func_name, stored.args, stored.origin) == (tasks.optioned.name, (1,), "q")
@@ -174,7 +90,7 @@ def test_a_job_is_what_its_task_says_and_options_of_the_call_win(tasks: Any, con
     assert other.id == "named"
 
 
-def test_every_kind_of_task_runs_in_the_worker(tasks: Any, connection: Redis) -> None:
+def test_every_kind_of_task_runs_in_the_worker(tasks: ModuleType, connection: Redis) -> None:
     jobs = {
         tasks.add.delay(1, y=5): 6,
         tasks.add.enqueue([1]): 3,
@@ -194,7 +110,7 @@ def test_every_kind_of_task_runs_in_the_worker(tasks: Any, connection: Redis) ->
     assert sorted(notes(connection)) == ["churn 0", "churn 0", "churn 1", "churn 2"]
 
 
-def test_plain_rq_workers_run_commands_once_too(tasks: Any, connection: Redis) -> None:
+def test_plain_rq_workers_run_commands_once_too(tasks: ModuleType, connection: Redis) -> None:
     job = tasks.churn(2)
     worker = SimpleWorker(["default"], connection=connection, serializer=get_serializer())
     worker.work(burst=True)
@@ -202,7 +118,7 @@ def test_plain_rq_workers_run_commands_once_too(tasks: Any, connection: Redis) -
     assert job.return_value(refresh=True) == 2
 
 
-def test_what_cannot_run_is_refused_by_the_producer(tasks: Any, connection: Redis) -> None:
+def test_what_cannot_run_is_refused_by_the_producer(tasks: ModuleType, connection: Redis) -> None:
     for call, said in (
         (lambda: tasks.add.delay(), "missing a required argument: 'x'"),
         (lambda: tasks.add.delay(1, z=1), "unexpected keyword argument 'z'"),
@@ -223,7 +139,7 @@ def test_what_cannot_run_is_refused_by_the_producer(tasks: Any, connection: Redi
     assert connection.keys("*") == []
 
 
-def test_a_function_that_is_no_task_is_refused_by_the_queue(tasks: Any, connection: Redis) -> None:
+def test_a_function_that_is_no_task_is_refused_by_the_queue(tasks: ModuleType, connection: Redis) -> None:
     queue = get_queue("default", connection=connection)
     for call in (
         lambda: queue.enqueue(len, [1]),
@@ -238,14 +154,14 @@ def test_a_function_that_is_no_task_is_refused_by_the_queue(tasks: Any, connecti
     assert queue.job_ids == [job.id for job in jobs]
 
 
-def test_a_redis_that_is_away_is_said_in_a_sentence(tasks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_that_is_away_is_said_in_a_sentence(tasks: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     get_settings.cache_clear()
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1/0 cannot be reached"):
         tasks.add.delay(1)
 
 
-def test_scheduled_jobs_wait_in_rqs_registry(tasks: Any, connection: Redis) -> None:
+def test_scheduled_jobs_wait_in_rqs_registry(tasks: ModuleType, connection: Redis) -> None:
     when = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
     at = tasks.add.schedule(1, at=when)
     later = tasks.add.schedule(1, y=3, in_=timedelta(hours=1))
@@ -256,7 +172,7 @@ def test_scheduled_jobs_wait_in_rqs_registry(tasks: Any, connection: Redis) -> N
     assert later.get_status() == "scheduled"
 
 
-def test_a_unique_job_is_one_while_it_waits_and_may_come_again_after(tasks: Any, connection: Redis) -> None:
+def test_a_unique_job_is_one_while_it_waits_and_may_come_again_after(tasks: ModuleType, connection: Redis) -> None:
     first = tasks.once.delay(1)
     assert tasks.once.delay(x=1, y=0).id == first.id
     assert tasks.once.schedule(1, in_=5).id == first.id
@@ -270,7 +186,7 @@ def test_a_unique_job_is_one_while_it_waits_and_may_come_again_after(tasks: Any,
     assert first.id not in Queue("default", connection=connection).finished_job_registry.get_job_ids()
 
 
-def test_only_chosen_exceptions_are_retried(tasks: Any, connection: Redis) -> None:
+def test_only_chosen_exceptions_are_retried(tasks: ModuleType, connection: Redis) -> None:
     wanted, other = tasks.picky.delay("os"), tasks.picky.delay("key")
     burst("default")
     assert sorted(notes(connection)) == ["picky key"] + ["picky os"] * 4
@@ -291,7 +207,7 @@ class Evil:
         return os.mkdir, (self.path,)
 
 
-def test_forged_jobs_fail_with_the_reason_and_are_counted(tasks: Any, connection: Redis, tmp_path: Path) -> None:
+def test_forged_jobs_fail_with_the_reason_and_are_counted(tasks: ModuleType, connection: Redis, tmp_path: Path) -> None:
     made = tmp_path / "made"
     good, other = tasks.add.delay(1), tasks.add.delay(2)
     forged = {}
@@ -322,7 +238,7 @@ def test_forged_jobs_fail_with_the_reason_and_are_counted(tasks: Any, connection
     assert connection.hgetall(keys.PAYLOADS_REJECTED) == {b"unsigned": b"1", b"bad_signature": b"2"}
 
 
-def test_callbacks_are_functions_of_task_packages_only(tasks: Any, connection: Redis, tmp_path: Path) -> None:
+def test_callbacks_are_functions_of_task_packages_only(tasks: ModuleType, connection: Redis, tmp_path: Path) -> None:
     module = tasks.add.__module__
     honest = tasks.add.enqueue([1], on_success=Callback(f"{module}.on_success"))
     borrowed = tasks.add.enqueue([4], on_success=Callback(f"{module}.os.mkdir"))
@@ -345,7 +261,7 @@ def starts(connection: Redis) -> dict[int, float]:
 
 
 def test_a_rate_holds_over_all_workers_and_nothing_fails(
-    tasks: Any, connection: Redis, running: Callable[..., None]
+    tasks: ModuleType, connection: Redis, running: Callable[..., None]
 ) -> None:
     jobs = tasks.limited.enqueue_many([(number,) for number in range(20)])
     free = tasks.add.delay(1)
@@ -370,7 +286,7 @@ def test_a_rate_holds_over_all_workers_and_nothing_fails(
         assert int(connection.hget(key, "failed_job_count") or 0) == 0
 
 
-def test_a_lost_redis_is_no_failure_of_a_task_with_a_rate(own_redis: Any) -> None:
+def test_a_lost_redis_is_no_failure_of_a_task_with_a_rate(own_redis: RedisServer) -> None:
     connection = own_redis.client()
     job = Queue(connection=connection).enqueue("a.b")
     calls: list[int] = []
@@ -388,7 +304,7 @@ def test_a_lost_redis_is_no_failure_of_a_task_with_a_rate(own_redis: Any) -> Non
         connection.close()
 
 
-def test_a_plain_rq_worker_puts_back_what_is_over_the_rate(tasks: Any, connection: Redis) -> None:
+def test_a_plain_rq_worker_puts_back_what_is_over_the_rate(tasks: ModuleType, connection: Redis) -> None:
     jobs = tasks.limited.enqueue_many([(number,) for number in range(7)])
     SimpleWorker(["default"], connection=connection, serializer=get_serializer()).work(burst=True)
     assert sorted(starts(connection)) == list(range(5))
@@ -397,7 +313,7 @@ def test_a_plain_rq_worker_puts_back_what_is_over_the_rate(tasks: Any, connectio
     assert (stored.retries_left, stored.number_of_retries or 0) == (1, 0)
 
 
-def test_the_limiter_needs_no_more_than_a_workers_rights_and_keeps_the_order(own_redis: Any) -> None:
+def test_the_limiter_needs_no_more_than_a_workers_rights_and_keeps_the_order(own_redis: RedisServer) -> None:
     admin = own_redis.client()
     admin.execute_command("ACL", "SETUSER", "w", "on", ">secret", "-@all", *RULES["worker"].split())
     client = Redis(port=own_redis.port, username="w", password="secret")
@@ -417,7 +333,7 @@ def test_the_limiter_needs_no_more_than_a_workers_rights_and_keeps_the_order(own
 
 
 def smoke(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command("smoke", *arguments), capture_output=True, text=True, check=False)
+    return subprocess.run(rqstack_command("smoke", *arguments), capture_output=True, text=True, check=False)
 
 
 def test_smoke_counts_successes_and_failures(
@@ -438,7 +354,9 @@ def test_smoke_counts_successes_and_failures(
     assert '"succeeded": 30' in good.stdout
     assert good.stdout.count('"succeeded": 15') == 2
     connection.set("rq:suspended", 1)
-    failing = subprocess.Popen(command("smoke", "--jobs", "4", "--rate", "0"), stdout=subprocess.PIPE, text=True)
+    failing = subprocess.Popen(
+        rqstack_command("smoke", "--jobs", "4", "--rate", "0"), stdout=subprocess.PIPE, text=True
+    )
     until(lambda: connection.llen("rq:queue:long-running") == connection.llen("rq:queue:short-running") == 2)
     connection.hset(f"rq:job:{connection.lindex('rq:queue:long-running', 0).decode()}", "data", b"broken")
     connection.delete("rq:suspended")

@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import shutil
 
 import pytest
 
+from support.paths import MODULES
+from support.redis_server import RedisServer
+
 pytest_plugins = ["pytester"]
-
-TASKS = """
-from rqstack import queue_command, task
-
-ran = []
-
-@task(queue="mail", rate_limit="1/day")
-def send(to, subject="hello"):
-    ran.append((to, subject))
-    return f"{subject}, {to}"
-
-@task(retries=2, backoff=60)
-def flaky():
-    ran.append("flaky")
-    if ran.count("flaky") < 3:
-        raise OSError("not yet")
-
-@task
-def broken(n):
-    return 1 / n
-
-@queue_command
-def churn(n):
-    ran.append(n)
-    if n:
-        churn(n - 1)
-
-@task
-async def waits(n):
-    return n + 1
-"""
 
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    pytester.makepyfile(mine=TASKS)
+    shutil.copy2(MODULES / "mine.py", pytester.path)
     pytester.syspathinsert()
     monkeypatch.setenv("RQSTACK_HOME", str(pytester.path))
     return pytester
@@ -126,7 +98,7 @@ def test_it(run_jobs, enqueued):
     result.assert_outcomes(passed=1)
 
 
-def test_a_redis_that_is_not_empty_is_refused_and_left_alone(project: pytest.Pytester, own_redis: Any) -> None:
+def test_a_redis_that_is_not_empty_is_refused_and_left_alone(project: pytest.Pytester, own_redis: RedisServer) -> None:
     client = own_redis.client()
     client.set("precious", "1")
     result = run(

@@ -16,6 +16,7 @@ from rqstack.errors import TaskImportError, UnknownTask
 from rqstack.registry.discovery import MODULES, autodiscover, discover_packages, resolve
 from rqstack.registry.registry import registry
 from rqstack.settings import get_settings
+from support.processes import rqstack_command
 
 TASK = "from rqstack import task\n\n@task\ndef {0}():\n    return '{0}'\n"
 Write = Callable[..., str]
@@ -176,7 +177,7 @@ def test_an_unknown_name_lists_near_ones(write: Write) -> None:
 
 
 def command(*arguments: str) -> Any:
-    line = [sys.executable, "-m", "rqstack.cli.main", "tasks", *arguments]
+    line = rqstack_command("tasks", *arguments)
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,14 +11,9 @@ from rqstack.registry.code_version import code_version, release_name
 from rqstack.settings import Settings, load
 from rqstack.settings.git import head_commit
 from rqstack.worker.supervisor.reload import CodeWatch
+from support.git import git
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-
-
-def git(folder: Path, *arguments: str) -> str:
-    named = {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    command = ["git", "-c", "protocol.file.allow=always", "-C", str(folder), *arguments]
-    return subprocess.run(command, env=os.environ | named, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def commit(folder: Path, text: str) -> str:

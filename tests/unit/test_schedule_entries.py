@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from rqstack.scheduling.cron_declarations import collecting
 from rqstack.scheduling.entries import Entry, arguments_text, entry_id
 from rqstack.scheduling.job_scheduler import _backoff
 from rqstack.settings import Settings
+from support.git import git
 
 
 @task
@@ -204,8 +204,3 @@ def test_the_release_changes_with_the_link_and_with_git(tmp_path: Path, monkeypa
     seen.append(code_version(settings))
     assert seen[-1] == seen[-3]
     assert len(set(seen[:-1])) == len(seen) - 1
-
-
-def git(folder: Path, *arguments: str) -> None:
-    who = ["-c", "user.name=t", "-c", "user.email=t@example.invalid"]
-    subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from rqstack.errors import SettingsError
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.loader import settings_of
 from rqstack.stack import env
+from support.processes import rqstack_command
 
 ROOT = Path(__file__).resolve().parents[2]
 REGENERATE = "run `make lock`"
@@ -188,7 +188,7 @@ def test_a_wrong_secret_is_not_shown(tmp_path: Path) -> None:
 
 def test_the_command_line_says_it_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RQSTACK_GRACE", "soon")
-    command = [sys.executable, "-m", "rqstack.cli.main", "worker", "run"]
+    command = rqstack_command("worker", "run")
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

@@ -1,0 +1,1 @@
+"""A task of each kind, with each option."""

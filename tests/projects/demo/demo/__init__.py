@@ -1,0 +1,1 @@
+"""Two tasks for a stack without Docker."""

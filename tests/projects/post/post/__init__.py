@@ -1,0 +1,1 @@
+"""Tasks for message backends, and how to see that they ran."""
