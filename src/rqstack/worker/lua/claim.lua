@@ -21,7 +21,7 @@
 --     methods must finish; meta is '1' if the job has meta of its own, so that ARGV[8] was not written
 --   {'empty'}
 --   {'suspended'}
---   {'unregistered'}: the supervisor was taken for dead, so nobody would recover this job
+--   {'unregistered'}: the supervisor was taken for dead, so no supervisor would recover this job
 --   {'unfinished', lease}: the last job is still on record
 
 local call = redis.call

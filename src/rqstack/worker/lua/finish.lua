@@ -5,7 +5,7 @@
 -- ARGV[10]  job id
 -- ARGV[11]  id of the execution that ended
 -- ARGV[12]  queue
--- ARGV[13]  seconds the result is kept; -1 for ever
+-- ARGV[13]  seconds the result is kept; -1 for no limit
 -- ARGV[14]  the serialized result, base64; '' for None
 -- ARGV[15]  when the execution began, in Unix seconds with a fraction
 -- ARGV[16]  seconds the job ran

@@ -233,7 +233,7 @@ class Supervisor:
         elif slot.why == "overrun":
             reason = "The job went on after its time-out, and did not react to it; its work-horse was killed."
         elif worker.killed_on_purpose:
-            reason = f"Work-horse terminated unexpectedly; {describe(status)}; somebody asked for it."
+            reason = f"Work-horse terminated unexpectedly; {describe(status)}; it was killed by a command."
         else:
             reason = (
                 f"Work-horse terminated unexpectedly; {describe(status)}; the job has ended its process "
