@@ -368,10 +368,6 @@ def test_the_processes_stop(upgrade: Upgrade) -> None:
     assert upgrade.client.scard("rqstack:schedulers") == 0
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the supervisor has RQ's registries cleaned before the heartbeat at which it takes over dead supervisors",
-)
 @pytest.mark.parametrize("recorded", STATES, ids=[path.stem for path in STATES])
 def test_running_jobs_are_run_again_with_default_settings(own_redis: Any, tmp_path: Path, recorded: Path) -> None:
     """All workers were away for longer than RQ's registries wait. The defaults decide what a supervisor does first."""

@@ -212,10 +212,10 @@ class Queue(RqQueue):
         seconds = _seconds(timeout)
         if seconds == 0:
             raise ValueError("0 timeout is not allowed. Use -1 for infinite timeout")
-        waits = _seconds(ttl)
+        kept, kept_failed, waits = _seconds(result_ttl), _seconds(failure_ttl), _seconds(ttl)
         if waits is not None and waits <= 0:
             raise ValueError("Job ttl must be greater than 0")
-        return self._default_timeout if seconds is None else seconds, _seconds(result_ttl), waits, _seconds(failure_ttl)
+        return self._default_timeout if seconds is None else seconds, kept, waits, kept_failed
 
     def _enqueue_pending(self, pending: PendingJob, at_front: bool) -> Job:
         key = Job.key_for(pending.job_id)

@@ -260,11 +260,11 @@ class Jobs(RuleBasedStateMachine):
     # -- supervisors
 
     @rule(supervisor=supervisors)
-    def beat(self, supervisor: int) -> None:
+    def heartbeat(self, supervisor: int) -> None:
         riders = self.riders[supervisor * 2 : supervisor * 2 + 2]
-        beat = self.recoveries[supervisor].heartbeat([rider.worker.name for rider in riders])
+        reply = self.recoveries[supervisor].heartbeat([rider.worker.name for rider in riders])
         for rider in riders:
-            if rider.worker.name in beat.missing:
+            if rider.worker.name in reply.missing:
                 rider.worker.register_again()
 
     @rule(horse=horses, crashed=st.booleans())
@@ -294,7 +294,7 @@ class Jobs(RuleBasedStateMachine):
                 rider.claimed = rider.finished = None
 
     @rule(supervisor=supervisors)
-    def look_again(self, supervisor: int) -> None:
+    def check_dead_again(self, supervisor: int) -> None:
         for name in self.client.zrange(keys.DEAD_SUPERVISORS, 0, -1):
             self.client.zadd(keys.DEAD_SUPERVISORS, {name: 1})
         self.settle(self.riders[supervisor * 2], self.recoveries[supervisor].check_dead_again())
@@ -331,7 +331,7 @@ class Jobs(RuleBasedStateMachine):
 
     def owner(self, name: str, rider: Rider) -> bool:
         """Whether this run of a job is the one on record."""
-        if name in self.deleted or not self.running_job(rider, name):
+        if name in self.deleted or not self.holds(rider, name):
             return False
         on_record = self.client.zscore(f"rq:wip:{self.queue_of(name)}", self.member(rider, name)) is not None
         return on_record or self.status(name) == "canceled"
