@@ -228,11 +228,11 @@ def test_forged_and_unknown_messages_never_run(site: Site, backend: Callable[[st
     queue.write(pickle.dumps(Trap()))
     queue.write(b"no pickle at all")
     site.call(
-        "from rqstack.backends.messages import Call, encode\n"
+        "from rqstack.backends.messages import Message, encode\n"
         "from rqstack.backends import open_queue\n"
         "from rqstack import get_settings\n"
         "s = get_settings()\n"
-        "open_queue('default', s).write(encode(Call('os.mkdir', (s.queue_backend,)), s))\n"
+        "open_queue('default', s).write(encode(Message('os.mkdir', (s.queue_backend,)), s))\n"
         "letter(1)"
     )
     site.burst("default")

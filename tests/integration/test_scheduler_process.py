@@ -17,7 +17,6 @@ import pytest
 from redis import Redis
 
 from rqstack.scheduling import Scheduler
-from rqstack.scheduling.heartbeat import schedulers
 from rqstack.scheduling.table import CronTable
 
 TASKS = """
@@ -27,6 +26,12 @@ from rqstack import task
 def add(a, b=0):
     return a + b
 """
+
+
+def schedulers(connection: Redis) -> list[dict[bytes, bytes]]:
+    """The records of scheduler processes that are alive."""
+    records: list[Any] = [connection.hgetall(key) for key in connection.smembers("rqstack:schedulers")]
+    return [record for record in records if record]
 
 
 class Project:
@@ -132,8 +137,8 @@ def nightly(): ...
     with Scheduler() as scheduler:
         job = scheduler.get_queue("short-running").jobs[0]
         assert (job.func_name, job.args, job.kwargs) == ("demo.tasks.add", (1,), {"b": 2})
-    (info,) = schedulers(connection)
-    assert (info.pid, info.hostname) == (process.process.pid, socket.gethostname())
+    (record,) = schedulers(connection)
+    assert (record[b"pid"], record[b"hostname"]) == (b"%d" % process.process.pid, socket.gethostname().encode())
     health = [sys.executable, "-m", "rqstack.cli.main", "health", "--scheduler"]
     assert subprocess.run(health, check=False, capture_output=True).returncode == 0
     assert process.stop() == 0

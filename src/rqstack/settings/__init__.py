@@ -12,14 +12,15 @@ if TYPE_CHECKING:
 
 __all__ = ["SecretStr", "Settings", "StackSettings", "get_settings", "load"]
 
-# On first use: the health check reads a path and a default, and must not pay for msgspec.
-__getattr__ = exports(
-    __name__,
-    {
-        "SecretStr": "loader",
-        "Settings": "fields",
-        "StackSettings": "fields",
-        "get_settings": "fields",
-        "load": "loader",
-    },
-)
+if not TYPE_CHECKING:
+    # On first use: the health check reads a path and a default, and must not pay for msgspec.
+    __getattr__ = exports(
+        __name__,
+        {
+            "SecretStr": "loader",
+            "Settings": "fields",
+            "StackSettings": "fields",
+            "get_settings": "fields",
+            "load": "loader",
+        },
+    )

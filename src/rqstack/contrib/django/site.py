@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rqstack.settings import Settings, set_site_defaults
+from rqstack.settings import Settings
+from rqstack.settings.fields import set_site_defaults
 from rqstack.settings.loader import settings_of
 
 ENGINES = {"django.db.backends.sqlite3": "sqlite", "django.db.backends.postgresql": "postgresql+psycopg"}
