@@ -22,7 +22,7 @@ from rqstack.errors import SettingsError
 from rqstack.settings.paths import home
 
 PREFIX = "RQSTACK_"
-_WORDS = dict.fromkeys(("1", "true", "yes", "on", "t", "y"), True) | dict.fromkeys(
+_BOOLEANS = dict.fromkeys(("1", "true", "yes", "on", "t", "y"), True) | dict.fromkeys(
     ("0", "false", "no", "off", "f", "n"), False
 )
 _T = TypeVar("_T", bound="SettingsBase")
@@ -74,7 +74,7 @@ class SettingsBase(msgspec.Struct, frozen=True, kw_only=True, rename=lambda fiel
 
     def __post_init__(self) -> None:
         problems = []
-        for field, setting in settings_of(type(self)).items():
+        for field, setting in declared_settings(type(self)).items():
             value = getattr(self, field)
             if value is not setting.default:
                 try:
@@ -130,11 +130,11 @@ class Setting(NamedTuple):
             if get_origin(self.kind) is tuple:
                 value = tuple(part.strip() for part in value.split(",") if part.strip())
             elif self.kind is bool:
-                value = _WORDS.get(value.lower(), value)
+                value = _BOOLEANS.get(value.lower(), value)
             elif self.kind in (int, float):
                 value = _number(value)
         try:
-            value = msgspec.convert(value, self.type, strict=False, dec_hook=_make)
+            value = msgspec.convert(value, self.type, strict=False, dec_hook=_dec_hook)
         except msgspec.ValidationError:
             raise ValueError(self.allowed()) from None
         if isinstance(value, float) and not math.isfinite(value):
@@ -169,7 +169,7 @@ class Setting(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def settings_of(cls: type[SettingsBase]) -> dict[str, Setting]:
+def declared_settings(cls: type[SettingsBase]) -> dict[str, Setting]:
     """What a class declares, by the name of the field."""
     found = {}
     for field in msgspec.structs.fields(cls):
@@ -203,7 +203,7 @@ def _number(text: str) -> Any:
     return math.nan
 
 
-def _make(kind: type, value: Any) -> Any:
+def _dec_hook(kind: type, value: Any) -> Any:
     """A `Path` or `SecretStr`, from its text too, for msgspec."""
     if isinstance(value, kind):
         return value
@@ -225,7 +225,7 @@ def set_site_defaults(cls: type[SettingsBase], values: dict[str, Any]) -> None:
     Raises:
         SettingsError: A name is not a setting.
     """
-    known = {setting.name for setting in settings_of(cls).values()}
+    known = {setting.name for setting in declared_settings(cls).values()}
     named = {key if key in known else f"{PREFIX}{key}": value for key, value in values.items()}
     if unknown := sorted(set(named) - known):
         raise SettingsError(f"{unknown[0]} is not a setting of rqstack. The settings are: {', '.join(sorted(known))}.")
@@ -233,7 +233,7 @@ def set_site_defaults(cls: type[SettingsBase], values: dict[str, Any]) -> None:
     _site_defaults.update(named)
 
 
-def values_given(cls: type[SettingsBase]) -> dict[str, Any]:
+def explicit_values(cls: type[SettingsBase]) -> dict[str, Any]:
     """The values that somebody has set, as they are written, by the name of the field.
 
     Raises:
@@ -243,7 +243,7 @@ def values_given(cls: type[SettingsBase]) -> dict[str, Any]:
     environment = _upper(os.environ)
     written = _lines(root / ".env") | _lines(root / "var" / "stack.env")
     found = {}
-    for setting in settings_of(cls).values():
+    for setting in declared_settings(cls).values():
         for source in (environment, _secret_file(setting, environment), written, _site_defaults):
             value = next((source[name] for name in setting.names if source.get(name) not in (None, "")), None)
             if value is not None:
@@ -262,7 +262,7 @@ def load(cls: type[_T], **wanted: Any) -> _T:
     Raises:
         SettingsError: A value is not allowed, or a file cannot be read. One line a setting.
     """
-    given = values_given(cls) | wanted
+    given = explicit_values(cls) | wanted
     try:
         return cls(**given)
     except SettingsError as error:

@@ -16,7 +16,7 @@ from dotenv import dotenv_values
 
 from rqstack.errors import SettingsError
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.settings.loader import SecretStr, Setting, settings_of
+from rqstack.settings.loader import SecretStr, Setting, declared_settings
 from rqstack.settings.paths import home
 from rqstack.stack.acl import ROLES, users_acl
 from rqstack.stack.rq_settings import rq_settings
@@ -41,8 +41,8 @@ def groups() -> Iterator[tuple[str, list[Setting]]]:
                 if settings:
                     yield title, settings
                 title, settings = match["title"], []
-            elif match["field"] in settings_of(cls):
-                settings.append(settings_of(cls)[match["field"]])
+            elif match["field"] in declared_settings(cls):
+                settings.append(declared_settings(cls)[match["field"]])
         yield title, settings
 
 
@@ -134,7 +134,7 @@ def setup(root: Path | None = None) -> bool:
 def secret_values(settings: Settings | StackSettings) -> dict[str, str]:
     """The secrets that have a value, by environment variable."""
     found = {}
-    for field, setting in settings_of(type(settings)).items():
+    for field, setting in declared_settings(type(settings)).items():
         value: Any = getattr(settings, field)
         if isinstance(value, SecretStr) and value:
             found[setting.name] = value.get_secret_value()

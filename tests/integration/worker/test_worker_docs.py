@@ -13,7 +13,7 @@ import pytest
 
 from rqstack.cli.worker import run
 from rqstack.settings import Settings, StackSettings
-from rqstack.settings.loader import settings_of
+from rqstack.settings.loader import declared_settings
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "worker.md"
 COMMANDS = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)[0].splitlines()
@@ -44,5 +44,5 @@ def test_every_option_is_described() -> None:
 
 
 def test_every_setting_that_is_named_exists() -> None:
-    known = {setting.name for cls in (Settings, StackSettings) for setting in settings_of(cls).values()}
+    known = {setting.name for cls in (Settings, StackSettings) for setting in declared_settings(cls).values()}
     assert set(re.findall(r"RQSTACK_[A-Z_]+", PAGE.read_text())) <= known

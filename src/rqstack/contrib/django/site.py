@@ -7,7 +7,7 @@ from typing import Any
 
 from rqstack.settings import Settings
 from rqstack.settings.fields import set_site_defaults
-from rqstack.settings.loader import settings_of
+from rqstack.settings.loader import declared_settings
 
 ENGINES = {"django.db.backends.sqlite3": "sqlite", "django.db.backends.postgresql": "postgresql+psycopg"}
 
@@ -34,7 +34,7 @@ def site_settings(settings: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if url := database_url(getattr(settings, "DATABASES", {}).get("default", {})):
         found["RQSTACK_DATABASE_URL"] = url
-    names = {setting.name for setting in settings_of(Settings).values()} - {"DJANGO_SETTINGS_MODULE"}
+    names = {setting.name for setting in declared_settings(Settings).values()} - {"DJANGO_SETTINGS_MODULE"}
     given = dict(getattr(settings, "RQSTACK", {}))
     found |= {f"RQSTACK_{key}" if f"RQSTACK_{key}" in names else key: value for key, value in given.items()}
     for name in (*names, "QUEUE_BACKEND", "QUEUE_CONNECTION"):
