@@ -8,6 +8,7 @@ default below.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,9 +17,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from msgspec import Meta, field
 
 from rqstack.errors import SettingsError
-from rqstack.settings import loader
 from rqstack.settings.defaults import DEAD_AFTER, REDIS_URL
-from rqstack.settings.loader import SecretStr, SettingsBase, load
+from rqstack.settings.loader import PREFIX, SecretStr, SettingsBase, declared_settings, load
+from rqstack.settings.sources import framework_settings
 
 __all__ = ["SecretStr", "Settings", "StackSettings", "get_settings", "load"]
 
@@ -308,7 +309,19 @@ def get_settings() -> Settings:
     return load(Settings)
 
 
-def set_site_defaults(values: dict[str, Any]) -> None:
-    """As `rqstack.settings.loader.set_site_defaults`, for `Settings`."""
-    loader.set_site_defaults(Settings, values)
+def set_framework_settings(values: Mapping[str, Any]) -> None:
+    """Take settings from a web framework, such as Django's settings module. They win over the defaults only.
+
+    Args:
+        values: By environment variable, with or without the prefix `RQSTACK_`. They replace those of an earlier call.
+
+    Raises:
+        SettingsError: A name is not a setting.
+    """
+    known = {setting.name for setting in declared_settings(Settings).values()}
+    named = {name if name in known else f"{PREFIX}{name}": value for name, value in values.items()}
+    if unknown := sorted(set(named) - known):
+        raise SettingsError(f"{unknown[0]} is not a setting of rqstack. The settings are: {', '.join(sorted(known))}.")
+    framework_settings.clear()
+    framework_settings.update(named)
     get_settings.cache_clear()

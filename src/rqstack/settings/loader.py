@@ -6,13 +6,9 @@ that enqueues loads them, and pydantic took 70 ms and 8 MB to do so.
 
 from __future__ import annotations
 
-import io
 import math
-import os
 import re
-from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
@@ -20,6 +16,7 @@ import msgspec
 
 from rqstack.errors import SettingsError
 from rqstack.settings.paths import home
+from rqstack.settings.sources import Sources
 
 PREFIX = "RQSTACK_"
 _BOOLEANS = dict.fromkeys(("1", "true", "yes", "on", "t", "y"), True) | dict.fromkeys(
@@ -212,43 +209,17 @@ def _dec_hook(kind: type, value: Any) -> Any:
     return kind(value)
 
 
-_site_defaults: dict[str, Any] = {}
-
-
-def set_site_defaults(cls: type[SettingsBase], values: dict[str, Any]) -> None:
-    """Take settings from a framework (Django's settings module, say): they win over the defaults only.
-
-    Args:
-        cls: What declares them.
-        values: By environment name, with or without the prefix `RQSTACK_`.
-
-    Raises:
-        SettingsError: A name is not a setting.
-    """
-    known = {setting.name for setting in declared_settings(cls).values()}
-    named = {key if key in known else f"{PREFIX}{key}": value for key, value in values.items()}
-    if unknown := sorted(set(named) - known):
-        raise SettingsError(f"{unknown[0]} is not a setting of rqstack. The settings are: {', '.join(sorted(known))}.")
-    _site_defaults.clear()
-    _site_defaults.update(named)
-
-
 def explicit_values(cls: type[SettingsBase]) -> dict[str, Any]:
-    """The values that somebody has set, as they are written, by the name of the field.
+    """The values that some source gives, as written, by field name; settings left at their default are missing.
 
     Raises:
-        SettingsError: A file cannot be read.
+        SettingsError: A file cannot be read or parsed.
     """
-    root = home()
-    environment = _upper(os.environ)
-    written = _lines(root / ".env") | _lines(root / "var" / "stack.env")
+    sources = Sources()
     found = {}
     for setting in declared_settings(cls).values():
-        for source in (environment, _secret_file(setting, environment), written, _site_defaults):
-            value = next((source[name] for name in setting.names if source.get(name) not in (None, "")), None)
-            if value is not None:
-                found[setting.field] = value
-                break
+        if given := sources.find(*setting.names, secret=setting.is_secret):
+            found[setting.field] = given.value
     return found
 
 
@@ -268,40 +239,3 @@ def load(cls: type[_T], **wanted: Any) -> _T:
     except SettingsError as error:
         where = f"Set it in the environment or in {home() / '.env'}."
         raise SettingsError("\n".join(f"{line} {where}" for line in str(error).splitlines())) from None
-
-
-def _upper(lines: Mapping[str, str | None]) -> dict[str, str]:
-    """The lines that give a value (`NAME=` is as good as none), by names in capitals."""
-    return {name.upper(): value for name, value in lines.items() if value}
-
-
-def _lines(path: Path) -> dict[str, str]:
-    """The lines of a file such as `.env`."""
-    if not path.is_file():
-        return {}
-    from dotenv import dotenv_values
-    from dotenv.parser import parse_stream
-
-    text = _read(path)
-    for line in parse_stream(io.StringIO(text)):
-        if line.error:
-            place = f"{path}, line {line.original.line}"
-            raise SettingsError(f"{place}: this is not NAME=value. Perhaps a quotation mark is missing.")
-    return _upper(dotenv_values(stream=io.StringIO(text)))
-
-
-def _secret_file(setting: Setting, environment: dict[str, str]) -> dict[str, str]:
-    """What the file holds that `<NAME>_FILE` names, for a secret."""
-    name = f"{setting.name}_FILE"
-    path = environment.get(name) if setting.is_secret else None
-    return {setting.name: _read(Path(path), f"{name}: ").strip()} if path else {}
-
-
-def _read(path: Path, who: str = "") -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        reason = error.strerror
-    except UnicodeDecodeError as error:
-        reason = f"byte {error.start + 1} is not UTF-8"
-    raise SettingsError(f"{who}cannot read {path}: {reason}. It should be a text that this user may read.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rqstack.settings import Settings
-from rqstack.settings.fields import set_site_defaults
+from rqstack.settings.fields import set_framework_settings
 from rqstack.settings.loader import declared_settings
 
 ENGINES = {"django.db.backends.sqlite3": "sqlite", "django.db.backends.postgresql": "postgresql+psycopg"}
@@ -20,7 +20,7 @@ def use_site_settings() -> None:
     """
     from django.conf import settings
 
-    set_site_defaults(site_settings(settings))
+    set_framework_settings(site_settings(settings))
 
 
 def site_settings(settings: Any) -> dict[str, Any]:

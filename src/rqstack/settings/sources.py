@@ -1,0 +1,105 @@
+"""Finds the values given for settings: in the environment, in files and in a web framework's settings.
+
+`rqstack health` uses it too, which starts every few seconds in every container. So this imports the standard library
+only, and python-dotenv once there is a file to parse.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rqstack.errors import SettingsError
+from rqstack.settings.paths import home
+
+framework_settings: dict[str, Any] = {}
+"""What a web framework's settings say, by environment variable; `set_framework_settings` fills it."""
+
+
+class Given(NamedTuple):
+    """A value as it is written, and its source: environment, <NAME>_FILE, var/stack.env, .env or framework."""
+
+    value: Any
+    source: str
+
+
+class Sources:
+    """Everything that can give a setting its value. The files of `home()` are read once, when this is created.
+
+    Empty values count as not given. Environment variables, also those in files, may be in lower case.
+
+    Raises:
+        SettingsError: A file cannot be read or parsed.
+    """
+
+    def __init__(self) -> None:
+        root = home()
+        self._environment = _normalize(os.environ)
+        self._env_file = read_env_file(root / ".env")
+        self._stack_env = read_env_file(root / "var" / "stack.env")
+
+    def find(self, *names: str, secret: bool = False) -> Given | None:
+        """The value of one setting from the first source that has one; None if no source does.
+
+        Args:
+            names: Its environment variables. Within a source the first one wins.
+            secret: Whether `<NAME>_FILE`, with the first name, may name a file that holds the value.
+
+        Raises:
+            SettingsError: The file that `<NAME>_FILE` names cannot be read.
+        """
+        for source, values in (
+            ("environment", self._environment),
+            (f"{names[0]}_FILE", self._secret_file(names[0]) if secret else {}),
+            ("var/stack.env", self._stack_env),
+            (".env", self._env_file),
+            ("framework", framework_settings),
+        ):
+            for name in names:
+                if (value := values.get(name)) not in (None, ""):
+                    return Given(value, source)
+        return None
+
+    def _secret_file(self, name: str) -> dict[str, str]:
+        path = self._environment.get(f"{name}_FILE")
+        return {name: _read(Path(path), f"{name}_FILE: ").strip()} if path else {}
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """The values in a file such as `.env`, by name in upper case; empty if there is no file.
+
+    Raises:
+        SettingsError: It cannot be read, or a line is not NAME=value.
+    """
+    if not path.is_file():
+        return {}
+    # Not `dotenv_values`: it only logs that a line is broken, and that line may be the key that signs.
+    from dotenv.main import resolve_variables
+    from dotenv.parser import parse_stream
+
+    values = []
+    for line in parse_stream(io.StringIO(_read(path))):
+        if line.error:
+            place = f"{path}, line {line.original.line}"
+            raise SettingsError(f"{place}: this is not NAME=value. Perhaps a quotation mark is missing.")
+        if line.key is not None:
+            values.append((line.key, line.value))
+    return _normalize(resolve_variables(values, override=True))
+
+
+def _normalize(values: Mapping[str, str | None]) -> dict[str, str]:
+    """The values that are not empty, by name in upper case."""
+    return {name.upper(): value for name, value in values.items() if value}
+
+
+def _read(path: Path, prefix: str = "") -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        reason = error.strerror
+    except UnicodeDecodeError as error:
+        reason = f"byte {error.start + 1} is not UTF-8"
+    raise SettingsError(f"{prefix}cannot read {path}: {reason}. It should be a text that this user may read.")
