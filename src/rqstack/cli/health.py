@@ -12,11 +12,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from rqstack.cli.resp import Client, RespError
+from rqstack.errors import SettingsError
 from rqstack.settings.defaults import DEAD_AFTER, REDIS_URL
-from rqstack.settings.paths import home
+from rqstack.settings.sources import Sources
 from rqstack.transport import keys
 from rqstack.transport.timestamps import parse
 
@@ -36,6 +37,8 @@ Options:
   -h, --help       Show this message and exit.
 """
 
+SETTINGS = ("REDIS_URL", "REDIS_USERNAME", "REDIS_PASSWORD", "RQSTACK_DEAD_AFTER")
+SECRETS = {"REDIS_PASSWORD"}
 WORKER_FIELDS = ("hostname", "last_heartbeat", "queues", "death")
 
 
@@ -97,39 +100,18 @@ def _seconds(name: str, value: str) -> float:
     return number
 
 
-def read_settings(names: Iterable[str]) -> dict[str, str]:
-    """The values of settings, by environment name, from the places where `rqstack.settings` looks, in its order.
-
-    Args:
-        names: Environment names. For one that ends in PASSWORD, `<NAME>_FILE` is read too.
+def read_settings() -> dict[str, str]:
+    """The settings that the check needs, by environment variable; without those left at their default.
 
     Raises:
-        Unhealthy: A `*_FILE` cannot be read.
+        Unhealthy: A file cannot be read or parsed.
     """
-    wanted = list(names)
-    found = {key.upper(): value for key, value in os.environ.items() if value}
-    for name in wanted:
-        path = found.get(f"{name}_FILE") if name.endswith("PASSWORD") else None
-        if path and name not in found:
-            try:
-                with open(path, encoding="utf-8") as file:  # noqa: PTH123 (pathlib would cost more than the rest)
-                    secret = file.read().strip()
-            except OSError as error:
-                raise Unhealthy(f"{name}_FILE: cannot read {path}: {error.strerror}.") from error
-            except UnicodeDecodeError as error:
-                raise Unhealthy(f"{name}_FILE: cannot read {path}: it is not UTF-8.") from error
-            if secret:
-                found[name] = secret
-    if not all(name in found for name in wanted):
-        root = home()
-        for file_name in (root / "var" / "stack.env", root / ".env"):
-            if file_name.is_file():
-                from dotenv import dotenv_values
-
-                for key, text in dotenv_values(file_name, encoding="utf-8").items():
-                    if text:
-                        found.setdefault(key.upper(), text)
-    return {name: found[name] for name in wanted if name in found}
+    try:
+        sources = Sources()
+        found = {name: sources.find(name, secret=name in SECRETS) for name in SETTINGS}
+    except SettingsError as error:
+        raise Unhealthy(str(error)) from error
+    return {name: given.value for name, given in found.items() if given}
 
 
 def check(options: Options) -> str:
@@ -144,7 +126,7 @@ def check(options: Options) -> str:
     Raises:
         Unhealthy: What is not.
     """
-    settings = read_settings(("REDIS_URL", "REDIS_USERNAME", "REDIS_PASSWORD", "RQSTACK_DEAD_AFTER"))
+    settings = read_settings()
     url = settings.get("REDIS_URL", REDIS_URL)
     try:
         max_age = options.max_age or float(settings.get("RQSTACK_DEAD_AFTER", DEAD_AFTER))
