@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from hypothesis import given
@@ -14,18 +15,19 @@ from msgspec.structs import asdict, replace
 
 from rqstack.errors import SettingsError
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.settings.loader import declared_settings
+from rqstack.settings.loader import SettingsBase, declared_settings, group
 from rqstack.stack import env
 
 ROOT = Path(__file__).resolve().parents[2]
 REGENERATE = "run `make lock`"
+_mail = group("Mail")
 
 
-def test_env_example_is_what_settings_py_says() -> None:
+def test_env_example_lists_the_declared_settings() -> None:
     assert (ROOT / ".env.example").read_text() == env.example(), REGENERATE
 
 
-def test_the_page_of_settings_is_what_settings_py_says() -> None:
+def test_the_page_of_settings_lists_the_declared_settings() -> None:
     assert env.table() in (ROOT / "docs" / "settings.md").read_text(), REGENERATE
 
 
@@ -36,6 +38,26 @@ def test_every_setting_is_listed_once_with_a_reason() -> None:
     for cls in (Settings, StackSettings):
         for name, setting in declared_settings(cls).items():
             assert setting.description.endswith("."), name
+            assert setting.group, name
+
+
+def test_the_fields_of_a_group_are_next_to_each_other() -> None:
+    titles = [title for title, _ in env.groups()]
+    assert len(titles) == len(set(titles))
+    listed = [setting for _, settings in env.groups() for setting in settings]
+    assert listed == [setting for cls in (Settings, StackSettings) for setting in declared_settings(cls).values()]
+
+
+def test_a_field_declares_its_group_description_limits_and_second_name() -> None:
+    class MailSettings(SettingsBase, frozen=True):
+        port: Annotated[int, _mail("Where to send it.", ge=1, also="MAIL_PORT")] = 25
+        host: str = "localhost"
+
+    declared = declared_settings(MailSettings)
+    port, host = declared["port"], declared["host"]
+    assert (port.group, port.description, port.names) == ("Mail", "Where to send it.", ("RQSTACK_PORT", "MAIL_PORT"))
+    assert port.allowed() == "a whole number, at least 1"
+    assert (host.group, host.description) == ("", "")
 
 
 def test_the_example_uncommented_gives_the_defaults(tmp_path: Path) -> None:

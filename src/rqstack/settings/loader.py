@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
@@ -112,6 +113,11 @@ class Setting(NamedTuple):
         return next((limit.description for limit in self.limits if limit.description), "")
 
     @property
+    def group(self) -> str:
+        """The title of its group."""
+        return next((limit.extra["group"] for limit in self.limits if limit.extra and "group" in limit.extra), "")
+
+    @property
     def is_secret(self) -> bool:
         """Whether its value must not be shown."""
         return self.kind is SecretStr
@@ -163,6 +169,21 @@ class Setting(NamedTuple):
             if said := " and ".join(f"{word} {bound:g}" for bound, word in bounds if bound is not None):
                 words += f", {said}"
         return words
+
+
+def group(title: str) -> Callable[..., msgspec.Meta]:
+    """Start a group of settings, which are declared next to each other.
+
+    Returns:
+        A function that makes the `Meta` of a field in this group. It takes the description, `also` for a second
+        environment variable, and limits such as `ge`, as `Meta` does.
+    """
+
+    def meta(description: str, *, also: str = "", **limits: Any) -> msgspec.Meta:
+        extra = {"group": title, "also": also} if also else {"group": title}
+        return msgspec.Meta(description=description, extra=extra, **limits)
+
+    return meta
 
 
 @lru_cache(maxsize=8)

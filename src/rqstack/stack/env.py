@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import inspect
 import os
-import re
 import secrets
 from collections.abc import Iterator, Mapping
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +27,13 @@ HEADER = """\
 """
 NOTE = "# Written by the running stack, removed when it stops.\n"
 NEVER_MADE = {"REDIS_PASSWORD"}  # it belongs to a role, and the processes get that of theirs
-_GROUP = re.compile(r"^    # -- (?P<title>.+)$|^    (?P<field>[a-z_]+): ")
 
 
 def groups() -> Iterator[tuple[str, list[Setting]]]:
-    """Every setting by group, in the order of settings.py: (title, its settings)."""
+    """Every setting by group, in the order of declaration: (title, its settings)."""
     for cls in (Settings, StackSettings):
-        title, settings = "", list[Setting]()
-        for line in inspect.getsource(cls).splitlines():
-            if not (match := _GROUP.match(line)):
-                continue
-            if match["title"]:
-                if settings:
-                    yield title, settings
-                title, settings = match["title"], []
-            elif match["field"] in declared_settings(cls):
-                settings.append(declared_settings(cls)[match["field"]])
-        yield title, settings
+        for title, settings in groupby(declared_settings(cls).values(), key=attrgetter("group")):
+            yield title, list(settings)
 
 
 def default(setting: Setting) -> str:
