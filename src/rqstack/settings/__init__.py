@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from rqstack.lazy import exports
 
 if TYPE_CHECKING:
-    from rqstack.settings.fields import Settings, StackSettings, get_settings
+    from rqstack.settings.fields import Settings, get_settings
     from rqstack.settings.loader import SecretStr, load
+    from rqstack.settings.stack_fields import StackSettings
 
 __all__ = ["SecretStr", "Settings", "StackSettings", "get_settings", "load"]
 
@@ -19,7 +20,7 @@ if not TYPE_CHECKING:
         {
             "SecretStr": "loader",
             "Settings": "fields",
-            "StackSettings": "fields",
+            "StackSettings": "stack_fields",
             "get_settings": "fields",
             "load": "loader",
         },
