@@ -1,4 +1,4 @@
-"""`rqstack health`: every way to be well and unwell, from the same settings as everything else, at hardly any cost."""
+"""`rqstack health`: every healthy and unhealthy state, from the settings of every other process, at hardly any cost."""
 
 from __future__ import annotations
 

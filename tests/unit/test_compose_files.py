@@ -1,4 +1,4 @@
-"""The compose files and Dockerfiles, as text: defaults are those of settings.py, and shared parts are the same."""
+"""The compose files and Dockerfiles, as text: defaults are those of the settings, and shared parts are the same."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["SecretStr", "Settings", "StackSettings", "get_settings", "load"]
 
 if not TYPE_CHECKING:
-    # On first use: the health check reads a path and a default, and must not pay for msgspec.
+    # Imported on first use: the health check uses `sources` and `defaults` only, and must not load msgspec.
     __getattr__ = exports(
         __name__,
         {

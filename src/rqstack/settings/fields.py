@@ -1,9 +1,7 @@
-"""Every setting, once: typed, with its default and one line of why.
+"""The settings of rqstack's processes, each declared once: its type, limits, default, group and description.
 
-A value comes from the first of: the process environment; for a secret, the file that `<NAME>_FILE` names;
-`var/stack.env` (what the running stack wrote about itself: its ports and mode); `.env`; a framework's settings; the
-default below.
-`.env.example` is written from this module by `rqstack stack env-example`; a test keeps the two the same.
+`rqstack.settings.sources` lists where a value can come from. `rqstack stack env-example` writes `.env.example` and the
+tables in docs/settings.md from these declarations and those in `stack_fields`; tests compare them.
 """
 
 from __future__ import annotations
@@ -35,10 +33,10 @@ def _check_redis_url(value: str) -> None:
             "a URL with a host that can be read and a port from 1 to 65535 (in a password, write / as %2F, "
             "@ as %40 and : as %3A; or set REDIS_PASSWORD)"
         )
-    bases = parse_qs(parts.query).get("db", [])
+    databases = parse_qs(parts.query).get("db", [])
     if not value.startswith("unix://"):
-        bases.append(unquote(parts.path).strip("/") or "0")
-    if not all(base.isascii() and base.isdecimal() for base in bases):
+        databases.append(unquote(parts.path).strip("/") or "0")
+    if not all(database.isascii() and database.isdecimal() for database in databases):
         raise ValueError("a URL whose database is a number, 0 or more")
 
 
@@ -57,7 +55,7 @@ _logs = group("Logs")
 
 
 class Settings(SettingsBase, frozen=True):
-    """What a process of rqstack needs to know: producers, workers, scheduler and commands alike."""
+    """Settings of producers, workers, the scheduler and commands."""
 
     redis_url: Annotated[RedisUrl, _redis("Where Redis is.")] = field(default=REDIS_URL, name="REDIS_URL")
     redis_username: Annotated[str | None, _redis("The ACL user, where REDIS_URL names none.")] = field(
@@ -129,7 +127,7 @@ class Settings(SettingsBase, frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Else a living worker counts as dead, and its jobs run twice.
+        # Otherwise a live worker counts as dead between two heartbeats, and its jobs run twice.
         if self.dead_after < 2 * self.heartbeat:
             raise SettingsError(
                 f"RQSTACK_DEAD_AFTER: {self.dead_after:g} is not allowed: should be at least twice "
@@ -148,7 +146,7 @@ def get_settings() -> Settings:
     """The settings of this process, read once.
 
     Raises:
-        SettingsError: as `load`.
+        SettingsError: As for `load`.
     """
     return load(Settings)
 

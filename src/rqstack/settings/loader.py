@@ -1,7 +1,7 @@
-"""Reads settings into typed and checked objects: from the environment, from files, and from a framework's settings.
+"""Loads settings into typed, checked objects.
 
-Settings are declared as msgspec structs, which are read and checked in compiled code: every command and every process
-that enqueues loads them, and pydantic took 70 ms and 8 MB to do so.
+Settings are declared as msgspec structs, which convert and check values in compiled code. Every command and every
+process that enqueues loads them; pydantic took 70 ms and 8 MB for it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,7 @@ _T = TypeVar("_T", bound="SettingsBase")
 
 
 class SecretStr:
-    """A text that neither `repr()` nor a log shows.
-
-    Args:
-        value: The text.
-    """
+    """A string that `repr()`, `str()` and so logs do not show."""
 
     __slots__ = ("_value",)
 
@@ -39,7 +35,7 @@ class SecretStr:
         self._value = value
 
     def get_secret_value(self) -> str:
-        """The text."""
+        """The string itself."""
         return self._value
 
     def __repr__(self) -> str:
@@ -59,74 +55,76 @@ class SecretStr:
 
 
 class SettingsBase(msgspec.Struct, frozen=True, kw_only=True, rename=lambda field: f"{PREFIX}{field.upper()}"):
-    """What declares settings: each field has a type, a default, a description, and the environment variable as name.
+    """Base of classes that declare settings.
 
-    A field's `Meta` may have these extras: `also`, a second environment variable, and `check`, called with the value,
-    which raises a ValueError with what is allowed.
+    Each field has a type, a default, its environment variable as encoded name, and a `Meta` from `group`. The `extra`
+    of a `Meta` may have `also`, a second environment variable, and `check`, a function that raises a ValueError with
+    what is allowed.
 
-    An object has the values that it is given and defaults for the rest; `load` makes one from the environment.
+    An instance has the values passed to it and defaults for the rest. `load` takes them from the environment.
 
     Raises:
-        SettingsError: A value is not allowed. One line a setting.
+        SettingsError: A value is not allowed. One line per setting.
     """
 
     def __post_init__(self) -> None:
-        problems = []
+        errors = []
         for field, setting in declared_settings(type(self)).items():
             value = getattr(self, field)
             if value is not setting.default:
                 try:
-                    msgspec.structs.force_setattr(self, field, setting.read(value))
+                    msgspec.structs.force_setattr(self, field, setting.convert(value))
                 except ValueError as error:
-                    problems.append(setting.problem(value, error))
-        if problems:
-            raise SettingsError("\n".join(problems))
+                    errors.append(setting.error_message(value, error))
+        if errors:
+            raise SettingsError("\n".join(errors))
 
 
 class Setting(NamedTuple):
     """One declared setting.
 
     Args:
-        field: The name of the field.
-        names: Its environment variables, its own one first.
-        type: Its whole type, with limits.
-        kind: What the type comes down to, without limits and None.
-        limits: The `Meta` of its type.
-        default: Its default.
+        names: Its environment variables, the main one first.
+        type: As declared, with `Annotated` and None.
+        kind: The type without `Annotated` and None.
+        metadata: Every `Meta` in its type.
     """
 
     field: str
     names: tuple[str, ...]
     type: Any
     kind: Any
-    limits: tuple[msgspec.Meta, ...]
+    metadata: tuple[msgspec.Meta, ...]
     default: Any
 
     @property
     def name(self) -> str:
-        """The environment variable."""
+        """Its main environment variable."""
         return self.names[0]
 
     @property
     def description(self) -> str:
-        """One line: what it is."""
-        return next((limit.description for limit in self.limits if limit.description), "")
+        """One line for a reader of `.env.example`."""
+        return next((meta.description for meta in self.metadata if meta.description), "")
 
     @property
     def group(self) -> str:
         """The title of its group."""
-        return next((limit.extra["group"] for limit in self.limits if limit.extra and "group" in limit.extra), "")
+        return next((meta.extra["group"] for meta in self.metadata if meta.extra and "group" in meta.extra), "")
 
     @property
     def is_secret(self) -> bool:
         """Whether its value must not be shown."""
         return self.kind is SecretStr
 
-    def read(self, value: Any) -> Any:
-        """The value in its type, from text or from Python.
+    def convert(self, value: Any) -> Any:
+        """A value in the type of this setting.
+
+        Args:
+            value: A string, as in the environment, or a Python object.
 
         Raises:
-            ValueError: It is not allowed; the error says what is.
+            ValueError: The value is not allowed; the error says what is.
         """
         if isinstance(value, str) and self.kind not in (str, SecretStr):
             value = value.strip()
@@ -142,32 +140,32 @@ class Setting(NamedTuple):
             raise ValueError(self.allowed()) from None
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(self.allowed())
-        for limit in self.limits:
-            if limit.extra and "check" in limit.extra:
-                limit.extra["check"](value)
+        for meta in self.metadata:
+            if meta.extra and "check" in meta.extra:
+                meta.extra["check"](value)
         return value
 
-    def problem(self, value: Any, error: ValueError) -> str:
-        """What to tell a person about a value that `read` refused; no secret is in it."""
+    def error_message(self, value: Any, error: ValueError) -> str:
+        """One line about a value that `convert` refused, without any secret."""
         shown = "(hidden)"
         if not self.is_secret:
-            # All before an @ is a user's name and password, which may have slashes of its own.
+            # Everything before an @ is a user name and a password, and a password may contain slashes.
             shown = re.sub(r"'(\w+:/*)?.*@", r"'\1***@", repr(value))
             shown = re.sub(r"(password=)[^&']+", r"\1***", shown)
         return f"{self.name}: {shown} is not allowed: should be {error}."
 
     def allowed(self) -> str:
-        """What its type allows, in words."""
+        """What its type and limits allow, in words."""
         if get_origin(self.kind) is Literal:
             return " or ".join(map(repr, get_args(self.kind)))
         if get_origin(self.kind) is tuple:
-            least = any(limit.min_length for limit in self.limits)
-            return "names, separated by commas, at least one" if least else "names, separated by commas"
+            needs_one = any(meta.min_length for meta in self.metadata)
+            return "names, separated by commas, at least one" if needs_one else "names, separated by commas"
         words = {bool: "1 or 0", int: "a whole number", float: "a number"}.get(self.kind, "text")
-        for limit in self.limits:
-            bounds = ((limit.ge, "at least"), (limit.gt, "above"), (limit.le, "at most"))
-            if said := " and ".join(f"{word} {bound:g}" for bound, word in bounds if bound is not None):
-                words += f", {said}"
+        for meta in self.metadata:
+            bounds = ((meta.ge, "at least"), (meta.gt, "above"), (meta.le, "at most"))
+            if limits := " and ".join(f"{word} {bound:g}" for bound, word in bounds if bound is not None):
+                words += f", {limits}"
         return words
 
 
@@ -188,31 +186,31 @@ def group(title: str) -> Callable[..., msgspec.Meta]:
 
 @lru_cache(maxsize=8)
 def declared_settings(cls: type[SettingsBase]) -> dict[str, Setting]:
-    """What a class declares, by the name of the field."""
+    """The settings of a class, by field name, in the order of declaration."""
     found = {}
     for field in msgspec.structs.fields(cls):
-        kind, limits = _unwrap(field.type)
-        also = [limit.extra["also"] for limit in limits if limit.extra and "also" in limit.extra]
+        kind, metadata = _unwrap(field.type)
+        also = [meta.extra["also"] for meta in metadata if meta.extra and "also" in meta.extra]
         names = (field.encode_name, *also)
-        found[field.name] = Setting(field.name, names, field.type, kind, tuple(limits), field.default)
+        found[field.name] = Setting(field.name, names, field.type, kind, tuple(metadata), field.default)
     return found
 
 
 def _unwrap(kind: Any) -> tuple[Any, list[msgspec.Meta]]:
-    """A type without `Annotated` and `| None`, and what `Annotated` said."""
-    limits: list[msgspec.Meta] = []
+    """A type without `Annotated` and `| None`, and the metadata of each `Annotated`."""
+    metadata: list[msgspec.Meta] = []
     while True:
         if get_origin(kind) is Annotated:
             kind, *more = get_args(kind)
-            limits += more
+            metadata += more
         elif get_origin(kind) in (Union, UnionType):
             (kind,) = (part for part in get_args(kind) if part is not NoneType)
         else:
-            return kind, limits
+            return kind, metadata
 
 
 def _number(text: str) -> Any:
-    """A number as Python reads it (msgspec reads JSON's only); not a number, if it is none."""
+    """A number in Python's notation (msgspec reads only JSON's); NaN, which no setting allows, if it is none."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -222,7 +220,7 @@ def _number(text: str) -> Any:
 
 
 def _dec_hook(kind: type, value: Any) -> Any:
-    """A `Path` or `SecretStr`, from its text too, for msgspec."""
+    """Converts strings to `Path` and `SecretStr`, which msgspec does not know."""
     if isinstance(value, kind):
         return value
     if not isinstance(value, str):
@@ -244,19 +242,19 @@ def explicit_values(cls: type[SettingsBase]) -> dict[str, Any]:
     return found
 
 
-def load(cls: type[_T], **wanted: Any) -> _T:
-    """Read settings of a class, from the environment and the files of `home()`.
+def load(cls: type[_T], **overrides: Any) -> _T:
+    """Load the settings of a class from the sources that `rqstack.settings.sources` lists.
 
     Args:
         cls: `Settings` or `StackSettings`.
-        wanted: Values that win over every other source, by field name.
+        overrides: Values that win over every source, by field name.
 
     Raises:
-        SettingsError: A value is not allowed, or a file cannot be read. One line a setting.
+        SettingsError: A value is not allowed, one line per setting; or a file cannot be read.
     """
-    given = explicit_values(cls) | wanted
+    values = explicit_values(cls) | overrides
     try:
-        return cls(**given)
+        return cls(**values)
     except SettingsError as error:
         where = f"Set it in the environment or in {home() / '.env'}."
         raise SettingsError("\n".join(f"{line} {where}" for line in str(error).splitlines())) from None

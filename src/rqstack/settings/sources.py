@@ -16,20 +16,27 @@ from rqstack.errors import SettingsError
 from rqstack.settings.paths import home
 
 framework_settings: dict[str, Any] = {}
-"""What a web framework's settings say, by environment variable; `set_framework_settings` fills it."""
+"""Values from a web framework's settings, by environment variable. `set_framework_settings` fills it."""
 
 
 class Given(NamedTuple):
-    """A value as it is written, and its source: environment, <NAME>_FILE, var/stack.env, .env or framework."""
+    """A value as written, and the source that gave it, by its name in `Sources`."""
 
     value: Any
     source: str
 
 
 class Sources:
-    """Everything that can give a setting its value. The files of `home()` are read once, when this is created.
+    """The sources of settings. The first that has a value wins:
 
-    Empty values count as not given. Environment variables, also those in files, may be in lower case.
+    1. environment: that of the process
+    2. <NAME>_FILE: for a secret, the file that this variable names
+    3. var/stack.env: where the running stack writes its ports and mode
+    4. .env
+    5. framework: the settings of a web framework, such as Django
+
+    An empty value counts as none. Names may be in lower case in the environment and in files. The two files of `home()`
+    are read when an object is created.
 
     Raises:
         SettingsError: A file cannot be read or parsed.

@@ -17,7 +17,7 @@ _ports = group("Ports, all on 127.0.0.1")
 
 
 class StackSettings(SettingsBase, frozen=True, rename="upper"):
-    """What `make start` and the compose files need besides: images, ports, limits and the secrets of each role."""
+    """Further settings of `make start` and the compose files: images, ports, limits and the password of each role."""
 
     redis_admin_password: Annotated[MaybeSecret, _secrets("Redis user `admin`: the commands a person types.")] = None
     redis_producer_password: Annotated[MaybeSecret, _secrets("Redis user `producer`: enqueues, reads results.")] = None
