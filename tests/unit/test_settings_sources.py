@@ -10,7 +10,7 @@ import pytest
 
 from rqstack.errors import SettingsError
 from rqstack.settings import sources
-from rqstack.settings.sources import Given, Sources, read_env_file
+from rqstack.settings.sources import Sources, read_env_file
 
 ORDER = ["environment", "REDIS_PASSWORD_FILE", "var/stack.env", ".env", "framework"]
 
@@ -26,7 +26,7 @@ def test_sources_win_in_the_documented_order(first: int, tmp_path: Path, monkeyp
     monkeypatch.setenv("REDIS_PASSWORD", values[0])
     monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "password"))
     monkeypatch.setitem(sources.framework_settings, "REDIS_PASSWORD", values[4])
-    assert Sources().find("REDIS_PASSWORD", secret=True) == Given(ORDER[first], ORDER[first])
+    assert Sources().find("REDIS_PASSWORD", secret=True) == (ORDER[first], ORDER[first])
 
 
 def test_no_source_gives_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,23 +37,23 @@ def test_no_source_gives_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("value", [False, 0, ()])
 def test_a_framework_may_give_a_value_that_is_false(value: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sources.framework_settings, "RQSTACK_RELOAD", value)
-    assert Sources().find("RQSTACK_RELOAD") == Given(value, "framework")
+    assert Sources().find("RQSTACK_RELOAD") == (value, "framework")
 
 
 def test_a_second_name_yields_to_the_first_within_a_source_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".env").write_text("SECOND=2\nFIRST=1\n")
-    assert Sources().find("FIRST", "SECOND") == Given("1", ".env")
+    assert Sources().find("FIRST", "SECOND") == ("1", ".env")
     monkeypatch.setenv("SECOND", "two")
-    assert Sources().find("FIRST", "SECOND") == Given("two", "environment")
+    assert Sources().find("FIRST", "SECOND") == ("two", "environment")
 
 
 def test_only_a_secret_is_read_from_a_named_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "url").write_text("redis://file/0\n")
     monkeypatch.setenv("REDIS_URL_FILE", str(tmp_path / "url"))
     assert Sources().find("REDIS_URL") is None
-    assert Sources().find("REDIS_URL", secret=True) == Given("redis://file/0", "REDIS_URL_FILE")
+    assert Sources().find("REDIS_URL", secret=True) == ("redis://file/0", "REDIS_URL_FILE")
 
 
 def test_a_file_is_parsed_as_compose_and_shells_write_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,7 @@ def read_settings() -> dict[str, str]:
         found = {name: sources.find(name, secret=name in SECRETS) for name in SETTINGS}
     except SettingsError as error:
         raise Unhealthy(str(error)) from error
-    return {name: given.value for name, given in found.items() if given}
+    return {name: given[0] for name, given in found.items() if given}
 
 
 def check(options: Options) -> str:

@@ -238,7 +238,7 @@ def explicit_values(cls: type[SettingsBase]) -> dict[str, Any]:
     found = {}
     for setting in declared_settings(cls).values():
         if given := sources.find(*setting.names, secret=setting.is_secret):
-            found[setting.field] = given.value
+            found[setting.field], _source = given
     return found
 
 

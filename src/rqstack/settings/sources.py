@@ -10,20 +10,13 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rqstack.errors import SettingsError
 from rqstack.settings.paths import home
 
 framework_settings: dict[str, Any] = {}
 """Values from a web framework's settings, by environment variable. `set_framework_settings` fills it."""
-
-
-class Given(NamedTuple):
-    """A value as written, and the source that gave it, by its name in `Sources`."""
-
-    value: Any
-    source: str
 
 
 class Sources:
@@ -48,12 +41,15 @@ class Sources:
         self._env_file = read_env_file(root / ".env")
         self._stack_env = read_env_file(root / "var" / "stack.env")
 
-    def find(self, *names: str, secret: bool = False) -> Given | None:
-        """The value of one setting from the first source that has one; None if no source does.
+    def find(self, *names: str, secret: bool = False) -> tuple[Any, str] | None:
+        """Find the value of one setting.
 
         Args:
             names: Its environment variables. Within a source the first one wins.
             secret: Whether `<NAME>_FILE`, with the first name, may name a file that holds the value.
+
+        Returns:
+            The value as written, and the source that gave it; None if no source has one.
 
         Raises:
             SettingsError: The file that `<NAME>_FILE` names cannot be read.
@@ -67,7 +63,7 @@ class Sources:
         ):
             for name in names:
                 if (value := values.get(name)) not in (None, ""):
-                    return Given(value, source)
+                    return value, source
         return None
 
     def _secret_file(self, name: str) -> dict[str, str]:
