@@ -25,17 +25,18 @@ __all__ = [
     "task",
 ]
 
-__getattr__ = exports(
-    __name__,
-    {
-        "Exponential": "registry.retries",
-        "Settings": "settings.fields",
-        "Task": "tasks",
-        "autodiscover": "registry.discovery",
-        "connect": "transport.client",
-        "get_settings": "settings.fields",
-        "queue_command": "tasks",
-        "retry_with_backoff": "registry.retries",
-        "task": "tasks",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__ = exports(
+        __name__,
+        {
+            "Exponential": "registry.retries",
+            "Settings": "settings.fields",
+            "Task": "tasks",
+            "autodiscover": "registry.discovery",
+            "connect": "transport.client",
+            "get_settings": "settings.fields",
+            "queue_command": "tasks",
+            "retry_with_backoff": "registry.retries",
+            "task": "tasks",
+        },
+    )

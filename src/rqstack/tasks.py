@@ -305,7 +305,7 @@ def queue_command(
     meta: dict[str, Any] | None = ...,
 ) -> _CommandDecorator: ...
 def queue_command(func: Any = None, /, **options: Any) -> Any:
-    """Declare a command: a task whose call enqueues it (seed 001).
+    """Declare a command: a task whose call enqueues it.
 
     Args:
         func: The function.
@@ -342,7 +342,7 @@ def _declare_one(kind: type[Task[..., Any]], func: Any, given: dict[str, Any]) -
 
 
 def _marked(inner: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The body, which says while it runs whose it is: RQ's own path calls a task's object, and so may its body."""
+    """The body, marked while it runs with the task's name: RQ calls the task's object, and so may the body itself."""
     if inspect.iscoroutinefunction(inner):
 
         @functools.wraps(inner)

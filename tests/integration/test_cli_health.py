@@ -1,4 +1,4 @@
-"""`rqstack health`: every way to be well and unwell, from the same settings as everything else, at hardly any cost."""
+"""`rqstack health`: every healthy and unhealthy state, from the settings of every other process, at hardly any cost."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from rqstack.cli.health import read_settings
+from rqstack.cli.health import SECRETS, SETTINGS, Unhealthy, read_settings
+from rqstack.errors import SettingsError
 from rqstack.settings import Settings, load
+from rqstack.settings.defaults import DEAD_AFTER, REDIS_URL
+from rqstack.settings.loader import declared_settings
 from support.ports import free_port
 from support.processes import rqstack_command, start
 from support.redis_server import RedisServer
@@ -217,7 +220,20 @@ def test_a_unix_socket_and_tls(health: Run, redis_server: RedisServer) -> None:
             process.wait()
 
 
-NAMES = {"REDIS_URL": "redis_url", "REDIS_USERNAME": "redis_username", "REDIS_PASSWORD": "redis_password"}
+def settings_of_the_others() -> dict[str, str]:
+    """What `read_settings` should find, as every other process reads it."""
+    settings = load(Settings)
+    declared = declared_settings(Settings).values()
+    assert {each.name for each in declared if each.name in SETTINGS and each.is_secret} == SECRETS
+    values = {each.name: getattr(settings, each.field) for each in declared if each.name in SETTINGS}
+    if password := values["REDIS_PASSWORD"]:
+        values["REDIS_PASSWORD"] = password.get_secret_value()
+    values["RQSTACK_DEAD_AFTER"] = f"{settings.dead_after:g}"
+    return {name: str(value) for name, value in values.items() if value}
+
+
+def with_defaults(found: dict[str, str]) -> dict[str, str]:
+    return {"REDIS_URL": REDIS_URL, "RQSTACK_DEAD_AFTER": str(DEAD_AFTER)} | found
 
 
 @pytest.mark.parametrize("places", range(16))
@@ -238,12 +254,77 @@ def test_settings_are_read_as_everywhere(places: int, tmp_path: Path, monkeypatc
         monkeypatch.setenv("REDIS_URL", "redis://env:3/0")
         monkeypatch.setenv("REDIS_PASSWORD", "env")
         monkeypatch.setenv("REDIS_USERNAME", "")
-    settings = load(Settings)
-    found = read_settings([*NAMES, "RQSTACK_DEAD_AFTER"])
-    assert found.get("REDIS_URL", "redis://127.0.0.1:6379/0") == settings.redis_url
-    assert found.get("REDIS_USERNAME") == (settings.redis_username or None)
-    password = settings.redis_password.get_secret_value() if settings.redis_password else None
-    assert found.get("REDIS_PASSWORD") == (password or None)
+    assert with_defaults(read_settings()) == settings_of_the_others()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffREDIS_URL=redis://first-line:1/0\n",
+        "redis_url=redis://small:1/0\nREDIS_URL=redis://capital:1/0\n",
+        "REDIS_URL=redis://first:1/0\nREDIS_URL=redis://last:1/0\n",
+        "REDIS_URL=redis://first:1/0\nredis_url=\n",
+        "RQSTACK_DEAD_AFTER='60'\nREDIS_URL=redis://${RQSTACK_DEAD_AFTER}:1/0\n",
+    ],
+    ids=["byte order mark", "lower case before", "twice", "empty after", "reference"],
+)
+@pytest.mark.parametrize("name", [".env", "var/stack.env"])
+def test_a_file_is_read_as_everywhere(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "var").mkdir()
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    found = read_settings()
+    assert "REDIS_URL" in found
+    assert with_defaults(found) == settings_of_the_others()
+
+
+def test_a_secret_file_is_read_as_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pass").write_text("\ufeffsesame \n", encoding="utf-8")
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "pass"))
+    assert read_settings() == {"REDIS_PASSWORD": "sesame"}
+    assert with_defaults(read_settings()) == settings_of_the_others()
+    (tmp_path / "pass").write_text("\n")
+    (tmp_path / ".env").write_text("REDIS_PASSWORD=of the file\n")
+    assert read_settings() == {"REDIS_PASSWORD": "of the file"}
+    assert with_defaults(read_settings()) == settings_of_the_others()
+
+
+@pytest.mark.parametrize("given", [{}, dict.fromkeys(SETTINGS, "1")], ids=["not given", "given elsewhere"])
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        (".env", b"REDIS_URL=redis://h\nREDIS_PASSWORD='sesame\n", ".env, line 2: this is not NAME=value"),
+        ("var/stack.env", b"REDIS_PASSWORD='sesame\n", "stack.env, line 1: this is not NAME=value"),
+        (".env", b"# caf\xe9\n", ".env: byte 6 is not UTF-8"),
+        ("pass", b"sesam\xe9\n", "REDIS_PASSWORD_FILE: cannot read"),
+        ("pass/none", b"", "REDIS_PASSWORD_FILE: cannot read"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_as_everywhere(
+    name: str, content: bytes, told: str, given: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the environment gives every value: a file that is broken now breaks the next start."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    if name.startswith("pass"):
+        monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "pass"))
+    for each, value in given.items():
+        monkeypatch.setenv(each, value)
+    with pytest.raises(SettingsError) as others:
+        load(Settings)
+    with pytest.raises(Unhealthy) as own:
+        read_settings()
+    assert str(own.value) == str(others.value)
+    assert told in str(own.value)
+    assert "sesam" not in str(own.value)
+
+
+def test_a_file_that_cannot_be_read_is_unhealthy_in_one_line(health: Run, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("RQSTACK_SECRET_KEY='sesame\n")
+    done = health()
+    assert done.returncode == 1
+    assert done.stderr == f"Error: {tmp_path / '.env'}, line 1: this is not NAME=value. " + (
+        "Perhaps a quotation mark is missing.\n"
+    )
 
 
 def test_nothing_heavy_is_imported(redis_url: str, tmp_path: Path) -> None:

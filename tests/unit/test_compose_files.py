@@ -1,4 +1,4 @@
-"""The compose files and Dockerfiles, as text: defaults are those of settings.py, and shared parts are the same."""
+"""The compose files and Dockerfiles, as text: defaults are those of the settings, and shared parts are the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rqstack.settings import Settings, StackSettings
-from rqstack.settings.loader import settings_of
+from rqstack.settings.loader import declared_settings
 from rqstack.stack import env
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,9 @@ COMPOSE_OWN = {"COMPOSE_PROJECT_NAME"}
 
 def defaults() -> dict[str, str]:
     return {
-        setting.name: env.default(setting) for cls in (Settings, StackSettings) for setting in settings_of(cls).values()
+        setting.name: env.default(setting)
+        for cls in (Settings, StackSettings)
+        for setting in declared_settings(cls).values()
     }
 
 
@@ -51,7 +53,7 @@ NOT_IN_CONTAINERS = {
 
 def test_each_setting_of_a_process_reaches_the_containers() -> None:
     given = set(re.findall(r"^ +([A-Z_]+?)(?:_FILE)?:", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE))
-    names = {setting.name for setting in settings_of(Settings).values()}
+    names = {setting.name for setting in declared_settings(Settings).values()}
     assert names - given == NOT_IN_CONTAINERS.keys() - {"REDIS_PASSWORD", "RQSTACK_SECRET_KEY"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from hypothesis import given
@@ -13,36 +14,57 @@ from msgspec.structs import asdict, replace
 
 from rqstack.errors import SettingsError
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.settings.loader import settings_of
+from rqstack.settings.loader import SettingsBase, declared_settings, group
 from rqstack.stack import env
 from support.processes import rqstack_command
 
 ROOT = Path(__file__).resolve().parents[2]
 REGENERATE = "run `make lock`"
+_mail = group("Mail")
 
 
-def test_env_example_is_what_settings_py_says() -> None:
+def test_env_example_lists_the_declared_settings() -> None:
     assert (ROOT / ".env.example").read_text() == env.example(), REGENERATE
 
 
-def test_the_page_of_settings_is_what_settings_py_says() -> None:
+def test_the_page_of_settings_lists_the_declared_settings() -> None:
     assert env.table() in (ROOT / "docs" / "settings.md").read_text(), REGENERATE
 
 
 def test_every_setting_is_listed_once_with_a_reason() -> None:
     listed = re.findall(r"^#([A-Z_]+)=", env.example(), re.MULTILINE)
-    declared = len(settings_of(Settings)) + len(settings_of(StackSettings))
+    declared = len(declared_settings(Settings)) + len(declared_settings(StackSettings))
     assert len(listed) == len(set(listed)) == declared
     for cls in (Settings, StackSettings):
-        for name, setting in settings_of(cls).items():
+        for name, setting in declared_settings(cls).items():
             assert setting.description.endswith("."), name
+            assert setting.group, name
+
+
+def test_the_fields_of_a_group_are_next_to_each_other() -> None:
+    titles = [title for title, _ in env.groups()]
+    assert len(titles) == len(set(titles))
+    listed = [setting for _, settings in env.groups() for setting in settings]
+    assert listed == [setting for cls in (Settings, StackSettings) for setting in declared_settings(cls).values()]
+
+
+def test_a_field_declares_its_group_description_limits_and_second_name() -> None:
+    class MailSettings(SettingsBase, frozen=True):
+        port: Annotated[int, _mail("Where to send it.", ge=1, also="MAIL_PORT")] = 25
+        host: str = "localhost"
+
+    declared = declared_settings(MailSettings)
+    port, host = declared["port"], declared["host"]
+    assert (port.group, port.description, port.names) == ("Mail", "Where to send it.", ("RQSTACK_PORT", "MAIL_PORT"))
+    assert port.allowed() == "a whole number, at least 1"
+    assert (host.group, host.description) == ("", "")
 
 
 def test_the_example_uncommented_gives_the_defaults(tmp_path: Path) -> None:
     lines = [re.sub(r"^#(?=[A-Z_]+=)", "", line) for line in env.example().splitlines()]
     (tmp_path / ".env").write_text("\n".join(lines))
     for cls in (Settings, StackSettings):
-        assert asdict(load(cls)) == {name: setting.default for name, setting in settings_of(cls).items()}
+        assert asdict(load(cls)) == {name: setting.default for name, setting in declared_settings(cls).items()}
 
 
 def test_each_source_gives_way_to_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +154,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     name: str, value: str, allowed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(name, value)
-    cls = Settings if name in [setting.name for setting in settings_of(Settings).values()] else StackSettings
+    cls = Settings if name in [setting.name for setting in declared_settings(Settings).values()] else StackSettings
     with pytest.raises(SettingsError) as problem:
         load(cls)
     text = str(problem.value)
@@ -197,12 +219,12 @@ def test_the_command_line_says_it_in_one_line(monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_secret_comes_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for cls in (Settings, StackSettings):
-        for name, setting in settings_of(cls).items():
+        for name, setting in declared_settings(cls).items():
             if setting.is_secret:
                 monkeypatch.setenv(f"{setting.name}_FILE", str(tmp_path / name))
                 (tmp_path / name).write_text(f"the {name}\n")
         settings = load(cls)
-        for name, setting in settings_of(cls).items():
+        for name, setting in declared_settings(cls).items():
             if setting.is_secret:
                 assert getattr(settings, name).get_secret_value() == f"the {name}"
 

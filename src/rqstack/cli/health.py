@@ -1,8 +1,8 @@
 """`rqstack health`: are Redis, the workers and the scheduler alive? Exit code 0 or 1; for container health checks.
 
 It runs every few seconds in every container, so it must cost next to no CPU: no click, msgspec, redis-py or RQ, only
-a socket and hiredis. It reads the same settings as everything else (`rqstack.settings`), and answers within
-`TIMEOUT` seconds whatever hangs.
+a socket and hiredis. It takes its settings from the same sources as every other process, and answers within `TIMEOUT`
+seconds whatever hangs.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from rqstack.cli.resp import Client, RespError
+from rqstack.errors import SettingsError
 from rqstack.settings.defaults import DEAD_AFTER, REDIS_URL
-from rqstack.settings.paths import home
+from rqstack.settings.sources import Sources
 from rqstack.transport import keys
 from rqstack.transport.timestamps import parse
 
@@ -36,25 +37,27 @@ Options:
   -h, --help       Show this message and exit.
 """
 
+SETTINGS = ("REDIS_URL", "REDIS_USERNAME", "REDIS_PASSWORD", "RQSTACK_DEAD_AFTER")
+SECRETS = {"REDIS_PASSWORD"}
 WORKER_FIELDS = ("hostname", "last_heartbeat", "queues", "death")
 
 
 class Unhealthy(Exception):
-    """What is not well, in one sentence."""
+    """The check failed; the message is one sentence for the person on call."""
 
 
 class Usage(Exception):
-    """A wrong option."""
+    """An option is not known, or its value is missing or wrong."""
 
 
 class Options:
-    """The options of a call.
+    """The parsed options of `rqstack health`.
 
     Args:
-        arguments: As typed, without the command's name.
+        arguments: Without the name of the command.
 
     Raises:
-        Usage: An option is not known, lacks its value, or is not a number.
+        Usage: An option is not known, or its value is missing or wrong.
     """
 
     def __init__(self, arguments: list[str]) -> None:
@@ -83,7 +86,7 @@ class Options:
 
 
 def _split(argument: str) -> list[str]:
-    """'--queue=q' to its two parts."""
+    """Splits '--queue=q' into the option and its value."""
     return argument.split("=", 1) if argument.startswith("--") and "=" in argument else [argument]
 
 
@@ -97,54 +100,30 @@ def _seconds(name: str, value: str) -> float:
     return number
 
 
-def read_settings(names: Iterable[str]) -> dict[str, str]:
-    """The values of settings, by environment name, from the places where `rqstack.settings` looks, in its order.
-
-    Args:
-        names: Environment names. For one that ends in PASSWORD, `<NAME>_FILE` is read too.
+def read_settings() -> dict[str, str]:
+    """The settings that the check needs, by environment variable; without those left at their default.
 
     Raises:
-        Unhealthy: A `*_FILE` cannot be read.
+        Unhealthy: A file cannot be read or parsed.
     """
-    wanted = list(names)
-    found = {key.upper(): value for key, value in os.environ.items() if value}
-    for name in wanted:
-        path = found.get(f"{name}_FILE") if name.endswith("PASSWORD") else None
-        if path and name not in found:
-            try:
-                with open(path, encoding="utf-8") as file:  # noqa: PTH123 (pathlib would cost more than the rest)
-                    secret = file.read().strip()
-            except OSError as error:
-                raise Unhealthy(f"{name}_FILE: cannot read {path}: {error.strerror}.") from error
-            except UnicodeDecodeError as error:
-                raise Unhealthy(f"{name}_FILE: cannot read {path}: it is not UTF-8.") from error
-            if secret:
-                found[name] = secret
-    if not all(name in found for name in wanted):
-        root = home()
-        for file_name in (root / "var" / "stack.env", root / ".env"):
-            if file_name.is_file():
-                from dotenv import dotenv_values
-
-                for key, text in dotenv_values(file_name, encoding="utf-8").items():
-                    if text:
-                        found.setdefault(key.upper(), text)
-    return {name: found[name] for name in wanted if name in found}
+    try:
+        sources = Sources()
+        found = {name: sources.find(name, secret=name in SECRETS) for name in SETTINGS}
+    except SettingsError as error:
+        raise Unhealthy(str(error)) from error
+    return {name: given[0] for name, given in found.items() if given}
 
 
 def check(options: Options) -> str:
-    """Ask Redis.
-
-    Args:
-        options: What to ask.
+    """Run the check.
 
     Returns:
-        One line of what was found well.
+        One line that says what is healthy.
 
     Raises:
-        Unhealthy: What is not.
+        Unhealthy: Something is not, or a setting is wrong.
     """
-    settings = read_settings(("REDIS_URL", "REDIS_USERNAME", "REDIS_PASSWORD", "RQSTACK_DEAD_AFTER"))
+    settings = read_settings()
     url = settings.get("REDIS_URL", REDIS_URL)
     try:
         max_age = options.max_age or float(settings.get("RQSTACK_DEAD_AFTER", DEAD_AFTER))
@@ -189,7 +168,11 @@ def _findings(client: Client, options: Options, max_age: float) -> list[str]:
 
 
 def _alive(client: Client, index: str, max_age: float) -> list[dict[str, str]]:
-    """The records that a set names, which have a fresh heartbeat and no time of death."""
+    """The registered workers or schedulers that have a fresh heartbeat and are not marked as dead.
+
+    Args:
+        index: The set of their keys.
+    """
     members = [key.decode() for key in client.call(["SMEMBERS", index])[0]]
     if not members:
         return []
@@ -200,7 +183,7 @@ def _alive(client: Client, index: str, max_age: float) -> list[dict[str, str]]:
 
 
 def heartbeat_time(text: str) -> float:
-    """Seconds since the epoch of a heartbeat as RQ writes it (ISO 8601, UTC) or as a number; 0 if there is none."""
+    """Unix time of a heartbeat, written as ISO 8601 in UTC or as a number; 0 if it is neither."""
     try:
         return float(text)
     except ValueError:
@@ -212,11 +195,11 @@ def main(arguments: list[str], emit: Callable[[str], object] = print) -> int:
     """Run the command.
 
     Args:
-        arguments: As typed, without the command's name.
-        emit: Takes the line for stdout.
+        arguments: Without the name of the command.
+        emit: Gets the line for stdout.
 
     Returns:
-        0 if all is well, 1 if not, 2 for a wrong option.
+        The exit code: 0 if healthy, 1 if not, 2 for a wrong option.
     """
     try:
         options = Options(arguments)
@@ -234,10 +217,10 @@ def main(arguments: list[str], emit: Callable[[str], object] = print) -> int:
             answer.append(check(options))
         except Unhealthy as error:
             problem.append(str(error).rstrip("."))
-        except Exception as error:  # a health check that cannot tell says so; it never ends without an answer
+        except Exception as error:  # a check that fails itself says so, and never ends without an answer
             problem.append(f"the check itself failed: {type(error).__name__}: {error}")
 
-    # In a thread, because nothing else bounds the look-up of a host name, which can hang for half a minute.
+    # In a thread, because nothing else limits a DNS lookup, which can hang for half a minute.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(TIMEOUT)

@@ -12,5 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Queue", "get_queue"]
 
-# On first use: a producer imports RQ with its first job.
-__getattr__ = exports(__name__, {"Queue": "queue", "get_queue": "queues"})
+if not TYPE_CHECKING:
+    # On first use: a producer imports RQ with its first job.
+    __getattr__ = exports(__name__, {"Queue": "queue", "get_queue": "queues"})

@@ -1,4 +1,4 @@
-"""The queue that producers get: what no worker would run is refused when it is enqueued."""
+"""The queue that producers get: it refuses what no worker would run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A job and the fields of its hash, built without the parts of RQ's way that a plain job does not need.
+"""Builds a plain job and the fields of its hash, faster than RQ does.
 
-RQ makes a job with `Job.create` and writes what `Job.to_dict` returns. Both are built for every option at once, and
-take a fifth of an enqueue; a plain job differs from the next in few fields. `test_enqueue.py` compares the two.
+RQ makes a job with `Job.create` and writes what `Job.to_dict` returns. Both handle every option and take a fifth of an
+enqueue, but most jobs differ in few fields. `test_enqueue.py` compares the results.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ os.register_at_fork(after_in_child=_random.clear)
 
 
 def new_id() -> str:
-    """A random job id, as `str(uuid.uuid4())` makes them; the system is asked for the randomness of many at once."""
+    """A random job id, as `str(uuid.uuid4())`; random bytes for many ids are read from the system at once."""
     try:
         digits = _random.pop()
     except IndexError:
@@ -51,8 +51,8 @@ def new_id() -> str:
 def compress(data: bytes) -> bytes:
     """What `zlib.decompress` reads back, as RQ does.
 
-    A short payload, half of which is its signature, does not get shorter, and setting up zlib's tables costs more than
-    all the rest of a job's fields: it becomes a zlib stream with one block that is stored as it is.
+    A short payload, half of which is its signature, does not get shorter, and setting up zlib's tables takes longer
+    than all other fields of a job. So it becomes a zlib stream with one stored (uncompressed) block.
     """
     size = len(data)
     if size > _STORED:
@@ -64,14 +64,14 @@ def compress(data: bytes) -> bytes:
 class PendingJob:
     """A plain job on its way to its queue: what Redis gets, and the RQ job, made when it is first needed.
 
-    So the object can be made while Redis is at work.
+    So the object can be made while Redis works.
 
     Args:
         job_id: Its id.
-        ttl: Seconds it may wait; None for ever.
+        ttl: Seconds it may wait; None for no limit.
         fields: What its hash holds: the values that `plain_job.lua` names, then other fields and values.
         micros: When it was made: microseconds since 1970.
-        attributes: The other ones of the RQ job.
+        attributes: The RQ job's other attributes.
     """
 
     __slots__ = ("_attributes", "_job", "_micros", "fields", "job_id", "ttl")
@@ -132,17 +132,12 @@ class PlainJobs:
 
         Args:
             func: The function, or its dotted path.
-            args: Its positional arguments.
-            kwargs: Its named arguments.
             timeout: Seconds it may run; -1 for no limit.
             result_ttl: Seconds its result is kept; None for the worker's default.
-            ttl: Seconds it may wait; None for ever.
+            ttl: Seconds it may wait; None for no limit.
             failure_ttl: Seconds it is kept once failed; None for the worker's default.
             description: Default: the call as text.
             job_id: Default: a random one.
-            meta: What is stored beside it.
-            retry: How often it is tried again.
-            group_id: The group it belongs to.
 
         Raises:
             ValueError: The job id has characters that RQ does not allow.
@@ -197,7 +192,7 @@ class PlainJobs:
 
 
 def full_hash(fields: list[Field]) -> list[Field]:
-    """The fields and values of a plain job's hash, one after the other, from those of a pending job."""
+    """All fields and values of a plain job's hash, alternating, from `PendingJob.fields`."""
     created_at, data, origin, description, timeout, *others = fields
     return [
         *("status", "queued", "created_at", created_at, "data", data, *_NONE_YET),
@@ -207,7 +202,7 @@ def full_hash(fields: list[Field]) -> list[Field]:
 
 
 def job_hash(job: Job) -> list[Field]:
-    """The fields and values of any job's hash, one after the other, as RQ writes them."""
+    """The fields and values of any job's hash, alternating, as RQ writes them."""
     fields: list[Field] = []
     for name, value in job.to_dict().items():
         fields += name, str(value) if type(value) in (int, float) else value

@@ -1,4 +1,4 @@
-"""What a task does to become a job: checks the call, merges the options, and hands it to a queue."""
+"""Enqueues the calls of a task: checks the call, merges the options, passes it to a queue."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def enqueue_many(task: EnqueuedTask, calls: Iterable[Call | tuple[Any, ...]], op
     queue = _queue(given.pop("queue", merged.queue), given.pop("connection", None))
     pipeline = given.pop("pipeline", None)
     try:
-        # Fields are made for each job: the random part of a backoff is drawn anew.
+        # Fields are made for each job: the random part of a backoff differs.
         data = [
             queue.prepare_data(task.name, args=call.args, kwargs=call.kwargs, **_fields(merged, given))
             for call in checked

@@ -1,4 +1,4 @@
-"""The other way out of a producer: where QUEUE_BACKEND is set, calls go to it and not to RQ's queues."""
+"""Where QUEUE_BACKEND is set, task calls go to that backend instead of RQ's queues."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """The queue: RQ's, with jobs written in one round trip.
 
-What is written is what RQ 2.12 writes. What a plain job needs is done here; a job with dependencies, a unique one, one
-that is run at once (`is_async=False`) and one that is added to a caller's pipeline go through RQ's own methods.
+The result in Redis is what RQ 2.12 writes. Plain jobs are written here; jobs with dependencies, unique jobs, jobs that
+run immediately (`is_async=False`) and jobs that are added to a caller's pipeline go through RQ's own methods.
 
-One thing is better than in RQ: a command whose reply was lost is sent again with a mark that lets Redis see whether the
-first one was done, so that a shaky network does not run a job twice. (If such a job has already run and its hash is
-gone, which takes result_ttl=0, it is enqueued again: at least once, as everywhere.)
+Unlike RQ, a command whose reply was lost is sent again with a mark by which Redis detects whether the first one was
+done, so that an unreliable network does not run a job twice. (If such a job has already run and its hash is gone, with
+result_ttl=0, it is enqueued again: at least once, as everywhere.)
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _OPTIONS = frozenset(
         *("args", "kwargs"),
     )
 )
-# A subclass that changes one of these wants it called; so does a job class.
+# A subclass of the queue or the job that overrides one of these expects it to be called.
 _QUEUE_STEPS = (
     *("create_job", "enqueue_call", "enqueue_job", "_enqueue_job", "_enqueue_async_job", "_prepare_for_queue"),
     *("_persist_job", "push_job_id", "setup_dependencies"),
@@ -75,7 +75,7 @@ class Queue(RqQueue):
         return _versions[key]
 
     def _is_direct(self) -> bool:
-        """Whether jobs may be written here: a queue, a job class and a client that change nothing of RQ's way."""
+        """Whether jobs may be written here: queue, job class and client override nothing of RQ's."""
         connection = self.connection
         return self._is_async and self._own_steps and type(connection) is Redis and connection.connection is None
 
@@ -212,10 +212,10 @@ class Queue(RqQueue):
         seconds = _seconds(timeout)
         if seconds == 0:
             raise ValueError("0 timeout is not allowed. Use -1 for infinite timeout")
-        waits = _seconds(ttl)
+        kept, kept_failed, waits = _seconds(result_ttl), _seconds(failure_ttl), _seconds(ttl)
         if waits is not None and waits <= 0:
             raise ValueError("Job ttl must be greater than 0")
-        return self._default_timeout if seconds is None else seconds, _seconds(result_ttl), waits, _seconds(failure_ttl)
+        return self._default_timeout if seconds is None else seconds, kept, waits, kept_failed
 
     def _enqueue_pending(self, pending: PendingJob, at_front: bool) -> Job:
         key = Job.key_for(pending.job_id)
@@ -239,7 +239,7 @@ class Queue(RqQueue):
             script: `plain_job.lua` or `any_job.lua`.
             job_id: The job's id.
             key: The job's hash.
-            ttl: Seconds it may wait; None for ever.
+            ttl: Seconds it may wait; None for no limit.
             job: Gives the RQ job; called when Redis is at work already, if it is not needed before.
             values: What the script takes after the mark; the first one is the mark's value.
             at_front: Before all others.
@@ -269,7 +269,7 @@ def _seconds(given: Any) -> int | None:
 
 
 def _is_simple(job: Job) -> bool:
-    """Whether a job that was made elsewhere waits for nothing and is written as RQ writes it."""
+    """Whether a job that was made elsewhere has no dependencies and is written as RQ writes it."""
     own = type(job)
     if own is not Job and any(getattr(own, step) is not getattr(Job, step) for step in _JOB_STEPS):
         return False
@@ -278,7 +278,7 @@ def _is_simple(job: Job) -> bool:
 
 
 def _is_written(connection: Any, jobs: list[Job]) -> bool:
-    """Whether a transaction whose reply was lost was done: it is all or nothing, so any of its jobs tells."""
+    """Whether a transaction whose reply was lost was done; it is all or nothing, so any of its jobs shows it."""
     connection.send_packed_command((b"".join(pack("HGET", job.key, "created_at") for job in jobs),))
     found = [connection.read_response() for _ in jobs]
     wanted = [format_datetime(job.created_at) for job in jobs]

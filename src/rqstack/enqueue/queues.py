@@ -1,4 +1,4 @@
-"""The one path by which a job enters a queue, one at a time or in bulk."""
+"""Makes the queues that a process enqueues to, as the settings say."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def get_queue(name: str, connection: Redis | None = None, settings: Settings | N
     password = settings.redis_password
     secret = password.get_secret_value() if password else None
     queue = _make(name, _client(settings.redis_url, settings.redis_username, secret), settings)
-    if len(_queues) >= _MOST_QUEUES:  # names made up by the thousand: no leak
+    if len(_queues) >= _MOST_QUEUES:  # generated names must not leak memory
         _queues.clear()
     _queues[name] = (settings, queue)
     return queue

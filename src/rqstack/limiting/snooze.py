@@ -1,4 +1,4 @@
-"""What a job over its rate limit returns, and what a worker does with it."""
+"""Puts a job back for later without counting a run: a job over its rate limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Snooze(Retry):
-    """Asks the worker to schedule the job again.
+    """Returned by a job: the worker schedules it again.
 
     RQ's own worker understands it as the Retry that it is, though it counts it among the worker's failures and keeps a
     result of type "retried"; `snooze` does neither.

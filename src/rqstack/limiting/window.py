@@ -41,7 +41,7 @@ class MovingWindow:
 
 
 class _ByRedisClock(RedisStorage):
-    """The library takes the time of each machine, and these differ; the times it writes should be of one clock.
+    """The library uses each machine's clock, and these differ; this uses Redis's clock for all.
 
     Its scripts get the time as an argument, so what it does is repeated here with another clock.
     """

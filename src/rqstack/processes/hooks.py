@@ -1,6 +1,6 @@
-"""What else runs around forks and jobs: a framework closes its connections here. Empty lists cost nothing.
+"""Hooks around forks and jobs; a framework closes its connections here.
 
-A worker calls `if hooks.before_job: hooks.run(hooks.before_job)`, so that a job pays one look at a list.
+A worker calls `if hooks.before_job: hooks.run(hooks.before_job)`, so that an empty list costs a job nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A child that must not outlive its parent."""
+"""Ends a child process with its parent."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _PATIENCE = 5.0
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, however that comes about.
+    """Have the kernel kill this process when its parent ends, for whatever reason.
 
-    Linux only; elsewhere a horse looks between two jobs whether its parent is still there.
+    Linux only; elsewhere a horse checks between two jobs whether its parent still exists.
 
     Args:
         parent: The parent's process id, as it was before the fork.
@@ -45,7 +45,7 @@ def wait_for_end(pid: int) -> None:
 
 
 def _is_zombie(pid: int) -> bool:
-    """Whether it has ended, and waits only to be noticed by whoever inherited it."""
+    """Whether it has ended and only waits for its parent to reap it."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - in a loop
             return file.read().rpartition(b")")[2].split()[0] == b"Z"

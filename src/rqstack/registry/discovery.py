@@ -1,4 +1,4 @@
-"""Finds the user's tasks: imports the modules that declare them, and says by name what failed."""
+"""Finds the user's tasks: imports the modules that declare them, and reports each that fails."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Found:
 
     Args:
         modules: Imported modules, with the project (or "") of each.
-        failures: What could not be used. The others were used all the same.
+        failures: What could not be used. The others were used.
     """
 
     modules: dict[str, str] = field(default_factory=dict)

@@ -25,7 +25,7 @@ class TaskOptions:
         retries: How often a failed job runs again.
         backoff: Seconds before a retry: a number, a list, "exponential" or `Exponential(…)`.
         retry_on: Only failures by these exceptions are retried. Default: all.
-        timeout: Seconds a job may run; -1 for ever. Default: `RQSTACK_JOB_TIMEOUT`.
+        timeout: Seconds a job may run; -1 for no limit. Default: `RQSTACK_JOB_TIMEOUT`.
         result_ttl: Seconds a result is kept; -1 for ever. Default: `RQSTACK_RESULT_TTL`.
         failure_ttl: Seconds a failed job is kept. Default: `RQSTACK_FAILURE_TTL`.
         ttl: Seconds after which a job that has not started is dropped. Default: never.

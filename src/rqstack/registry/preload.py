@@ -1,4 +1,4 @@
-"""Loads what a worker needs before it looks for tasks: a framework's set-up, say."""
+"""Loads what a worker needs before it looks for tasks, such as a framework."""
 
 from __future__ import annotations
 

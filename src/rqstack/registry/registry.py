@@ -11,7 +11,7 @@ from rqstack.errors import UnknownTask
 
 
 class Registered(Protocol):
-    """What the register needs to know of a task."""
+    """What the registry needs to know of a task."""
 
     @property
     def name(self) -> str:

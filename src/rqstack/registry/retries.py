@@ -89,7 +89,7 @@ def intervals(retries: int, backoff: Backoff) -> list[float]:
 
 
 def make_retry(retries: int, backoff: Backoff = None, *, at_front: bool = False) -> Retry | None:
-    """RQ's Retry for one job; jitter is drawn anew at each call. None for no retries.
+    """RQ's Retry for one job; jitter differs at each call. None for no retries.
 
     Args:
         retries: How often the job may run again after a failure.

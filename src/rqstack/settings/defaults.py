@@ -1,8 +1,8 @@
-"""Defaults that a health check needs too, which has no time to load the settings."""
+"""Defaults that the health check shares with `fields`, which takes too long to import for it."""
 
 from __future__ import annotations
 
 REDIS_URL = "redis://127.0.0.1:6379/0"
 
 DEAD_AFTER = 12
-"""Seconds without a heartbeat."""
+"""Seconds without a heartbeat after which a process counts as dead."""

@@ -1,4 +1,4 @@
-"""What a Git checkout is at, read from Git's files: a few file-system calls, and no `git` needed."""
+"""Reads the current commit of a Git checkout from Git's files, so `git` need not be installed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def head_commit(folder: Path) -> str:
-    """The commit that the checkout around a folder is at; "" if there is none, or no commit yet.
+    """The commit that is checked out in the repository around a folder; "" without a repository or a commit.
 
     Args:
-        folder: A folder in a checkout, a worktree or a submodule; without symbolic links, as its parents are looked at.
+        folder: In a checkout, a worktree or a submodule. Resolve symbolic links first: its parents are searched.
     """
     git = next((parent / ".git" for parent in (folder, *folder.parents) if (parent / ".git").exists()), None)
     if git is None:

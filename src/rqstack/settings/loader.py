@@ -1,18 +1,15 @@
-"""Reads settings into typed and checked objects: from the environment, from files, and from a framework's settings.
+"""Loads settings into typed, checked objects.
 
-Settings are declared as msgspec structs, which are read and checked in compiled code: every command and every process
-that enqueues loads them, and pydantic took 70 ms and 8 MB to do so.
+Settings are declared as msgspec structs, which convert and check values in compiled code. Every command and every
+process that enqueues loads them; pydantic took 70 ms and 8 MB for it.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
@@ -20,20 +17,17 @@ import msgspec
 
 from rqstack.errors import SettingsError
 from rqstack.settings.paths import home
+from rqstack.settings.sources import Sources
 
 PREFIX = "RQSTACK_"
-_WORDS = dict.fromkeys(("1", "true", "yes", "on", "t", "y"), True) | dict.fromkeys(
+_BOOLEANS = dict.fromkeys(("1", "true", "yes", "on", "t", "y"), True) | dict.fromkeys(
     ("0", "false", "no", "off", "f", "n"), False
 )
 _T = TypeVar("_T", bound="SettingsBase")
 
 
 class SecretStr:
-    """A text that neither `repr()` nor a log shows.
-
-    Args:
-        value: The text.
-    """
+    """A string that `repr()`, `str()` and so logs do not show."""
 
     __slots__ = ("_value",)
 
@@ -41,7 +35,7 @@ class SecretStr:
         self._value = value
 
     def get_secret_value(self) -> str:
-        """The text."""
+        """The string itself."""
         return self._value
 
     def __repr__(self) -> str:
@@ -61,140 +55,162 @@ class SecretStr:
 
 
 class SettingsBase(msgspec.Struct, frozen=True, kw_only=True, rename=lambda field: f"{PREFIX}{field.upper()}"):
-    """What declares settings: each field has a type, a default, a description, and the environment variable as name.
+    """Base of classes that declare settings.
 
-    A field's `Meta` may have these extras: `also`, a second environment variable, and `check`, called with the value,
-    which raises a ValueError with what is allowed.
+    Each field has a type, a default, its environment variable as encoded name, and a `Meta` from `group`. The `extra`
+    of a `Meta` may have `also`, a second environment variable, and `check`, a function that raises a ValueError with
+    what is allowed.
 
-    An object has the values that it is given and defaults for the rest; `load` makes one from the environment.
+    An instance has the values passed to it and defaults for the rest. `load` takes them from the environment.
 
     Raises:
-        SettingsError: A value is not allowed. One line a setting.
+        SettingsError: A value is not allowed. One line per setting.
     """
 
     def __post_init__(self) -> None:
-        problems = []
-        for field, setting in settings_of(type(self)).items():
+        errors = []
+        for field, setting in declared_settings(type(self)).items():
             value = getattr(self, field)
             if value is not setting.default:
                 try:
-                    msgspec.structs.force_setattr(self, field, setting.read(value))
+                    msgspec.structs.force_setattr(self, field, setting.convert(value))
                 except ValueError as error:
-                    problems.append(setting.problem(value, error))
-        if problems:
-            raise SettingsError("\n".join(problems))
+                    errors.append(setting.error_message(value, error))
+        if errors:
+            raise SettingsError("\n".join(errors))
 
 
 class Setting(NamedTuple):
     """One declared setting.
 
     Args:
-        field: The name of the field.
-        names: Its environment variables, its own one first.
-        type: Its whole type, with limits.
-        kind: What the type comes down to, without limits and None.
-        limits: The `Meta` of its type.
-        default: Its default.
+        names: Its environment variables, the main one first.
+        type: As declared, with `Annotated` and None.
+        kind: The type without `Annotated` and None.
+        metadata: Every `Meta` in its type.
     """
 
     field: str
     names: tuple[str, ...]
     type: Any
     kind: Any
-    limits: tuple[msgspec.Meta, ...]
+    metadata: tuple[msgspec.Meta, ...]
     default: Any
 
     @property
     def name(self) -> str:
-        """The environment variable."""
+        """Its main environment variable."""
         return self.names[0]
 
     @property
     def description(self) -> str:
-        """One line: what it is."""
-        return next((limit.description for limit in self.limits if limit.description), "")
+        """One line for a reader of `.env.example`."""
+        return next((meta.description for meta in self.metadata if meta.description), "")
+
+    @property
+    def group(self) -> str:
+        """The title of its group."""
+        return next((meta.extra["group"] for meta in self.metadata if meta.extra and "group" in meta.extra), "")
 
     @property
     def is_secret(self) -> bool:
         """Whether its value must not be shown."""
         return self.kind is SecretStr
 
-    def read(self, value: Any) -> Any:
-        """The value in its type, from text or from Python.
+    def convert(self, value: Any) -> Any:
+        """A value in the type of this setting.
+
+        Args:
+            value: A string, as in the environment, or a Python object.
 
         Raises:
-            ValueError: It is not allowed; the error says what is.
+            ValueError: The value is not allowed; the error says what is.
         """
         if isinstance(value, str) and self.kind not in (str, SecretStr):
             value = value.strip()
             if get_origin(self.kind) is tuple:
                 value = tuple(part.strip() for part in value.split(",") if part.strip())
             elif self.kind is bool:
-                value = _WORDS.get(value.lower(), value)
+                value = _BOOLEANS.get(value.lower(), value)
             elif self.kind in (int, float):
                 value = _number(value)
         try:
-            value = msgspec.convert(value, self.type, strict=False, dec_hook=_make)
+            value = msgspec.convert(value, self.type, strict=False, dec_hook=_dec_hook)
         except msgspec.ValidationError:
             raise ValueError(self.allowed()) from None
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(self.allowed())
-        for limit in self.limits:
-            if limit.extra and "check" in limit.extra:
-                limit.extra["check"](value)
+        for meta in self.metadata:
+            if meta.extra and "check" in meta.extra:
+                meta.extra["check"](value)
         return value
 
-    def problem(self, value: Any, error: ValueError) -> str:
-        """What to tell a person about a value that `read` refused; no secret is in it."""
+    def error_message(self, value: Any, error: ValueError) -> str:
+        """One line about a value that `convert` refused, without any secret."""
         shown = "(hidden)"
         if not self.is_secret:
-            # All before an @ is a user's name and password, which may have slashes of its own.
+            # Everything before an @ is a user name and a password, and a password may contain slashes.
             shown = re.sub(r"'(\w+:/*)?.*@", r"'\1***@", repr(value))
             shown = re.sub(r"(password=)[^&']+", r"\1***", shown)
         return f"{self.name}: {shown} is not allowed: should be {error}."
 
     def allowed(self) -> str:
-        """What its type allows, in words."""
+        """What its type and limits allow, in words."""
         if get_origin(self.kind) is Literal:
             return " or ".join(map(repr, get_args(self.kind)))
         if get_origin(self.kind) is tuple:
-            least = any(limit.min_length for limit in self.limits)
-            return "names, separated by commas, at least one" if least else "names, separated by commas"
+            needs_one = any(meta.min_length for meta in self.metadata)
+            return "names, separated by commas, at least one" if needs_one else "names, separated by commas"
         words = {bool: "1 or 0", int: "a whole number", float: "a number"}.get(self.kind, "text")
-        for limit in self.limits:
-            bounds = ((limit.ge, "at least"), (limit.gt, "above"), (limit.le, "at most"))
-            if said := " and ".join(f"{word} {bound:g}" for bound, word in bounds if bound is not None):
-                words += f", {said}"
+        for meta in self.metadata:
+            bounds = ((meta.ge, "at least"), (meta.gt, "above"), (meta.le, "at most"))
+            if limits := " and ".join(f"{word} {bound:g}" for bound, word in bounds if bound is not None):
+                words += f", {limits}"
         return words
 
 
+def group(title: str) -> Callable[..., msgspec.Meta]:
+    """Start a group of settings, which are declared next to each other.
+
+    Returns:
+        A function that makes the `Meta` of a field in this group. It takes the description, `also` for a second
+        environment variable, and limits such as `ge`, as `Meta` does.
+    """
+
+    def meta(description: str, *, also: str = "", **limits: Any) -> msgspec.Meta:
+        extra = {"group": title, "also": also} if also else {"group": title}
+        return msgspec.Meta(description=description, extra=extra, **limits)
+
+    return meta
+
+
 @lru_cache(maxsize=8)
-def settings_of(cls: type[SettingsBase]) -> dict[str, Setting]:
-    """What a class declares, by the name of the field."""
+def declared_settings(cls: type[SettingsBase]) -> dict[str, Setting]:
+    """The settings of a class, by field name, in the order of declaration."""
     found = {}
     for field in msgspec.structs.fields(cls):
-        kind, limits = _unwrap(field.type)
-        also = [limit.extra["also"] for limit in limits if limit.extra and "also" in limit.extra]
+        kind, metadata = _unwrap(field.type)
+        also = [meta.extra["also"] for meta in metadata if meta.extra and "also" in meta.extra]
         names = (field.encode_name, *also)
-        found[field.name] = Setting(field.name, names, field.type, kind, tuple(limits), field.default)
+        found[field.name] = Setting(field.name, names, field.type, kind, tuple(metadata), field.default)
     return found
 
 
 def _unwrap(kind: Any) -> tuple[Any, list[msgspec.Meta]]:
-    """A type without `Annotated` and `| None`, and what `Annotated` said."""
-    limits: list[msgspec.Meta] = []
+    """A type without `Annotated` and `| None`, and the metadata of each `Annotated`."""
+    metadata: list[msgspec.Meta] = []
     while True:
         if get_origin(kind) is Annotated:
             kind, *more = get_args(kind)
-            limits += more
+            metadata += more
         elif get_origin(kind) in (Union, UnionType):
             (kind,) = (part for part in get_args(kind) if part is not NoneType)
         else:
-            return kind, limits
+            return kind, metadata
 
 
 def _number(text: str) -> Any:
-    """A number as Python reads it (msgspec reads JSON's only); not a number, if it is none."""
+    """A number in Python's notation (msgspec reads only JSON's); NaN, which no setting allows, if it is none."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -203,8 +219,8 @@ def _number(text: str) -> Any:
     return math.nan
 
 
-def _make(kind: type, value: Any) -> Any:
-    """A `Path` or `SecretStr`, from its text too, for msgspec."""
+def _dec_hook(kind: type, value: Any) -> Any:
+    """Converts strings to `Path` and `SecretStr`, which msgspec does not know."""
     if isinstance(value, kind):
         return value
     if not isinstance(value, str):
@@ -212,96 +228,33 @@ def _make(kind: type, value: Any) -> Any:
     return kind(value)
 
 
-_site_defaults: dict[str, Any] = {}
-
-
-def set_site_defaults(cls: type[SettingsBase], values: dict[str, Any]) -> None:
-    """Take settings from a framework (Django's settings module, say): they win over the defaults only.
-
-    Args:
-        cls: What declares them.
-        values: By environment name, with or without the prefix `RQSTACK_`.
+def explicit_values(cls: type[SettingsBase]) -> dict[str, Any]:
+    """The values that some source gives, as written, by field name; settings left at their default are missing.
 
     Raises:
-        SettingsError: A name is not a setting.
+        SettingsError: A file cannot be read or parsed.
     """
-    known = {setting.name for setting in settings_of(cls).values()}
-    named = {key if key in known else f"{PREFIX}{key}": value for key, value in values.items()}
-    if unknown := sorted(set(named) - known):
-        raise SettingsError(f"{unknown[0]} is not a setting of rqstack. The settings are: {', '.join(sorted(known))}.")
-    _site_defaults.clear()
-    _site_defaults.update(named)
-
-
-def values_given(cls: type[SettingsBase]) -> dict[str, Any]:
-    """The values that somebody has set, as they are written, by the name of the field.
-
-    Raises:
-        SettingsError: A file cannot be read.
-    """
-    root = home()
-    environment = _upper(os.environ)
-    written = _lines(root / ".env") | _lines(root / "var" / "stack.env")
+    sources = Sources()
     found = {}
-    for setting in settings_of(cls).values():
-        for source in (environment, _secret_file(setting, environment), written, _site_defaults):
-            value = next((source[name] for name in setting.names if source.get(name) not in (None, "")), None)
-            if value is not None:
-                found[setting.field] = value
-                break
+    for setting in declared_settings(cls).values():
+        if given := sources.find(*setting.names, secret=setting.is_secret):
+            found[setting.field], _source = given
     return found
 
 
-def load(cls: type[_T], **wanted: Any) -> _T:
-    """Read settings of a class, from the environment and the files of `home()`.
+def load(cls: type[_T], **overrides: Any) -> _T:
+    """Load the settings of a class from the sources that `rqstack.settings.sources` lists.
 
     Args:
         cls: `Settings` or `StackSettings`.
-        wanted: Values that win over every other source, by field name.
+        overrides: Values that win over every source, by field name.
 
     Raises:
-        SettingsError: A value is not allowed, or a file cannot be read. One line a setting.
+        SettingsError: A value is not allowed, one line per setting; or a file cannot be read.
     """
-    given = values_given(cls) | wanted
+    values = explicit_values(cls) | overrides
     try:
-        return cls(**given)
+        return cls(**values)
     except SettingsError as error:
         where = f"Set it in the environment or in {home() / '.env'}."
         raise SettingsError("\n".join(f"{line} {where}" for line in str(error).splitlines())) from None
-
-
-def _upper(lines: Mapping[str, str | None]) -> dict[str, str]:
-    """The lines that give a value (`NAME=` is as good as none), by names in capitals."""
-    return {name.upper(): value for name, value in lines.items() if value}
-
-
-def _lines(path: Path) -> dict[str, str]:
-    """The lines of a file such as `.env`."""
-    if not path.is_file():
-        return {}
-    from dotenv import dotenv_values
-    from dotenv.parser import parse_stream
-
-    text = _read(path)
-    for line in parse_stream(io.StringIO(text)):
-        if line.error:
-            place = f"{path}, line {line.original.line}"
-            raise SettingsError(f"{place}: this is not NAME=value. Perhaps a quotation mark is missing.")
-    return _upper(dotenv_values(stream=io.StringIO(text)))
-
-
-def _secret_file(setting: Setting, environment: dict[str, str]) -> dict[str, str]:
-    """What the file holds that `<NAME>_FILE` names, for a secret."""
-    name = f"{setting.name}_FILE"
-    path = environment.get(name) if setting.is_secret else None
-    return {setting.name: _read(Path(path), f"{name}: ").strip()} if path else {}
-
-
-def _read(path: Path, who: str = "") -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        reason = error.strerror
-    except UnicodeDecodeError as error:
-        reason = f"byte {error.start + 1} is not UTF-8"
-    raise SettingsError(f"{who}cannot read {path}: {reason}. It should be a text that this user may read.")

@@ -1,4 +1,4 @@
-"""Where an rqstack project is on the disk. Imports next to nothing: the health check reads it too."""
+"""Finds the project's root. Imports next to nothing, because the health check uses it too."""
 
 from __future__ import annotations
 

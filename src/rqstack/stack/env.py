@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import inspect
 import os
-import re
 import secrets
 from collections.abc import Iterator, Mapping
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dotenv import dotenv_values
 
 from rqstack.errors import SettingsError
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.settings.loader import SecretStr, Setting, settings_of
+from rqstack.settings.loader import SecretStr, Setting, declared_settings
 from rqstack.settings.paths import home
 from rqstack.stack.acl import ROLES, users_acl
 from rqstack.stack.rq_settings import rq_settings
@@ -27,23 +27,13 @@ HEADER = """\
 """
 NOTE = "# Written by the running stack, removed when it stops.\n"
 NEVER_MADE = {"REDIS_PASSWORD"}  # it belongs to a role, and the processes get that of theirs
-_GROUP = re.compile(r"^    # -- (?P<title>.+)$|^    (?P<field>[a-z_]+): ")
 
 
 def groups() -> Iterator[tuple[str, list[Setting]]]:
-    """Every setting by group, in the order of settings.py: (title, its settings)."""
+    """Every setting by group, in the order of declaration: (title, its settings)."""
     for cls in (Settings, StackSettings):
-        title, settings = "", list[Setting]()
-        for line in inspect.getsource(cls).splitlines():
-            if not (match := _GROUP.match(line)):
-                continue
-            if match["title"]:
-                if settings:
-                    yield title, settings
-                title, settings = match["title"], []
-            elif match["field"] in settings_of(cls):
-                settings.append(settings_of(cls)[match["field"]])
-        yield title, settings
+        for title, settings in groupby(declared_settings(cls).values(), key=attrgetter("group")):
+            yield title, list(settings)
 
 
 def default(setting: Setting) -> str:
@@ -134,7 +124,7 @@ def setup(root: Path | None = None) -> bool:
 def secret_values(settings: Settings | StackSettings) -> dict[str, str]:
     """The secrets that have a value, by environment variable."""
     found = {}
-    for field, setting in settings_of(type(settings)).items():
+    for field, setting in declared_settings(type(settings)).items():
         value: Any = getattr(settings, field)
         if isinstance(value, SecretStr) and value:
             found[setting.name] = value.get_secret_value()

@@ -17,7 +17,7 @@ from honcho.environ import expand_processes, parse_procfile
 
 from rqstack.errors import RqstackError
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.settings.loader import values_given
+from rqstack.settings.loader import explicit_values
 from rqstack.stack import dependencies, env, locks, ports, processes, runner
 
 BASE = "Procfile"
@@ -95,7 +95,7 @@ def _left_out(wanted: Sequence[str]) -> dict[str, int]:
 
 def _choose_ports(root: Path, say: Say) -> None:
     settings = load(StackSettings)
-    given = values_given(StackSettings)
+    given = explicit_values(StackSettings)
     chosen: dict[str, int] = {}
     for field in ("rq_exporter_port", "prometheus_port", "dashboard_port"):
         wanted = getattr(settings, field)

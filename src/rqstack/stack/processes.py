@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rqstack.errors import RqstackError
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.settings.loader import values_given
+from rqstack.settings.loader import explicit_values
 from rqstack.stack import dependencies, env, ports
 
 SPACE_NEEDED = 64 * 2**20
@@ -72,7 +72,7 @@ def redis(root: Path) -> Sequence[str]:
             f"{SPACE_NEEDED >> 20}. Free some space, then start again."
         )
     settings = load(StackSettings)
-    port = ports.choose("REDIS_PORT", settings.redis_port, given="redis_port" in values_given(StackSettings))
+    port = ports.choose("REDIS_PORT", settings.redis_port, given="redis_port" in explicit_values(StackSettings))
     if port != settings.redis_port:
         say(f"Port {settings.redis_port} is taken, so Redis listens on {port}.")
     own = {

@@ -74,7 +74,7 @@ class RawConnection:
         """Connect, if it is not connected.
 
         Args:
-            retry: As often as the client does; or else try once.
+            retry: Try as often as the client does; False tries once.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, or refuses the user.
@@ -87,8 +87,8 @@ class RawConnection:
             connection: Any = self._pool.connection_class(**options)
             connection.socket_timeout = self._timeout
             connection.connect()
-            # redis-py has connected and signed in. From here on its own calls would cost as much as the rest of a job,
-            # and its buffers more memory than all that is needed here.
+            # redis-py has connected and logged in. From here on its own calls would take as long as the rest of a job,
+            # and its buffers more memory than all else here.
             self._socket, connection._sock = connection._sock, None
             self._reader = hiredis.Reader(replyError=_reply_error)
 
@@ -97,7 +97,7 @@ class RawConnection:
         ours, self._socket = self._socket, None
         if ours is not None:
             with contextlib.suppress(OSError):
-                # A process that a task has left behind may have it too.
+                # A process that a task has left behind may hold it too.
                 ours.shutdown(socket.SHUT_RDWR)
             ours.close()
 
@@ -141,7 +141,7 @@ class RawConnection:
                 self._reader.feed(self._buffer, 0, size)
                 reply = gets()
         except BaseException as error:
-            # Whatever stopped us in the middle, a signal's exception included: the reply may still come.
+            # Whatever interrupted this, such as a signal's exception: the reply may still arrive.
             self.close()
             if isinstance(error, OSError) and not isinstance(error, RedisError):
                 kind = TimeoutError if isinstance(error, builtins.TimeoutError) else ConnectionError
@@ -157,7 +157,7 @@ class RawConnection:
         return self.read()
 
     def load(self, script: Script) -> None:
-        """Have Redis keep a script. (If it refuses, whoever calls the script sends it.)"""
+        """Load a script into Redis. An error is ignored: the first call of the script then sends it."""
         with contextlib.suppress(ResponseError):
             self.call("SCRIPT", "LOAD", script.source)
 

@@ -11,4 +11,5 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker"]
 
-__getattr__ = exports(__name__, {"Worker": "worker"})
+if not TYPE_CHECKING:
+    __getattr__ = exports(__name__, {"Worker": "worker"})

@@ -24,7 +24,7 @@ class BaseWorker(RqWorker):
     """The order of queues: default (as given), round_robin or random."""
 
     killed_on_purpose: bool = False
-    """Whether somebody asked for the horse to be killed, so that its death counts as the job's failure at once."""
+    """Whether the horse was killed by a command, so that the job fails at once instead of running again."""
 
     def register_again(self, job_id: str | None = None) -> None:
         """Write this worker's record again, where it was lost while the worker lives (RQ never does: rq#469).

@@ -34,7 +34,7 @@ class Limits:
     block: float = 7.0
 
     def reached(self, jobs: int) -> int | None:
-        """The exit code of a horse that has run so many jobs, if it is time to end."""
+        """The exit code of a horse that has run this many jobs, if it is to end now."""
         if self.max_jobs is not None and jobs >= self.max_jobs:
             return DONE
         if self.recycle_jobs is not None and jobs >= self.recycle_jobs:

@@ -12,7 +12,7 @@ import pytest
 
 from rqstack.cli.worker import run
 from rqstack.settings import Settings, StackSettings
-from rqstack.settings.loader import settings_of
+from rqstack.settings.loader import declared_settings
 from support.worker_site import Site
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "worker.md"
@@ -44,5 +44,5 @@ def test_every_option_is_described() -> None:
 
 
 def test_every_setting_that_is_named_exists() -> None:
-    known = {setting.name for cls in (Settings, StackSettings) for setting in settings_of(cls).values()}
+    known = {setting.name for cls in (Settings, StackSettings) for setting in declared_settings(cls).values()}
     assert set(re.findall(r"RQSTACK_[A-Z_]+", PAGE.read_text())) <= known

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rqstack.settings import Settings, set_site_defaults
-from rqstack.settings.loader import settings_of
+from rqstack.settings import Settings
+from rqstack.settings.fields import set_framework_settings
+from rqstack.settings.loader import declared_settings
 
 ENGINES = {"django.db.backends.sqlite3": "sqlite", "django.db.backends.postgresql": "postgresql+psycopg"}
 
@@ -19,7 +20,7 @@ def use_site_settings() -> None:
     """
     from django.conf import settings
 
-    set_site_defaults(site_settings(settings))
+    set_framework_settings(site_settings(settings))
 
 
 def site_settings(settings: Any) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def site_settings(settings: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if url := database_url(getattr(settings, "DATABASES", {}).get("default", {})):
         found["RQSTACK_DATABASE_URL"] = url
-    names = {setting.name for setting in settings_of(Settings).values()} - {"DJANGO_SETTINGS_MODULE"}
+    names = {setting.name for setting in declared_settings(Settings).values()} - {"DJANGO_SETTINGS_MODULE"}
     given = dict(getattr(settings, "RQSTACK", {}))
     found |= {f"RQSTACK_{key}" if f"RQSTACK_{key}" in names else key: value for key, value in given.items()}
     for name in (*names, "QUEUE_BACKEND", "QUEUE_CONNECTION"):

@@ -5,10 +5,10 @@
 -- ARGV[1]  the job's id
 -- ARGV[2]  RPUSH or LPUSH (at the front)
 -- ARGV[3]  seconds it may wait, where there are such keys
--- ARGV[4], ARGV[5]  sent again after a lost reply: a field and its value that only this call writes; '' at first
+-- ARGV[4], ARGV[5]  in a repeated call, after a lost reply: a field and its value that only this call writes; else ''
 -- ARGV[6]… field, value, field, value, … of the job's hash
 --
--- Returns 1 if the job was written, 0 if the call before, whose reply was lost, has done it.
+-- Returns 1 if the job was written, 0 if the first call, whose reply was lost, has written it.
 if ARGV[4] ~= '' and redis.call('HGET', KEYS[1], ARGV[4]) == ARGV[5] then
     return 0
 end

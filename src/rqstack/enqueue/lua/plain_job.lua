@@ -1,5 +1,5 @@
--- Puts a plain new job on a queue, as any_job.lua does. What all plain jobs have in common is written here and not
--- sent, which takes a tenth off an enqueue.
+-- Puts a plain new job on a queue, as any_job.lua does. Fields that all plain jobs have in common are written here and
+-- not sent, which makes an enqueue a tenth faster.
 --
 -- KEYS     as in any_job.lua
 -- ARGV[1] to ARGV[4]  as in any_job.lua; the field that only this call writes is created_at

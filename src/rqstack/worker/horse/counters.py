@@ -1,4 +1,4 @@
-"""What a horse counts: jobs by outcome, failures by exception, waiting and running times as histograms, per task.
+"""Counts per task: jobs by outcome, failures by exception, histograms of waiting and running times.
 
 Counts are kept in the process for a fraction of a second and go to Redis with the script that finishes a job, so they
 cost no round trip, and nothing has to be scraped from a worker. They are fields of one hash, `rqstack:metrics`, each
@@ -17,10 +17,10 @@ from functools import lru_cache
 WAIT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 RUN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
 MOST_TASKS = 200
-"""Tasks that a process tells apart; the rest count as `other`, so that names made at run time do not fill Redis."""
+"""Tasks that a process counts separately; the rest count as `other`, so that generated names do not fill Redis."""
 
 INTERVAL = 0.2
-"""Seconds for which counts are kept back while jobs follow each other."""
+"""Seconds between two deliveries of counts while jobs follow each other."""
 
 
 @lru_cache(maxsize=8192)
@@ -61,11 +61,11 @@ class Counters:
         self._count(field("failures", queue, self._known(task), exception), 1)
 
     def is_due(self, now: float) -> bool:
-        """Whether counts have been kept back for long enough; `now` is monotonic time."""
+        """Whether it is time to deliver the counts; `now` is monotonic time."""
         return now - self._sent >= INTERVAL
 
     def take(self, now: float) -> list[bytes | str]:
-        """All counts, as pairs for finish.lua, which from here on has to deliver them."""
+        """Take all counts, as pairs for finish.lua."""
         self._sent = now
         pairs: list[bytes | str] = []
         for name, amount in self._counts.items():
@@ -74,7 +74,7 @@ class Counters:
         return pairs
 
     def put_back(self, pairs: Sequence[bytes | str]) -> None:
-        """Counts that `take` gave, and that finish.lua did not add."""
+        """Put back counts that `take` returned and finish.lua did not add."""
         for name, amount in zip(pairs[::2], pairs[1::2], strict=True):
             self._count(name, float(amount))
 

@@ -29,7 +29,7 @@ class Executor:
     """Runs plain jobs.
 
     Args:
-        worker: The RQ worker in whose name they run.
+        worker: The RQ worker that runs them.
     """
 
     def __init__(self, worker: BaseWorker) -> None:

@@ -1,4 +1,4 @@
-"""A horse: the process that runs jobs, one after the other, with one call to Redis for each."""
+"""The horse: a process that runs jobs one after the other, with one call to Redis per job."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ if TYPE_CHECKING:
 _SIGTERM = int(signal.SIGTERM)
 
 _IDLE_LOOK = 30.0
-"""Seconds after which an idle horse looks at its queues all the same, and at whether workers are suspended."""
+"""Seconds after which an idle horse checks its queues anyway, and whether workers are suspended."""
 
 _NOTHING: tuple[RunningJob, Any] = (RunningJob("", "", "", 0.0, None), None)
 
 _CLAIM_LISTS = 5.0
-"""Seconds after which a busy horse, too, looks whether Redis has moved a job to its claim lists."""
+"""Seconds after which a busy horse, too, checks its claim lists for jobs that Redis has moved there."""
 
 
 class Horse:
     """Claims, runs and finishes jobs until it is told to stop.
 
     Args:
-        worker: The RQ worker that it is to the outside.
-        supervisor: The id of its supervisor, and its process.
-        scoreboard: Where its supervisor looks.
-        index: Its place there.
+        worker: The RQ worker that it represents.
+        supervisor: The id of its supervisor, and its process id.
+        scoreboard: What its supervisor reads.
+        index: Its place on the scoreboard.
         limits: When it ends.
         release: The name of the task code, for the jobs' meta; "" for none.
     """
@@ -99,7 +99,7 @@ class Horse:
         self._meta = worker.serializer.dumps({"release": release}) if release else b""
 
     def open(self) -> None:
-        """Connect already, in the process that will fork this one; `run` does what is left to do.
+        """Connect, in the process that will fork this one; `run` connects again where that failed.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, or refuses the user.
@@ -154,7 +154,7 @@ class Horse:
                     return self._exit(DONE)
                 self._pause(1.0)
             elif status == b"unregistered":
-                # Redis has lost our supervisor, or somebody took it for dead: it says at once that it is not.
+                # Redis has lost our supervisor, or another one took it for dead: it sends a heartbeat at once.
                 os.kill(self._supervisor_pid, signal.SIGUSR1)
                 self._pause(0.2)
             else:
@@ -164,7 +164,7 @@ class Horse:
     # -- calls
 
     def _finish_and_claim(self, finished: list[Any] | None, *, claim: bool, idle: bool) -> list[Any]:
-        """Finish the job before, if there is one, and claim the next; the same call again until Redis has answered."""
+        """Finish the last job, if there is one, and claim the next; repeats the same call until Redis has answered."""
         tail = self._arguments(finished, claim=claim, idle=idle)
         wait = 0.05
         while True:
@@ -181,7 +181,7 @@ class Horse:
                     "Worker %s: Redis is away (%s); trying again in %.1f s", self._worker.name, error, wait
                 )
             except RedisError as error:
-                # Loading, out of memory, a disk that is full: Redis is there but does not take it now.
+                # Loading, out of memory, a full disk: Redis is there but does not accept it now.
                 self._worker.log.error("Worker %s: Redis refuses: %s; trying again", self._worker.name, error)
                 wait = max(wait, 1.0)
             self._blocking_claim.close()
@@ -216,14 +216,14 @@ class Horse:
         monotonic = time.monotonic()
         self._sent_counts = ()
         if self._counters.is_due(monotonic):
-            self._count()  # else a long job's would wait for the end of the next one
+            self._count()  # else the counts of a long job would wait for the end of the next one
             self._sent_counts = self._counters.take(monotonic)
         return (*head, b"1" if claim else b"0", *finished, *self._sent_counts)
 
     # -- one job
 
     def _run(self, reply: list[Any]) -> list[Any] | None:
-        """Run a claimed job. Returns finish.lua's arguments, or None if it was recorded by RQ's own methods."""
+        """Run a claimed job. Returns finish.lua's arguments, or None if RQ's own methods have recorded it."""
         _, queue, job_id, data, timeout, ttl_text, enqueued_at, unusual, has_meta = reply
         worker = self._worker
         running = RunningJob(queue.decode(), job_id.decode(), self._execution, self._now, data)
@@ -251,18 +251,18 @@ class Horse:
                 self._count_rq_outcome(running, self._rq_path.succeed(running, value), begun, enqueued_at)
                 return None
         except BaseException as error:
-            # Whatever a task raises, SystemExit too, ends the job and not the horse, as in RQ.
+            # Whatever a task raises, SystemExit included, ends the job and not the horse, as in RQ.
             if isinstance(error, PayloadRejected):
                 with contextlib.suppress(RedisError):
                     count_rejected(self._client, error)
-            # The task may have set its job's retries_left, say.
+            # The task may have changed its job, such as retries_left.
             ended = self._rq_path.fail(running, (type(error), error, error.__traceback__), touched(running.job))
             self._count_rq_outcome(running, ended, begun, enqueued_at)
             return None
         finally:
             self._jobs += 1
             self._scoreboard.end(self._index, self._jobs)
-            if handler_of(_SIGTERM) is not self._on_stop:  # the task has taken it, or asyncio for the task
+            if handler_of(_SIGTERM) is not self._on_stop:  # the task has replaced it, or asyncio has
                 self._install_signals()
             if hooks.after_job:
                 hooks.run(hooks.after_job)
@@ -272,14 +272,14 @@ class Horse:
         return [running.job_id, running.execution, running.queue, ttl, stored, f"{self._now:.6f}", f"{ran:.6f}"]
 
     def _count(self) -> None:
-        """Count the job before. While Redis records it, mostly: then its counts go along with a later one."""
+        """Count the last job, usually while Redis records it: then its counts are sent with a later one."""
         if self._uncounted is not None:
             running, enqueued_at, ran = self._uncounted
             self._uncounted = None
             self._counters.add(running.queue, running.name, "finished", wait=_waited(running, enqueued_at), run=ran)
 
     def _act_on(self, what: bytes) -> None:
-        """Act on what finish.lua says of the job before."""
+        """Act on finish.lua's answer about the last job."""
         running, value = self._last
         self._last = _NOTHING
         if what in (b"unusual", b"fenced"):
@@ -319,7 +319,7 @@ class Horse:
     # -- waiting and ending
 
     def _wait(self, left: float | None) -> None:
-        """Wait until Redis has moved a job here, a signal has come, or `left` seconds are over."""
+        """Wait until Redis has moved a job here, a signal has arrived, or `left` seconds are over."""
         try:
             self._flush()
             until = time.monotonic() + min(_IDLE_LOOK, _IDLE_LOOK if left is None else left)
@@ -333,14 +333,14 @@ class Horse:
             self._pause(random.uniform(0.1, 0.5))
 
     def _pause(self, seconds: float) -> None:
-        """Sleep, but not through a signal."""
+        """Sleep; a signal ends it."""
         until = time.monotonic() + seconds
         while not self._stopping and (remaining := until - time.monotonic()) > 0:
             select.select([self._wakeup], [], [], remaining)
             self._clear_wakeup()
 
     def _clear_wakeup(self) -> None:
-        """Forget the signals that have come, a job's alarm among them: `_stopping` says what matters."""
+        """Discard the signals that have arrived, a job's alarm among them: `_stopping` holds what matters."""
         with contextlib.suppress(BlockingIOError):
             while os.read(self._wakeup, 512):
                 pass
@@ -372,12 +372,12 @@ class Horse:
         os.set_blocking(self._wake, False)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._on_stop)
-        # A terminal sends Ctrl-C to all; the supervisor passes on what concerns us.
+        # A terminal sends Ctrl-C to all processes; the supervisor passes on what concerns a horse.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in (signal.SIGCHLD, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
-        # Blocked since before the fork: a horse that is stopped at its birth must not miss it.
+        # Blocked since before the fork: a horse that is stopped as it starts must not miss the signal.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
@@ -385,6 +385,6 @@ class Horse:
 
 
 def _waited(running: RunningJob, enqueued_at: bytes | None) -> float | None:
-    """Seconds for which a job has waited; None if that is not on record."""
+    """Seconds that a job has waited; None if that is not on record."""
     enqueued = None if enqueued_at is None else parse(enqueued_at.decode(errors="replace"))
     return None if enqueued is None else max(running.started - enqueued, 0.0)

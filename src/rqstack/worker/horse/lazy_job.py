@@ -1,4 +1,4 @@
-"""The current job, built when a task asks for it: most never do, and building it costs more than a short task."""
+"""The current job, loaded when a task uses it: most never do, and loading it takes longer than a short task."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from rq.job import Job
 
 _BARE = 3
-"""Attributes of a lazy job that nobody has touched."""
+"""Attributes of a lazy job that has not been used."""
 
 _made: dict[type[Any], type[Any]] = {}
 
 
 def lazy_job(job_class: type[Job], job_id: str, connection: Redis, serializer: Any) -> Job:
-    """An RQ job of which only the id is known; its data are read from Redis when an attribute is first asked for.
+    """An RQ job of which only the id is known; the rest is read from Redis when an attribute is first used.
 
     Args:
         job_class: RQ's job class, or the user's.
@@ -32,7 +32,7 @@ def lazy_job(job_class: type[Job], job_id: str, connection: Redis, serializer: A
 
 
 def touched(job: Any) -> Any:
-    """A lazy job that its task has read or written, for RQ's methods to go on with; else None.
+    """The lazy job if its task has used it, so that RQ's methods go on with it; else None.
 
     Args:
         job: The job; None if there is none.
@@ -42,7 +42,7 @@ def touched(job: Any) -> Any:
     try:
         return job._status and job
     except Exception:
-        return None  # deleted meanwhile, or Redis is away: it is read anew
+        return None  # deleted meanwhile, or Redis is away: it is read again
 
 
 def _load(job: Any, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""RQ's cleaning of registries, in a process of its own: it may take long, and calls users' callbacks."""
+"""Cleans RQ's registries, as a side job: it may take long, and calls users' callbacks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 _CLOCK_OFF = 30.0
-"""Seconds by which the clock may differ from Redis's where registries are cleaned: RQ goes by the local one."""
+"""Seconds that the clock may differ from Redis's; beyond that, nothing is cleaned: RQ uses the local clock."""
 
 
 class Maintenance(NamedTuple):
@@ -47,7 +47,7 @@ def maintain(worker: BaseWorker) -> int:
     """Clean the registries of a worker's queues, as RQ's workers do.
 
     Args:
-        worker: In whose name.
+        worker: The RQ worker whose queues are cleaned.
 
     Returns:
         The exit code of the side job: 0, since the next cleaning comes by itself.

@@ -210,7 +210,7 @@ class RQPath:
         )
 
     def _owned(self, running: RunningJob) -> bool:
-        """Whether this run of the job is still the one on record: else somebody else has it, or it was recorded."""
+        """Whether this execution is still on record; else another worker has the job, or it was recorded."""
         wait = 0.05
         while True:
             try:
@@ -224,7 +224,7 @@ class RQPath:
         connection = self._worker.connection
         if connection.zscore(key, member) is not None:
             return True
-        # A job that was cancelled while it ran left the registry; RQ records how it ended all the same.
+        # A job that was canceled while it ran has left the registry; RQ records how it ended all the same.
         return connection.hget(Job.key_for(running.job_id), "status") == b"canceled"
 
     def _begin(self, running: RunningJob) -> None:

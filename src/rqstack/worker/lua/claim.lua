@@ -1,24 +1,28 @@
 -- Take the next job for a horse: all or nothing.
 --
 -- KEYS[1]  rq:worker:<worker>             the worker's record, RQ's
--- KEYS[2]  rqstack:running:<supervisor>   hash: worker -> what it holds (its lease)
--- KEYS[3]  rqstack:supervisors            zset: supervisor -> its last heartbeat
+-- KEYS[2]  rqstack:running:<supervisor>   hash: worker -> its lease
+-- KEYS[3]  rqstack:supervisors            sorted set: supervisor -> its last heartbeat
 -- KEYS[4+] rq:queue:<queue>               the queues, in order of priority
 --
 -- ARGV[1]  worker name
 -- ARGV[2]  supervisor id
--- ARGV[3]  id of the execution that begins if a job is there; a call that is sent again carries the same
+-- ARGV[3]  id of the execution that begins if there is a job; a repeated call has the same
 -- ARGV[4]  now, as RQ writes dates (2026-01-31T12:00:00.000000Z)
 -- ARGV[5]  now, in Unix seconds with a fraction
 -- ARGV[6]  seconds until the execution counts as abandoned, for RQ's registries
--- ARGV[7]  '1' if the horse waited idle: what Redis moved to its claim lists comes first
--- ARGV[8]  the job's meta, serialized, if it has none yet: which release of the task code runs it; '' for none
+-- ARGV[7]  '1' if the horse was idle: what Redis moved to its claim lists comes first
+-- ARGV[8]  serialized meta for a job that has none yet: which release of the task code runs it; '' for none
 --
 -- A lease is '<queue>\n<job id>:<execution id>' while a job runs, '=<execution id>' after the last one.
 --
--- Returns {'job', queue, id, data, timeout, result_ttl, enqueued_at, unusual, meta}; unusual is '1' for a job that
--- RQ's own methods must finish; meta is '1' if the job has meta of its own, so that ARGV[8] was not written. Or {'empty'}, {'suspended'}, {'unregistered'} (the supervisor was taken for
--- dead, so nobody would recover this job), {'unfinished', lease} (the job before is still on record).
+-- Returns one of:
+--   {'job', queue, id, data, timeout, result_ttl, enqueued_at, unusual, meta}: unusual is '1' for a job that RQ's own
+--     methods must finish; meta is '1' if the job has meta of its own, so that ARGV[8] was not written
+--   {'empty'}
+--   {'suspended'}
+--   {'unregistered'}: the supervisor was taken for dead, so no supervisor would recover this job
+--   {'unfinished', lease}: the last job is still on record
 
 local call = redis.call
 
@@ -43,7 +47,7 @@ local function job_reply(queue, id, f, meta)
   return {'job', queue, id, f[1], f[2], f[3], f[4], unusual, meta}
 end
 
--- The fields of a job, or nil if it was deleted while it waited: it is passed over, as RQ does.
+-- The fields of a job, or nil if it was deleted while it waited: it is skipped, as RQ does.
 local function read_job(id)
   local f = call('HMGET', '<prefix>:job:' .. id, unpack(FIELDS))
   if f[1] or f[6] or call('EXISTS', '<prefix>:job:' .. id) == 1 then return f end
@@ -68,12 +72,12 @@ local function next_job()
   end
 end
 
--- Nothing runs any more; `ended` is the execution that did.
+-- No job runs now; `ended` is the execution that ran last.
 local function note_idle(ended)
   if ended then call('HSET', KEYS[2], ARGV[1], '=' .. ended) end
 end
 
--- `ended` is the execution that finish.lua has just recorded; nil if the claim comes alone.
+-- `ended` is the execution that finish.lua has just recorded; nil if there is none.
 local function claim(ended)
   local worker, execution, iso, now = ARGV[1], ARGV[3], ARGV[4], ARGV[5]
   if not ended then
@@ -108,7 +112,7 @@ local function claim(ended)
 
   local job_key = '<prefix>:job:' .. id
   local queue = fields[5] or string.sub(queue_key, #'<prefix>:queue:' + 1)
-  -- By Redis's own clock: the worker's may be wrong, and its job seem to be abandoned.
+  -- By Redis's own clock: if the worker's were wrong, its job would look abandoned.
   local ttl, seconds = tonumber(ARGV[6]), tonumber(call('TIME')[1])
   local run = id .. ':' .. execution
   call('HSET', KEYS[2], worker, queue .. '\n' .. run)

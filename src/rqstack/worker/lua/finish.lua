@@ -1,19 +1,22 @@
--- Record the success of a plain job, then take the next one: one call a job on a busy queue.
--- Comes after claim.lua, whose KEYS and ARGV[1..8] it shares.
+-- Record the success of a plain job, then take the next one: one call per job on a busy queue.
+-- Follows claim.lua, whose KEYS and ARGV[1..8] it shares.
 --
 -- ARGV[9]   '1' to claim the next job too
--- ARGV[10]   job id
+-- ARGV[10]  job id
 -- ARGV[11]  id of the execution that ended
 -- ARGV[12]  queue
--- ARGV[13]  seconds the result is kept; -1 for ever
+-- ARGV[13]  seconds the result is kept; -1 for no limit
 -- ARGV[14]  the serialized result, base64; '' for None
 -- ARGV[15]  when the execution began, in Unix seconds with a fraction
 -- ARGV[16]  seconds the job ran
 -- ARGV[17+] pairs: field of rqstack:metrics, amount to add; not added when what is 'fenced' or 'unusual'
 --
--- Returns {what, ...} followed by what a claim returns. what is 'finished'; 'again' when this very call was
--- recorded before (its reply was lost); 'fenced' when the job was given to somebody else meanwhile, and nothing
--- was recorded; 'deleted' when the job is gone; 'unusual' when it got dependents meanwhile, and nothing was recorded.
+-- Returns {what, ...} followed by what a claim returns. what is
+--   'finished'
+--   'again'     this very call was recorded before (its reply was lost)
+--   'fenced'    the job was given to another worker meanwhile; nothing was recorded
+--   'deleted'   the job is gone
+--   'unusual'   it got dependents meanwhile; nothing was recorded
 
 local function finish()
   local worker, iso, now = ARGV[1], ARGV[4], ARGV[5]
@@ -26,7 +29,7 @@ local function finish()
   if call('EXISTS', '<prefix>:job:' .. id .. ':dependents') == 1 then return 'unusual' end
   local run, job_key, results_key = id .. ':' .. execution, '<prefix>:job:' .. id, '<prefix>:results:' .. id
   local status = call('HGET', job_key, 'status')
-  -- A job that was cancelled while it ran is no longer in the registry; RQ records how it ended all the same.
+  -- A job that was canceled while it ran has left the registry; RQ records how it ended all the same.
   if call('ZREM', '<prefix>:wip:' .. queue, run) == 0 and status ~= 'canceled' then return 'fenced', execution end
   call('DEL', '<prefix>:execution:' .. run)
   call('ZREM', '<prefix>:executions:' .. id, execution)
@@ -53,7 +56,7 @@ local function finish()
 end
 
 local what, ended = finish()
--- Else a call that is sent again would add them again; or the caller has them still.
+-- Otherwise a repeated call would add them twice, or the caller still has them.
 if what == 'finished' or what == 'deleted' then
   for i = 17, #ARGV, 2 do
     call('HINCRBYFLOAT', '<prefix>stack:metrics', ARGV[i], ARGV[i + 1])

@@ -1,6 +1,6 @@
--- One supervisor's sign of life, for itself, its workers and the jobs that they run.
+-- The heartbeat of a supervisor, its workers and the jobs that they run.
 --
--- KEYS[1]  rqstack:supervisors           zset: supervisor -> last heartbeat, by Redis's own clock
+-- KEYS[1]  rqstack:supervisors           sorted set: supervisor -> last heartbeat, by Redis's own clock
 -- KEYS[2]  rqstack:supervisor:<id>       hash: queues, workers (JSON), hostname
 -- KEYS[3]  rqstack:running:<id>          hash: worker -> lease
 -- ARGV[1]  supervisor id
@@ -11,10 +11,10 @@
 -- ARGV[6]  now, in Unix seconds with a fraction
 -- ARGV[7]  seconds after which a worker's record expires
 -- ARGV[8]  seconds until an execution counts as abandoned, for RQ's registries
--- ARGV[9]  seconds without a sign of life after which a supervisor is dead
+-- ARGV[9]  seconds without a heartbeat after which a supervisor is dead
 --
 -- Returns {known, missing, dead, others}: known is 1 if the supervisor was on record, missing are workers whose record
--- is gone, dead are supervisors that ended without a word, others is how many supervisors there are besides.
+-- is gone, dead are supervisors without a heartbeat for too long, others is how many other supervisors there are.
 
 local call = redis.call
 local time = call('TIME')

@@ -1,12 +1,12 @@
--- Give back what workers of one supervisor hold: their claims, and the jobs that they were running.
+-- Put back what workers of one supervisor hold: their claims, and the jobs that they were running.
 --
 -- KEYS[1]  rqstack:running:<supervisor>
 -- KEYS[2]  rqstack:supervisors
--- ARGV[1]  'crash' counts against the job; 'again' too, in a second look at a dead supervisor; 'return' does not;
---          'fail' fails it without counting
+-- ARGV[1]  'crash' counts as a crash of the job; 'again' too, in the second check of a dead supervisor; 'return' does
+--          not; 'fail' abandons the job without counting
 -- ARGV[2]  how many crashes a job may have
--- ARGV[3]  '' for one's own workers; or the id of another supervisor: its workers are forgotten, if it is still dead
--- ARGV[4]  seconds without a sign of life after which a supervisor is dead
+-- ARGV[3]  '' for the caller's own workers; or the id of another supervisor: its workers are removed if it is still dead
+-- ARGV[4]  seconds without a heartbeat after which a supervisor is dead
 -- ARGV[5]  the supervisor that asks
 -- ARGV[6]  how many queues follow
 -- ARGV[7+] queue names, then worker names
@@ -40,7 +40,7 @@ local function requeue(worker, queue, id, execution)
       call('EXPIRE', crashes_key, 86400)
     end
     if tonumber(call('HGET', crashes_key, 'count')) >= tonumber(ARGV[2]) then
-      -- One of them fails it. Should that one die over it, RQ's own cleaning fails the job.
+      -- One supervisor fails it. If that one dies meanwhile, RQ's own cleaning fails the job.
       call('HSETNX', crashes_key, 'abandoned_by:' .. execution, ARGV[5])
       return call('HGET', crashes_key, 'abandoned_by:' .. execution) == ARGV[5] and 'abandon' or 'other'
     end

@@ -100,6 +100,7 @@ class Supervisor:
         self._reached_at = 0.0
         self._has_scripts = False
         self._others = 0
+        self._recovered = False
         self._maintenance = 0
         self._schedulers = schedulers
         self._wakeup, self._wake = os.pipe()
@@ -233,7 +234,7 @@ class Supervisor:
         elif slot.why == "overrun":
             reason = "The job went on after its time-out, and did not react to it; its work-horse was killed."
         elif worker.killed_on_purpose:
-            reason = f"Work-horse terminated unexpectedly; {describe(status)}; somebody asked for it."
+            reason = f"Work-horse terminated unexpectedly; {describe(status)}; it was killed by a command."
         else:
             reason = (
                 f"Work-horse terminated unexpectedly; {describe(status)}; the job has ended its process "
@@ -282,6 +283,7 @@ class Supervisor:
             gap = max(settings.dead_after - settings.heartbeat, settings.heartbeat * 1.4)
             if self._in_touch_since is None or reached - self._reached_at > gap:
                 self._in_touch_since = reached
+                self._recovered = False
             self._reached_at = reached
             self._others = reply.others
             # After an outage, wait until the others have had time for a heartbeat.
@@ -290,10 +292,12 @@ class Supervisor:
                     if supervisor != self._id:
                         self._take_over(supervisor)
                 self._abandon_for_dead(self._recovery.check_dead_again())
+                self._recovered = True
         except RedisError as error:
             self._log.warning("Redis is away (%s); trying again", error)
             self._has_scripts = False
             self._in_touch_since = None if self._in_touch_since is None else moment
+            self._recovered = False
             self._heartbeat_at = moment + 0.5
             return
         self._heartbeat_at = moment + settings.heartbeat
@@ -322,8 +326,8 @@ class Supervisor:
         """Clean RQ's registries in a side job, at RQ's interval."""
         if moment < self._clean_at or not self._pool.is_done(self._maintenance) or self._stops:
             return
-        # Jobs of workers that are only cut off must not be taken for abandoned: see _heartbeat.
-        if self._others and moment - (self._in_touch_since or moment) < self._settings.dead_after:
+        # RQ fails jobs whose workers are away for long. They are to run again instead, so dead supervisors come first.
+        if self._others and not self._recovered:
             return
         worker = self._workers[0]
         self._clean_at = moment + worker.maintenance_interval
