@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,10 @@ import psutil
 import pytest
 from rq.job import Job
 
+from support.processes import environment_without, rqstack_command, start
 from support.redis_commands import aged, load, read_file
+from support.redis_server import RedisServer
+from support.waiting import until
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 STATES = sorted(DATA.glob("state-*.json"))
@@ -60,14 +62,14 @@ class Upgrade:
         age: Seconds since it was recorded.
     """
 
-    def __init__(self, server: Any, folder: Path, recorded: Path, age: float) -> None:
+    def __init__(self, server: RedisServer, folder: Path, recorded: Path, age: float) -> None:
         self.state: dict[str, Any] = json.loads(recorded.read_text())
         self.jobs: list[dict[str, Any]] = self.state["jobs"]
         self.is_late = age > 0
         self.folder = folder
         (folder / "journal").touch()
-        self.client: Any = server.client()
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RQSTACK_", "REDIS_"))}
+        self.client = server.client()
+        kept = environment_without("RQSTACK_", "REDIS_")
         self.settings = {
             "REDIS_URL": server.url,
             "RQSTACK_HOME": str(folder),
@@ -98,14 +100,12 @@ class Upgrade:
         self._start("scheduler")
 
     def _start(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "rqstack.cli.main", *arguments]
-        with (self.folder / "log").open("ab") as log:
-            process = subprocess.Popen(command, env=self.environment, cwd=self.folder, stdout=log, stderr=log)
-        self.processes.append(process)
+        command = rqstack_command(*arguments)
+        self.processes.append(start(command, self.folder / "log", env=self.environment, cwd=self.folder))
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """`rqstack …` to its end. Returns what it printed."""
-        return self.run_command(sys.executable, "-m", "rqstack.cli.main", *arguments, code=code)
+        return self.run_command(*rqstack_command(*arguments), code=code)
 
     def run_command(self, *command: str, code: int = 0) -> str:
         done = subprocess.run(
@@ -184,11 +184,8 @@ class Upgrade:
 
     # -- waiting
 
-    def until(self, is_so: Callable[[], Any], seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while not is_so():
-            assert time.monotonic() < deadline, (self.folder / "log").read_text()[-6000:]
-            time.sleep(0.05)
+    def until(self, condition: Callable[[], object], seconds: float = 60) -> None:
+        until(condition, seconds, log=lambda: (self.folder / "log").read_text()[-6000:])
 
     @cached_property
     def outcome(self) -> Outcome:
@@ -212,12 +209,12 @@ def _stamp(time: int) -> str:
 
 
 @pytest.fixture(scope="module", params=STATES, ids=[path.stem for path in STATES])
-def upgrades(request: pytest.FixtureRequest, redis_server: Any) -> Iterator[dict[str, Upgrade]]:
+def upgrades(request: pytest.FixtureRequest) -> Iterator[dict[str, Upgrade]]:
     """A state at each age, on a Redis of its own. They are at work at the same time, since most of it is waiting."""
     with ExitStack() as stack:
         made = {}
         for name, age in AGES.items():
-            server = type(redis_server)()
+            server = RedisServer()
             stack.callback(server.close)
             server.start()
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rqstack-upgrade-"))
@@ -369,7 +366,9 @@ def test_the_processes_stop(upgrade: Upgrade) -> None:
 
 
 @pytest.mark.parametrize("recorded", STATES, ids=[path.stem for path in STATES])
-def test_running_jobs_are_run_again_with_default_settings(own_redis: Any, tmp_path: Path, recorded: Path) -> None:
+def test_running_jobs_are_run_again_with_default_settings(
+    own_redis: RedisServer, tmp_path: Path, recorded: Path
+) -> None:
     """All workers were away for longer than RQ's registries wait. The defaults decide what a supervisor does first."""
     upgrade = Upgrade(own_redis, tmp_path, recorded, AGES["two days ago"])
     for name in ("RQSTACK_HEARTBEAT", "RQSTACK_DEAD_AFTER"):
