@@ -133,7 +133,7 @@ class Site:
 
         def idle() -> list[rq.Worker]:
             found = self.workers()
-            return found if len(found) == count and all(str(w.state) == "idle" for w in found) else []
+            return found if len(found) == count and all(w.get_state() == "idle" for w in found) else []
 
         found: list[rq.Worker] = self.until(idle, f"{count} idle workers")
         return found
