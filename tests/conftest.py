@@ -33,6 +33,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFile(config, log)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """Print how long the tests of each suite took, last before pytest's own line."""
+    yield
+    times: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and report.nodeid.startswith("tests/"):
+                suite = report.nodeid.split("/")[1]
+                times[suite] = times.get(suite, 0.0) + report.duration
+                counts[suite] = counts.get(suite, 0) + (report.when == "call")
+    if times:
+        terminalreporter.section("test time per suite (suites run side by side)")
+    for suite, seconds in sorted(times.items(), key=lambda item: -item[1]):
+        terminalreporter.line(f"{suite:12} {seconds:7.1f} s  {counts[suite]:5} tests")
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """One Redis for all tests of a test process. Tests that kill or configure it use `own_redis`."""

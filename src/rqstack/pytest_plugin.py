@@ -219,7 +219,8 @@ def _run(connection: Redis, names: tuple[str, ...], scheduled: bool, check: bool
             ran.append(job)
             job.refresh()
             if job.is_failed:
-                failures.append(f"{job.func_name} ({job.id}):\n{job.exc_info}")
+                result = job.latest_result()
+                failures.append(f"{job.func_name} ({job.id}):\n{result.exc_string if result else 'no result is kept'}")
     if worker is not None:
         worker.register_death()
     if check and failures:

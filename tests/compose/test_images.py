@@ -1,8 +1,9 @@
-"""Images where no registry answers: built from Debian's packages, left out, or refused by name."""
+"""Images: built from Debian packages, left out or refused where no registry answers; our own from cached layers."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from rqstack.stack import images
+from rqstack.stack.compose import Compose
+from support.compose_stack import ComposeStack
 from support.paths import ROOT
 
 # An address that nothing can be at, of the block for documentation: a pull from it fails or hangs.
 NOWHERE = "192.0.2.1:5000"
+MONITORING_IMAGES = {"RQ_EXPORTER_IMAGE": "rqstack/rq-exporter", "DASHBOARD_IMAGE": "rqstack/dashboard"}
 
 
 @pytest.fixture
@@ -53,3 +57,26 @@ def test_an_unknown_name_is_refused(home: Path) -> None:
     done = subprocess.run([home / "deploy/airgap/build-images", "mysql"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("build-images: no image named 'mysql'; there are: python redis")
+
+
+def test_a_change_of_the_package_installs_no_requirements_again(new_stack: ComposeStack) -> None:
+    own = {name: f"{image}:{new_stack.project}" for name, image in MONITORING_IMAGES.items()}
+    with (new_stack.home / ".env").open("a") as file:
+        file.writelines(f"{name}={image}\n" for name, image in own.items())
+    needed = images.named(Compose(new_stack.home, monitoring=True).config())
+    images.ensure(new_stack.home, {"python": needed["python"]}, 60, print)
+    build = ("--progress=plain", "-f", "docker-compose.yml", "-f", "docker-compose-monitor.yml", "build")
+    try:
+        new_stack.compose(*build)
+        with (new_stack.home / "src" / "rqstack" / "errors.py").open("a") as file:
+            file.write(f"# {new_stack.project}\n")
+        said = new_stack.compose(*build).stdout
+    finally:
+        new_stack.docker("image", "rm", *own.values(), check=False)
+    steps = dict(re.findall(r"^(#\d+) \[.+?\] RUN (.+)$", said, re.MULTILINE))
+    cached = re.findall(r"^(#\d+) CACHED$", said, re.MULTILINE)
+    assert any("pip wheel" in step and number not in cached for number, step in steps.items()), "the change is built"
+    requirements = {number: step for number, step in steps.items() if "--require-hashes" in step}
+    files = {Path(step.split()[-1]).stem for step in requirements.values()}
+    assert files == {"build", "runtime", "exporter", "dashboard"}
+    assert requirements.keys() <= set(cached)

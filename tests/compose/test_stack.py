@@ -86,14 +86,13 @@ def test_killing_a_producer_does_no_harm(stack: ComposeStack) -> None:
         "from rqstack.registry.registry import registry\nautodiscover()\n"
         "nap = registry.get('probe.tasks.nap')\nwhile True:\n    print(nap.delay(0).id, flush=True)\n"
     )
-    producer = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", program], cwd=stack.home, env=stack.environment, stdout=subprocess.PIPE, text=True
-    )
-    assert producer.stdout is not None
-    ids = [producer.stdout.readline().strip() for _ in range(30)]
-    producer.kill()
-    ids += [line.strip() for line in producer.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
-    producer.wait()
+    ) as producer:
+        assert producer.stdout is not None
+        ids = [producer.stdout.readline().strip() for _ in range(30)]
+        producer.kill()
+        ids += [line.strip() for line in producer.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
     assert {status for status, _, _ in stack.wait(ids).values()} == {"finished"}
     assert stack.healthy("worker") == 8
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,22 @@ def test_projects_from_outside_are_staged(tmp_path: Path) -> None:
     assert not (tasks / ".outside").exists()
     with pytest.raises(RqstackError, match=r"TASKS_OUTSIDE: .* is neither a wheel nor a folder"):
         stage([tmp_path / "nowhere"], tasks)
+
+
+def test_a_relative_target_is_the_callers_and_sources_stay_clean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "tasks" / ".outside"
+    outside.mkdir(parents=True)
+    wheel = outside / "bakery-1.0-py3-none-any.whl"
+    info = "bakery-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("bakery/tasks.py", "")
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: bakery\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    monkeypatch.chdir(tmp_path)
+    assert build([Path("tasks")], Path("packages"), print) == ["bakery"]
+    assert (tmp_path / "packages" / "bakery" / "rqstack-modules.txt").read_text() == "bakery.tasks\n"
+    assert sorted(path.name for path in (tmp_path / "packages").iterdir()) == ["bakery"]
+    assert list(outside.iterdir()) == [wheel]

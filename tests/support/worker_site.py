@@ -120,7 +120,7 @@ class Site:
 
         def idle() -> list[BaseWorker]:
             found = self.workers()
-            return found if len(found) == count and all(str(w.state) == "idle" for w in found) else []
+            return found if len(found) == count and all(w.get_state() == "idle" for w in found) else []
 
         return self.until(idle, f"{count} idle workers")
 

@@ -1,4 +1,4 @@
-"""The compose files and Dockerfiles, as text: defaults are those of the settings, and shared parts are the same."""
+"""The compose files and Dockerfiles, as text: defaults are those of the settings, and each image is a target."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rqstack.settings import Settings, StackSettings
 from rqstack.settings.loader import declared_settings
@@ -57,24 +58,21 @@ def test_each_setting_of_a_process_reaches_the_containers() -> None:
     assert names - given == NOT_IN_CONTAINERS.keys() - {"REDIS_PASSWORD", "RQSTACK_SECRET_KEY"}
 
 
-def test_the_shared_stage_of_both_dockerfiles_is_the_same() -> None:
-    """So that the layers are built once, for the workers' image and for that of the tasks."""
-
-    def stage(path: str) -> str:
-        found = re.search(r"^FROM \S+ AS rqstack\n.*?(?=\n\n)", (ROOT / path).read_text(), re.DOTALL | re.MULTILINE)
-        assert found
-        return found[0]
-
-    assert stage("tasks/Dockerfile") == stage("services/worker/Dockerfile")
+def test_each_image_is_a_target_of_the_one_dockerfile() -> None:
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "services" / "Dockerfile").read_text(), re.MULTILINE))
+    built = {}
+    for file in FILES:
+        services = yaml.safe_load(file.read_text())["services"]
+        built |= {name: service["build"] for name, service in services.items() if "build" in service}
+    assert built.keys() == {"worker", "tasks", "rq-exporter", "dashboard"}
+    for name, build in built.items():
+        assert (build["dockerfile"], build["target"]) == ("services/Dockerfile", name)
+        assert name in stages
 
 
 def test_no_file_needs_a_registry_to_be_read() -> None:
     """A `# syntax=` line makes the builder fetch its frontend."""
-    for path in [
-        *ROOT.glob("services/*/Dockerfile"),
-        *ROOT.glob("deploy/**/Dockerfile"),
-        ROOT / "tasks" / "Dockerfile",
-    ]:
+    for path in [*ROOT.glob("services/**/Dockerfile"), *ROOT.glob("deploy/**/Dockerfile")]:
         assert not re.search(r"^#\s*syntax\s*=", path.read_text(), re.MULTILINE | re.IGNORECASE), path
 
 

@@ -20,7 +20,7 @@ INTO = click.option(
 @click.argument("sources", nargs=-1, required=True, type=FOLDER)
 @click.option("--into", type=FOLDER, required=True, help="Where each project gets a folder of its own.")
 def build(sources: tuple[Path, ...], into: Path) -> None:
-    """Build the projects of folders, each with its own dependencies. Used by tasks/Dockerfile."""
+    """Build the projects of folders, each with its own dependencies. Used by services/Dockerfile."""
     from rqstack.stack import build_projects
 
     names = build_projects.build(sources, into, click.echo)

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -123,25 +124,25 @@ def build_project(project: Path, target: Path) -> None:
     Raises:
         BundleFailed: pip cannot build it, or it holds no task module.
     """
+    # pip runs in the project's folder, where a relative path would mean another place.
+    project, target = project.absolute(), target.absolute()
     folder = project if project.is_dir() else project.parent
     name = target.name
-    wheels = target.with_name(f".{target.name}.wheel")
-    shutil.rmtree(wheels, ignore_errors=True)
-    _pip(["wheel", "--no-deps", "--wheel-dir", str(wheels), "." if project.is_dir() else str(project)], folder, name)
-    wheel = next(wheels.glob("*.whl"))
-    modules = list_modules(folder, wheel)
-    if not modules:
-        wanted = " or ".join(f"{name}.py" for name in MODULES)
-        raise BundleFailed(f"{name}: its package has no {wanted}, and there is no {LISTED} that names others.")
     into = ["--target", str(target)]
-    locked = folder / "requirements.txt"
-    if locked.is_file():
-        hashes = ["--require-hashes"] if "--hash=" in locked.read_text() else []
-        _pip(["install", *hashes, "--requirement", "requirements.txt", *into], folder, name)
-        _pip(["install", "--no-deps", *into, str(wheel)], folder, name)
-    else:
-        _pip(["install", *into, str(wheel)], folder, name)
-    shutil.rmtree(wheels)
+    with tempfile.TemporaryDirectory(prefix="rqstack-wheel-") as wheels:
+        _pip(["wheel", "--no-deps", "--wheel-dir", wheels, "." if project.is_dir() else str(project)], folder, name)
+        wheel = next(Path(wheels).glob("*.whl"))
+        modules = list_modules(folder, wheel)
+        if not modules:
+            wanted = " or ".join(f"{name}.py" for name in MODULES)
+            raise BundleFailed(f"{name}: its package has no {wanted}, and there is no {LISTED} that names others.")
+        locked = folder / "requirements.txt"
+        if locked.is_file():
+            hashes = ["--require-hashes"] if "--hash=" in locked.read_text() else []
+            _pip(["install", *hashes, "--requirement", "requirements.txt", *into], folder, name)
+            _pip(["install", "--no-deps", *into, str(wheel)], folder, name)
+        else:
+            _pip(["install", *into, str(wheel)], folder, name)
     (target / LISTED).write_text("".join(f"{name}\n" for name in modules))
 
 

@@ -32,7 +32,7 @@ def test_counts_agree_with_what_ran(site: Site) -> None:
     add("fail", 3)
     add("fail", 2, retry=Retry(2))
     process = site.worker("default", "other", "--processes", "2")
-    site.until(lambda: "suspended" in {str(worker.state) for worker in site.workers()}, "the workers")
+    site.until(lambda: "suspended" in {worker.get_state() for worker in site.workers()}, "the workers")
     site.redis.delete("rq:suspended")
     site.until_ended(*names)
     site.until_idle(2)  # a horse that is killed takes the counts of its last moments with it

@@ -209,9 +209,9 @@ def test_what_the_tools_show(running: Site) -> None:
     running.until_idle(2)
     enqueue(running, "hold", "shown")
     holding(running, "shown")
-    states = Counter(str(worker.state) for worker in running.workers())
+    states = Counter(worker.get_state() for worker in running.workers())
     assert states == {"busy": 1, "idle": 1}
-    (busy,) = [worker for worker in running.workers() if worker.state == "busy"]
+    (busy,) = [worker for worker in running.workers() if worker.get_state() == "busy"]
     assert busy.get_current_job_id() == "shown"
     assert busy.name in ("pair-1", "pair-2")
     assert busy.queue_names() == ["high", "default"]
@@ -258,7 +258,7 @@ def test_kill_horse(running: Site) -> None:
 def test_suspend_and_resume(running: Site) -> None:
     running.rq("suspend")
     enqueue(running, "give", "held-up", 1)
-    running.until(lambda: "suspended" in {str(worker.state) for worker in running.workers()}, "a suspended worker")
+    running.until(lambda: "suspended" in {worker.get_state() for worker in running.workers()}, "a suspended worker")
     # The other horse may have been waiting still, and be about to give back what Redis moved to it.
     running.until(lambda: running.queue().job_ids == ["held-up"], "the job to be back on its queue")
     assert running.status("held-up") == "queued"
@@ -480,7 +480,7 @@ def test_a_busy_queue_costs_one_round_trip_a_job(own_site: Site) -> None:
     site.redis.set("rq:suspended", 1)
     enqueue(site, "count_run", "the-last")
     process = site.worker("default")
-    site.until(lambda: "suspended" in {str(worker.state) for worker in site.workers()}, "the worker")
+    site.until(lambda: "suspended" in {worker.get_state() for worker in site.workers()}, "the worker")
     before = reads(site.redis)
     site.redis.delete("rq:suspended")
     assert site.redis.blpop("runs:the-last", 60), site.output()  # one read, however long it takes
