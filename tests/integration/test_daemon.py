@@ -220,25 +220,28 @@ def test_another_users_worker_is_not_stopped(machine: Machine) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         machine.pid_file = Path(folder, "w.pid")
-        machine.good("start")
-        code = (
-            "import os, sys, daemon, psutil\n"
-            "from pathlib import Path\n"
-            "from rqstack.errors import DaemonError\n"
-            "from rqstack.settings import get_settings\n"
-            "from rqstack.daemon.daemon import Daemon\n"
-            "worker = Daemon(Path(sys.argv[1]), Path(sys.argv[2]), get_settings())\n"
-            "os.setgid(65534); os.setuid(65534)\n"
-            "print(worker.running())\n"
-            "try:\n    worker.stop()\nexcept DaemonError as error:\n    print(error)"
-        )
-        command = [sys.executable, "-c", code, str(machine.pid_file), str(machine.log_file)]
-        done = subprocess.run(command, env=machine.environment, capture_output=True, text=True, check=False)
-        pid = machine.pid()
-        said = f"Process {pid} is another user's: stop the worker as the user who started it."
-        assert done.stdout.splitlines() == [str(pid), said], done.stderr
-        assert is_alive(pid)
-        machine.good("stop")
+        try:
+            machine.good("start")
+            code = (
+                "import os, sys, daemon, psutil\n"
+                "from pathlib import Path\n"
+                "from rqstack.errors import DaemonError\n"
+                "from rqstack.settings import get_settings\n"
+                "from rqstack.daemon.daemon import Daemon\n"
+                "worker = Daemon(Path(sys.argv[1]), Path(sys.argv[2]), get_settings())\n"
+                "os.setgid(65534); os.setuid(65534)\n"
+                "print(worker.running())\n"
+                "try:\n    worker.stop()\nexcept DaemonError as error:\n    print(error)"
+            )
+            command = [sys.executable, "-c", code, str(machine.pid_file), str(machine.log_file)]
+            done = subprocess.run(command, env=machine.environment, capture_output=True, text=True, check=False)
+            pid = machine.pid()
+            said = f"Process {pid} is another user's: stop the worker as the user who started it."
+            assert done.stdout.splitlines() == [str(pid), said], done.stderr
+            assert is_alive(pid)
+            machine.good("stop")
+        finally:
+            machine.type("stop")  # before its pid file is gone
 
 
 def test_a_backend_that_does_not_import(machine: Machine) -> None:
