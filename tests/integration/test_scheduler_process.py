@@ -17,8 +17,8 @@ import pytest
 from redis import Redis
 
 from rqstack.scheduling import Scheduler
-from rqstack.scheduling.heartbeat import schedulers
 from rqstack.scheduling.table import CronTable
+from rqstack.transport import keys
 
 TASKS = """
 from rqstack import task
@@ -106,6 +106,11 @@ def names(connection: Redis) -> set[str]:
     return {entry.name for entry, _ in CronTable(connection).entries()}
 
 
+def schedulers(connection: Redis) -> list[dict[bytes, bytes]]:
+    """The records of the schedulers that Redis knows."""
+    return [connection.hgetall(key) for key in connection.smembers(keys.SCHEDULERS)]
+
+
 def test_it_fires_what_the_code_declares(
     redis_url: str, connection: Redis, project: Project, start: Start, tmp_path: Path
 ) -> None:
@@ -133,7 +138,7 @@ def nightly(): ...
         job = scheduler.get_queue("short-running").jobs[0]
         assert (job.func_name, job.args, job.kwargs) == ("demo.tasks.add", (1,), {"b": 2})
     (info,) = schedulers(connection)
-    assert (info.pid, info.hostname) == (process.process.pid, socket.gethostname())
+    assert (int(info[b"pid"]), info[b"hostname"].decode()) == (process.process.pid, socket.gethostname())
     health = [sys.executable, "-m", "rqstack.cli.main", "health", "--scheduler"]
     assert subprocess.run(health, check=False, capture_output=True).returncode == 0
     assert process.stop() == 0
@@ -240,8 +245,8 @@ def test_wrong_lines_are_named_and_hide_no_other(
     for problem in (
         "other.cron: cannot be imported: ModuleNotFoundError",
         "demo.tasks.needs: cron='@daily': demo.tasks.needs: missing a required argument",
-        "arguments are more than JSON can say",
-        "two lines of the cron table are named 'twice'",
+        "JSON cannot represent its arguments",
+        "two cron entries are named 'twice'",
     ):
         assert process.said(problem), problem
     assert not process.said("Traceback")
@@ -274,7 +279,7 @@ def test_redis_may_come_later(own_redis: Any, project: Project, start: Start, tm
 
 def test_delayed_jobs_run_when_they_are_due(redis_url: str, connection: Redis, project: Project, start: Start) -> None:
     process = start()
-    until(lambda: process.said("the cron table is read"))
+    until(lambda: process.said("the cron table is loaded"))
     with Scheduler() as scheduler:
         later = scheduler.enqueue_in("new-queue", timedelta(hours=1), "demo.tasks.add", (1,))
         soon = scheduler.enqueue_in("new-queue", timedelta(seconds=2), "demo.tasks.add", (1,))
@@ -288,7 +293,7 @@ def test_damaged_data_is_named_and_holds_up_nothing_else(
     damaged: str, redis_url: str, connection: Redis, project: Project, start: Start
 ) -> None:
     process = start()
-    until(lambda: process.said("the cron table is read"))
+    until(lambda: process.said("the cron table is loaded"))
     connection.sadd("rq:queues", "rq:queue:broken")
     with Scheduler() as scheduler:
         if damaged != "rq:scheduled:broken":
@@ -322,7 +327,7 @@ def test_an_idle_scheduler_asks_redis_about_once_a_second(
     redis_url: str, connection: Redis, start: Start, project: Project
 ) -> None:
     process = start()
-    until(lambda: process.said("the cron table is read"))
+    until(lambda: process.said("the cron table is loaded"))
 
     def calls() -> int:
         return int(connection.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))

@@ -155,7 +155,7 @@ def test_months_of_firings_are_each_exactly_once(
 
     table = CronTable(connection)
     while clock < end + 2 * CATCH_UP:
-        head = connection.zrange(keys.NEXT, 0, 0, withscores=True)[0][1]
+        head = connection.zrange(keys.CRON_NEXT, 0, 0, withscores=True)[0][1]
         clock = max(clock + draw.randrange(1, 15), int(head) + draw.choice([-1, 0, 0, 3]))
         for _, scheduler in draw.sample(schedulers, draw.randrange(1, 4)):
             try:
@@ -243,8 +243,8 @@ def test_a_firing_whose_job_exists_is_not_enqueued_again(connection: Redis) -> N
     entry = line(connection, Cron("0 3 * * *"))
     table.sync([entry], now=0)
     assert len(table.fire_due(3 * 3600)) == 1
-    connection.hset(keys.STATE + entry.id, "last", 0)
-    connection.zadd(keys.NEXT, {entry.id: 0})
+    connection.hset(keys.CRON_STATE + entry.id, "last", 0)
+    connection.zadd(keys.CRON_NEXT, {entry.id: 0})
     assert table.fire_due(3 * 3600) == []
     assert len(queued(connection)) == 1
 
@@ -315,11 +315,11 @@ def test_sync_makes_the_declared_lines_the_only_ones(connection: Redis) -> None:
     assert table.sync([]).removed == [one.id]
     assert table.ids() == [mine.id]
     left = {key.decode() for key in connection.scan_iter("rqstack:cron:*")}
-    assert {key for key in left if key.startswith((keys.ENTRY, keys.TEMPLATE))} == {
-        keys.ENTRY + mine.id,
-        keys.TEMPLATE + mine.id,
+    assert {key for key in left if key.startswith((keys.CRON_ENTRY, keys.CRON_JOB))} == {
+        keys.CRON_ENTRY + mine.id,
+        keys.CRON_JOB + mine.id,
     }
-    assert all(connection.ttl(key) > 0 for key in left if key.startswith(keys.STATE) and not key.endswith(mine.id))
+    assert all(connection.ttl(key) > 0 for key in left if key.startswith(keys.CRON_STATE) and not key.endswith(mine.id))
     assert table.cancel(mine.id)
     assert not table.cancel(mine.id)
     assert len(table) == 0
@@ -369,7 +369,7 @@ def test_a_line_of_an_unknown_zone_hinders_no_other(connection: Redis, caplog: p
     table = CronTable(connection)
     good, bad = line(connection, Cron("@hourly"), name="good"), line(connection, Cron("@hourly"), name="bad")
     table.sync([bad, good], now=0)
-    connection.hset(keys.ENTRY + bad.id, "zone", "Mars/Olympus")
+    connection.hset(keys.CRON_ENTRY + bad.id, "zone", "Mars/Olympus")
     for hour in (1, 2):
         assert table.fire_due(hour * 3_600) == [good.job_id(hour * 3_600)]
     assert [entry.name for entry, _ in table.entries()] == ["good"]
@@ -396,13 +396,13 @@ def test_a_damaged_entry_holds_up_no_other(connection: Redis, damage: str) -> No
     table = CronTable(connection)
     table.sync([bad, good], now=begin)
     keys_of = {
-        "template": keys.TEMPLATE + bad.id,
-        "no template": keys.TEMPLATE + bad.id,
+        "template": keys.CRON_JOB + bad.id,
+        "no template": keys.CRON_JOB + bad.id,
         "queue": "rq:queue:other",
-        "entry": keys.ENTRY + bad.id,
-        "state": keys.STATE + bad.id,
+        "entry": keys.CRON_ENTRY + bad.id,
+        "state": keys.CRON_STATE + bad.id,
     }
-    fields = {"ttl": keys.TEMPLATE + bad.id, "last": keys.STATE + bad.id, "fired": keys.STATE + bad.id}
+    fields = {"ttl": keys.CRON_JOB + bad.id, "last": keys.CRON_STATE + bad.id, "fired": keys.CRON_STATE + bad.id}
     saved = None
     if (key := keys_of.get(damage)) is not None:
         saved = connection.dump(key)
