@@ -336,11 +336,11 @@ def test_any_order_of_calls(make: Maker) -> None:
     ("path", "reason"),
     [
         ("DatabaseQueue", "not the dotted path of a class"),
-        ("no.such.module.Queue", "does not import: ModuleNotFoundError: No module named 'no'"),
+        ("no.such.module.Queue", "cannot be imported: ModuleNotFoundError: No module named 'no'"),
         ("rqstack.backends.NoQueue", "has no 'NoQueue'"),
         ("rqstack.settings.Settings", "is not a subclass of rqstack.backends.BaseQueue"),
         ("rqstack.backends.backend_class", "is not a subclass"),
-        ("rqstack.backends.BaseQueue", "lacks __len__, flush, read, write"),
+        ("rqstack.backends.BaseQueue", "does not implement __len__, flush, read, write"),
     ],
 )
 def test_a_path_that_is_no_backend_is_named(path: str, reason: str) -> None:

@@ -228,18 +228,18 @@ def test_forged_and_unknown_messages_never_run(site: Site, backend: Callable[[st
     queue.write(pickle.dumps(Trap()))
     queue.write(b"no pickle at all")
     site.call(
-        "from rqstack.backends.messages import Call, encode\n"
+        "from rqstack.backends.messages import Message, encode\n"
         "from rqstack.backends import open_queue\n"
         "from rqstack import get_settings\n"
         "s = get_settings()\n"
-        "open_queue('default', s).write(encode(Call('os.mkdir', (s.queue_backend,)), s))\n"
+        "open_queue('default', s).write(encode(Message('os.mkdir', (s.queue_backend,)), s))\n"
         "letter(1)"
     )
     site.burst("default")
     assert not (site.folder / "trapped").exists()
     assert site.lines("letters") == ["1 you"]
     assert len(backend("default:failed")) == 3
-    assert site.log().count("a message was refused") == 3
+    assert site.log().count("rejected a message") == 3
     assert "os.mkdir" in site.log()
 
 
@@ -342,5 +342,5 @@ def test_a_backend_that_does_not_import_is_one_line(tmp_path: Path) -> None:
         arguments = [sys.executable, "-m", "rqstack.cli.main", "worker", *command]
         done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 1
-        assert done.stderr.startswith("Error: QUEUE_BACKEND: 'shop.queues.Nothing' does not import")
+        assert done.stderr.startswith("Error: QUEUE_BACKEND: 'shop.queues.Nothing' cannot be imported")
         assert done.stderr.count("\n") == 1
