@@ -74,9 +74,9 @@ def requeue(jobs: tuple[str, ...], everything: bool, queues: tuple[str, ...], ye
                 confirm(f"Put {plural(total, 'failed job')} of {', '.join(names)} back?", yes)
         with progress("Putting back", total) as report:
             for name, ids in wanted.items():
-                done = put_back(connection, name, ids, job_timeout=settings.job_timeout, report=report)
-                back += done.back
-                gone += done.gone
+                done = put_back(connection, name, ids, job_timeout=settings.job_timeout, progress=report)
+                back += done.requeued
+                gone += done.expired
     if as_json:
         print_json({"requeued": back, "expired": gone})
         return
