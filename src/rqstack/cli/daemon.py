@@ -82,7 +82,7 @@ def restart(**options: Any) -> None:
 def status(pid_file: Path | None, log_file: Path | None, as_json: bool) -> None:
     """Say whether it runs. Exit code 0: it does; 1: it died; 3: it does not."""
     daemon = make_daemon(pid_file, log_file)
-    pid = daemon.running()
+    pid = daemon.pid()
     path = daemon.pid_file.path
     children = daemon.children(pid) if pid is not None else []
     if as_json:
@@ -110,7 +110,7 @@ def _start(daemon: Daemon, options: dict[str, Any]) -> None:
 
 
 def _stop(daemon: Daemon) -> None:
-    stale = daemon.running() is None and daemon.pid_file.path.exists()
+    stale = daemon.pid() is None and daemon.pid_file.path.exists()
     stopped = daemon.stop()
     if stopped is None:
         click.echo("Not running: removed a stale pid file." if stale else "Not running.")
