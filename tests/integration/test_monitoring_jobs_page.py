@@ -254,7 +254,7 @@ def test_who_tries_many_passwords_waits(page: Page) -> None:
     stranger = Page(page.url)
     assert [stranger.log_in(password=f"guess {number}") for number in range(6)] == [401] * 5 + [429]
     status, body, headers = stranger.ask("/login", {"username": "admin", "password": PASSWORD})
-    assert (status, "Too many tries" in body) == (429, True)
+    assert (status, "Too many attempts" in body) == (429, True)
     assert 0 < int(headers["Retry-After"]) <= 60
     assert stranger.ask("/0/data/queues.json")[0] == 401
     assert stranger.ask("/login")[0] == 200
