@@ -381,5 +381,5 @@ def test_a_store_that_is_away_is_one_sentence(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
         assert "secret" not in str(caught.value)
     (tmp_path / "file").touch()
-    with pytest.raises(BackendError, match="cannot be made"):
+    with pytest.raises(BackendError, match="Cannot create"):
         DatabaseQueue("q", f"sqlite:///{tmp_path}/file/x.db").read()
