@@ -102,7 +102,7 @@ def test_the_stack_comes_back_with_its_jobs(new_stack: Any, engine: Engine) -> N
 
 def needed(stack: Any) -> dict[str, str]:
     """The images of the services that are started, as the home's settings name them."""
-    found = images.named(Compose(stack.home).config())
+    found = images.external_images(Compose(stack.home).config())
     return {name: found[name] for name in ("python", "redis")}
 
 

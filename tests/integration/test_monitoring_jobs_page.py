@@ -69,7 +69,7 @@ def dashboard_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with (tmp_path_factory.getbasetemp().parent / "dashboard.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return dependencies.environment(ROOT, "dashboard", print) / "python"
+        return dependencies.ensure_environment(ROOT, "dashboard", print) / "python"
 
 
 def make_user(server: Any) -> None:
