@@ -1,4 +1,4 @@
-"""The one place that opens the database."""
+"""Opens the database."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BUSY_TIMEOUT = 30.0
 
 
 def database_url(url: str | None = None) -> URL:
-    """The database's URL, with the driver that rqstack uses and an absolute path for SQLite.
+    """Parse a database URL, set the driver, and make the path of an SQLite file absolute.
 
     Args:
-        url: `postgresql://…` or `sqlite:///…`. Default: the setting RQSTACK_DATABASE_URL.
+        url: `postgresql://…` or `sqlite:///…`. Default: RQSTACK_DATABASE_URL.
 
     Raises:
-        BackendError: It is not a URL, or of another database, or SQLAlchemy is not installed.
+        BackendError: The URL is invalid or for another database, or SQLAlchemy is not installed.
     """
     try:
         from sqlalchemy.engine import make_url
@@ -35,39 +35,39 @@ def database_url(url: str | None = None) -> URL:
         parsed = make_url(text)
     except ArgumentError:
         raise BackendError(
-            "The database URL is not one. Set RQSTACK_DATABASE_URL like postgresql://user:password@host/name "
+            "The database URL is invalid. Set RQSTACK_DATABASE_URL, such as postgresql://user:password@host/name "
             "or sqlite:///var/rqstack.db."
         ) from None
     kind = parsed.get_backend_name()
     if kind in ("postgres", "postgresql"):
         return parsed.set(drivername="postgresql+psycopg")
     if kind != "sqlite":
-        raise BackendError(f"The database URL is for {kind}. rqstack works with postgresql and sqlite.")
+        raise BackendError(f"The database URL is for {kind}. rqstack supports postgresql and sqlite.")
     if parsed.database and parsed.database != ":memory:" and not Path(parsed.database).is_absolute():
         parsed = parsed.set(database=str(home() / parsed.database))
     return parsed
 
 
 def open_database(url: str | None = None, **options: Any) -> Engine:
-    """An engine for the database. Nothing is sent before its first use; a child process must open its own.
+    """Make an engine for the database. It connects on first use. A child process must not use its parent's engine.
 
     Args:
         url: As `database_url`.
-        options: Passed to `sqlalchemy.create_engine`, and win over what is set here.
+        options: Passed to `sqlalchemy.create_engine`; they override the defaults set here.
 
     Raises:
-        BackendError: as `database_url`, or the folder of an SQLite file cannot be made, or no driver is installed.
+        BackendError: As `database_url`, the folder of an SQLite file cannot be created, or a driver is missing.
     """
     parsed = database_url(url)
     from sqlalchemy import create_engine, event
 
     if parsed.get_backend_name() != "sqlite":
-        given: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "pool_pre_ping": True,
             "connect_args": {"connect_timeout": CONNECT_TIMEOUT, "application_name": "rqstack"},
         }
         try:
-            return create_engine(parsed, **(given | options))
+            return create_engine(parsed, **(defaults | options))
         except ImportError:
             raise BackendError("PostgreSQL needs the extra: pip install 'rqstack[database]'.") from None
     if parsed.database and parsed.database != ":memory:":
@@ -75,12 +75,12 @@ def open_database(url: str | None = None, **options: Any) -> Engine:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BackendError(f"The folder {folder} of the database cannot be made: {error.strerror}.") from None
+            raise BackendError(f"Cannot create the folder {folder} of the database: {error.strerror}.") from None
     engine = create_engine(parsed, **({"connect_args": {"timeout": BUSY_TIMEOUT}} | options))
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, record: Any) -> None:
-        # WAL lets readers and the one writer work side by side; FULL keeps what was accepted over a power cut.
+        # WAL lets readers work while one process writes; FULL keeps committed data across a power failure.
         for pragma in ("journal_mode=WAL", "synchronous=FULL"):
             connection.execute(f"PRAGMA {pragma}")
 

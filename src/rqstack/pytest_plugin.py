@@ -1,11 +1,11 @@
-"""Fixtures for the tests of projects that use rqstack: run what was enqueued, and look at what was.
+"""Pytest fixtures for projects that use rqstack: inspect and run enqueued jobs.
 
-- `run_jobs()` runs the queued jobs here, in the test's process.
-- `enqueued(task)` gives the jobs that wait.
+- `run_jobs()` runs the queued jobs in the test's process.
+- `enqueued(task)` returns the queued and scheduled jobs.
 - `rqstack_connection` is the Redis that both use. It is empty at the start of each test.
 
-The Redis is a server of its own, started from `redis-server` or `valkey-server`. To use another, override the fixture
-`rqstack_redis_url` and give the URL of an empty database, for example of `fakeredis.TcpFakeServer`.
+The fixtures start a Redis server with `redis-server` or `valkey-server`. To use another one, override the fixture
+`rqstack_redis_url` with the URL of an empty database, for example of `fakeredis.TcpFakeServer`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rqstack.transport import keys
+from rqstack.transport.replies import decode_all
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -34,21 +35,17 @@ if TYPE_CHECKING:
     from rqstack.tasks import Task
 
 SERVERS = ("redis-server", "valkey-server")
-MOST = 10_000
-"""Jobs that one `run_jobs()` runs: a job that enqueues itself for ever ends there."""
+MAX_JOBS = 10_000
+"""Jobs that one `run_jobs()` runs, which stops a job that keeps enqueuing itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """A job that waits.
+    """A queued or scheduled job.
 
     Args:
-        name: Its task.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-        queue: Its queue.
-        at: When it is due, for a scheduled job.
-        job: RQ's object.
+        name: The name of its task.
+        at: Due time of a scheduled job, else None.
     """
 
     name: str
@@ -61,21 +58,21 @@ class Enqueued:
 
 @pytest.fixture(scope="session")
 def rqstack_redis_url() -> Iterator[str]:
-    """The URL of a Redis for tests: one that is started for them. Override it to use another, empty one."""
+    """The URL of a Redis server started for the tests. Override it to use another, empty Redis."""
     program = next((found for name in SERVERS if (found := shutil.which(name))), None)
     if program is None:
         pytest.fail(
-            f"rqstack's fixtures need {' or '.join(SERVERS)} on PATH, or a fixture rqstack_redis_url that gives the "
-            "URL of an empty Redis.",
+            f"rqstack's fixtures need {' or '.join(SERVERS)} on PATH, or a fixture rqstack_redis_url that returns "
+            "the URL of an empty Redis.",
             pytrace=False,
         )
-    # Not pytest's own folder: a socket's path must be short.
+    # Not in pytest's tmp_path, because the path of a socket must be short.
     folder = Path(tempfile.mkdtemp(prefix="rqs-"))
     socket = folder / "redis.sock"
     command = [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        # With a name and password, so that those of a project's .env are not tried on it: it takes any.
+        # The credentials override those of a project's .env. This Redis accepts any.
         yield f"unix://default:tests@{socket}"
     finally:
         server.kill()
@@ -85,17 +82,15 @@ def rqstack_redis_url() -> Iterator[str]:
 
 @pytest.fixture
 def rqstack_connection(rqstack_redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redis]:
-    """A client of the tests' Redis, which `get_settings()` and so all tasks use during the test."""
+    """A client of the tests' Redis. During the test `get_settings()`, and so every task, uses that Redis."""
     from redis import Redis
 
     from rqstack.settings import get_settings
 
     client = Redis.from_url(rqstack_redis_url)
-    _wait(client, rqstack_redis_url)
+    _wait_for_redis(client, rqstack_redis_url)
     if client.dbsize():
-        pytest.fail(
-            "the Redis of rqstack_redis_url is not empty: give the tests a database of their own.", pytrace=False
-        )
+        pytest.fail("the Redis at rqstack_redis_url is not empty. Give the tests their own database.", pytrace=False)
     monkeypatch.setenv("REDIS_URL", rqstack_redis_url)
     get_settings.cache_clear()
     try:
@@ -103,50 +98,50 @@ def rqstack_connection(rqstack_redis_url: str, monkeypatch: pytest.MonkeyPatch) 
     finally:
         client.flushdb()
         client.close()
-        # The environment is put back after this, and read again when it is asked for.
+        # monkeypatch restores the environment after this; the next get_settings() reads it again.
         get_settings.cache_clear()
 
 
 @pytest.fixture
 def enqueued(rqstack_connection: Redis) -> Callable[..., list[Enqueued]]:
-    """`enqueued(task=None, queue=None)`: the jobs that wait, queued ones in their order, then scheduled ones by time.
+    """`enqueued(task=None, queue=None)`: per queue, the queued jobs in order, then the scheduled ones by time.
 
-    The task may be a task or its name.
+    The task is a task or its name.
     """
 
-    def look(task: Task[..., Any] | str | None = None, queue: str | None = None) -> list[Enqueued]:
+    def find(task: Task[..., Any] | str | None = None, queue: str | None = None) -> list[Enqueued]:
         name = getattr(task, "name", task)
-        found = []
+        jobs = []
         for each in _queues(rqstack_connection):
             if queue is None or queue == each.name:
-                found += [entry for entry in _waiting(each) if name is None or entry.name == name]
-        return found
+                jobs += [job for job in _pending_jobs(each) if name is None or job.name == name]
+        return jobs
 
-    return look
+    return find
 
 
 @pytest.fixture
 def run_jobs(rqstack_connection: Redis) -> Callable[..., list[Job]]:
-    """`run_jobs(*queues, scheduled=False, check=True)`: run the queued jobs in this process, until none is left.
+    """`run_jobs(*queues, scheduled=False, check=True)`: run the queued jobs in this process until none is left.
 
-    Jobs that these enqueue run too. Rate limits do not hold, so that a test need not wait.
+    This includes jobs that these jobs enqueue. Rate limits do not apply, so that a test does not have to wait.
 
     Args:
-        queues: Names, in order of priority. Default: all.
-        scheduled: Run jobs that are due later too, retries among them.
-        check: Raise AssertionError if one of them failed for good, with its traceback.
+        queues: Names in order of priority. Default: all.
+        scheduled: Also run delayed jobs and retries, without waiting until they are due.
+        check: Raise AssertionError with the tracebacks if a job failed after its last retry.
 
     Returns:
-        The jobs that ran, in their order.
+        The jobs that ran, in order.
     """
 
     def run(*queues: str, scheduled: bool = False, check: bool = True) -> list[Job]:
-        return _run(rqstack_connection, queues, scheduled, check)
+        return _run_jobs(rqstack_connection, queues, scheduled, check)
 
     return run
 
 
-def _wait(client: Redis, url: str) -> None:
+def _wait_for_redis(client: Redis, url: str) -> None:
     from redis.exceptions import RedisError
 
     from rqstack.transport.client import explain
@@ -165,12 +160,12 @@ def _wait(client: Redis, url: str) -> None:
 def _queues(connection: Redis, names: tuple[str, ...] = ()) -> list[Queue]:
     from rqstack.enqueue import get_queue
 
-    found: Any = connection.smembers(keys.QUEUES)
-    known = sorted(key.decode().removeprefix(keys.QUEUE) for key in found)
+    members: Any = connection.smembers(keys.QUEUES)
+    known = sorted(key.removeprefix(keys.QUEUE) for key in decode_all(members))
     return [get_queue(name, connection=connection) for name in names or known]
 
 
-def _waiting(queue: Queue) -> Iterator[Enqueued]:
+def _pending_jobs(queue: Queue) -> Iterator[Enqueued]:
     registry = queue.scheduled_job_registry
     for job in [*queue.jobs, *(queue.fetch_job(job_id) for job_id in registry.get_job_ids())]:
         if job is None:
@@ -182,7 +177,7 @@ def _waiting(queue: Queue) -> Iterator[Enqueued]:
         yield Enqueued(name, tuple(job.args), dict(job.kwargs), queue.name, at, job)
 
 
-def _run(connection: Redis, names: tuple[str, ...], scheduled: bool, check: bool) -> list[Job]:
+def _run_jobs(connection: Redis, names: tuple[str, ...], scheduled: bool, check: bool) -> list[Job]:
     from rq import SimpleWorker
 
     from rqstack.limiting import unlimited
@@ -201,19 +196,19 @@ def _run(connection: Redis, names: tuple[str, ...], scheduled: bool, check: bool
                     serializer=get_serializer(),
                 )  # fmt: skip
                 worker.register_birth()
-            found = (
+            dequeued = (
                 worker.queue_class.dequeue_any(queues, None, connection, serializer=get_serializer())
                 if queues
                 else None
             )
-            if found is None:
-                released = sum(_release(queue) for queue in queues) if scheduled else 0
-                if not released:
+            if dequeued is None:
+                moved = sum(_enqueue_scheduled(queue) for queue in queues) if scheduled else 0
+                if not moved:
                     break
                 continue
-            job, queue = found
-            if len(ran) == MOST:
-                raise AssertionError(f"run_jobs() has run {MOST} jobs and there are more: does a job enqueue itself?")
+            job, queue = dequeued
+            if len(ran) == MAX_JOBS:
+                raise AssertionError(f"run_jobs() stopped after {MAX_JOBS} jobs. Does a job enqueue itself?")
             resolve(job.func_name, job.instance)
             worker.execute_job(job, queue)
             ran.append(job)
@@ -228,8 +223,8 @@ def _run(connection: Redis, names: tuple[str, ...], scheduled: bool, check: bool
     return ran
 
 
-def _release(queue: Queue) -> int:
-    """Put the scheduled jobs of a queue into it, by their times."""
+def _enqueue_scheduled(queue: Queue) -> int:
+    """Enqueue the scheduled jobs of a queue, ordered by due time. Returns their number."""
     registry = queue.scheduled_job_registry
     ids = registry.get_job_ids()
     for job_id in ids:

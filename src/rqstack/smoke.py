@@ -5,7 +5,7 @@ from __future__ import annotations
 from rqstack.tasks import task
 
 QUEUES = ("short-running", "long-running")
-"""The queues of the two worker services."""
+"""Default queues: those of the two worker services."""
 
 
 def _rate(number: int, rate: str | None = None) -> str | None:
@@ -14,5 +14,5 @@ def _rate(number: int, rate: str | None = None) -> str | None:
 
 @task(description="rqstack smoke test", rate_limit=_rate, result_ttl=600, failure_ttl=600)
 def check(number: int, rate: str | None = None) -> int:
-    """Give a number back, doubled; never more often than `rate` over all workers."""
+    """Return a number doubled, at most `rate` times over all workers."""
     return 2 * number

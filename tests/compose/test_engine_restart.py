@@ -107,7 +107,7 @@ def test_the_stack_comes_back_with_its_jobs(new_stack: ComposeStack, engine: Eng
 
 def needed(stack: ComposeStack) -> dict[str, str]:
     """The images of the services that are started, as the home's settings name them."""
-    found = images.named(Compose(stack.home).config())
+    found = images.external_images(Compose(stack.home).config())
     return {name: found[name] for name in ("python", "redis")}
 
 

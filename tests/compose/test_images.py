@@ -37,7 +37,7 @@ def test_what_cannot_be_pulled_is_built_or_left_out(home: Path) -> None:
     assert found.left_out == ("grafana",)
     assert found.built == {"REDIS_IMAGE": "rqstack-base/redis:trixie"}
     assert (home / "var" / "images.env").read_text().splitlines()[1:] == ["REDIS_IMAGE=rqstack-base/redis:trixie"]
-    assert "No registry gives redis: building them from Debian's packages, once." in said
+    assert "Cannot pull redis: building from Debian packages." in said
     assert len([line for line in said if line.startswith("Left out: grafana.")]) == 1
     version = ["docker", "run", "--rm", "rqstack-base/redis:trixie", "redis-server", "--version"]
     assert subprocess.run(version, capture_output=True, text=True, check=True).stdout.startswith("Redis server v=")
@@ -49,7 +49,7 @@ def test_what_cannot_be_pulled_is_built_or_left_out(home: Path) -> None:
 
 
 def test_an_image_that_can_be_had_in_no_way_is_named(home: Path) -> None:
-    with pytest.raises(images.ImagesMissing, match=rf"{NOWHERE}/shop:1 of shop is not here and cannot be pulled"):
+    with pytest.raises(images.ImagesMissing, match=rf"{NOWHERE}/shop:1 of shop is missing and cannot be pulled"):
         images.ensure(home, {"shop": f"{NOWHERE}/shop:1"}, 3, lambda line: None)
 
 

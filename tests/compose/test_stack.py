@@ -42,7 +42,7 @@ def test_every_service_is_healthy(stack: ComposeStack) -> None:
     (tasks,) = stack.containers("tasks")
     assert tasks["State"]["ExitCode"] == 0
     status = stack.rqstack("stack", "status", "--json")
-    assert all(row["well"] for row in json.loads(status.stdout)["processes"])
+    assert all(row["healthy"] for row in json.loads(status.stdout)["processes"])
 
 
 def test_a_second_start_leaves_what_runs_alone(stack: ComposeStack) -> None:

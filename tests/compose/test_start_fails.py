@@ -20,7 +20,7 @@ def test_a_port_in_use_is_named_with_its_setting(new_stack: ComposeStack) -> Non
         done = new_stack.rqstack("stack", "start", "--mode", "compose", check=False)
     assert done.returncode == 1
     assert done.stderr.strip() == (
-        f"Error: REDIS_PORT={port}: another program listens on port {port}. End it, or set REDIS_PORT to a free port "
+        f"Error: REDIS_PORT={port}: another program listens on port {port}. Stop it, or set REDIS_PORT to a free port "
         "in .env or the environment."
     )
     assert new_stack.containers() == []
@@ -32,7 +32,7 @@ def test_a_service_that_does_not_start_is_named_with_its_log(new_stack: ComposeS
     (probe / "probe" / "version.py").write_text("import nothing_of_that_name\n")
     done = new_stack.rqstack("stack", "start", "--mode", "compose", check=False)
     assert done.returncode == 1
-    assert "Error: tasks is not well: " in done.stderr
+    assert "Error: tasks is unhealthy (" in done.stderr
     assert "is refused; the running one stays. probe: " in done.stderr
     assert "No module named 'nothing_of_that_name'" in done.stderr
     assert "Traceback" not in done.stderr

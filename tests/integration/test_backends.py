@@ -334,11 +334,11 @@ def test_any_order_of_calls(make: Maker) -> None:
     ("path", "reason"),
     [
         ("DatabaseQueue", "not the dotted path of a class"),
-        ("no.such.module.Queue", "does not import: ModuleNotFoundError: No module named 'no'"),
+        ("no.such.module.Queue", "cannot be imported: ModuleNotFoundError: No module named 'no'"),
         ("rqstack.backends.NoQueue", "has no 'NoQueue'"),
         ("rqstack.settings.Settings", "is not a subclass of rqstack.backends.BaseQueue"),
         ("rqstack.backends.backend_class", "is not a subclass"),
-        ("rqstack.backends.BaseQueue", "lacks __len__, flush, read, write"),
+        ("rqstack.backends.BaseQueue", "does not implement __len__, flush, read, write"),
     ],
 )
 def test_a_path_that_is_no_backend_is_named(path: str, reason: str) -> None:
@@ -379,5 +379,5 @@ def test_a_store_that_is_away_is_one_sentence(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
         assert "secret" not in str(caught.value)
     (tmp_path / "file").touch()
-    with pytest.raises(BackendError, match="cannot be made"):
+    with pytest.raises(BackendError, match="Cannot create"):
         DatabaseQueue("q", f"sqlite:///{tmp_path}/file/x.db").read()

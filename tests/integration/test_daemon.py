@@ -225,18 +225,18 @@ def test_another_users_worker_is_not_stopped(machine: Machine) -> None:
             code = (
                 "import os, sys, daemon, psutil\n"
                 "from pathlib import Path\n"
-                "from rqstack.errors import DaemonError\n"
+                "from rqstack.errors import RqstackError\n"
                 "from rqstack.settings import get_settings\n"
                 "from rqstack.daemon.daemon import Daemon\n"
                 "worker = Daemon(Path(sys.argv[1]), Path(sys.argv[2]), get_settings())\n"
                 "os.setgid(65534); os.setuid(65534)\n"
-                "print(worker.running())\n"
-                "try:\n    worker.stop()\nexcept DaemonError as error:\n    print(error)"
+                "print(worker.pid())\n"
+                "try:\n    worker.stop()\nexcept RqstackError as error:\n    print(error)"
             )
             command = [sys.executable, "-c", code, str(machine.pid_file), str(machine.log_file)]
             done = subprocess.run(command, env=machine.environment, capture_output=True, text=True, check=False)
             pid = machine.pid()
-            said = f"Process {pid} is another user's: stop the worker as the user who started it."
+            said = f"Process {pid} belongs to another user. Stop it as the user who started it."
             assert done.stdout.splitlines() == [str(pid), said], done.stderr
             assert is_alive(pid)
             machine.good("stop")
@@ -246,7 +246,7 @@ def test_another_users_worker_is_not_stopped(machine: Machine) -> None:
 
 def test_a_backend_that_does_not_import(machine: Machine) -> None:
     machine.environment["QUEUE_BACKEND"] = "no.such.Queue"
-    assert "'no.such.Queue' does not import" in machine.bad("start")
+    assert "'no.such.Queue' cannot be imported" in machine.bad("start")
     assert not machine.pid_file.exists()
 
 
@@ -255,7 +255,7 @@ def test_a_start_that_fails_shows_the_end_of_its_log(machine: Machine) -> None:
     machine.environment |= {"RQSTACK_MODULES": "ending", "HERE": str(os.getsid(0))}
     done = machine.type("start")
     assert done.returncode == 1
-    assert "The worker ended at its start" in done.stderr
+    assert "The worker exited during its start" in done.stderr
     assert done.stderr.splitlines()[-1] == "out of paper"
     assert machine.type("status").returncode == 1
 
@@ -289,7 +289,7 @@ def test_without_redis_it_says_so_and_goes_on(rq_machine: Machine, own_redis: Re
     own_redis.kill()
     rq_machine.environment["REDIS_URL"] = own_redis.url
     said = rq_machine.bad("start", "default", "--wait", "2")
-    assert "goes on trying" in said
+    assert "keeps trying" in said
     assert f"Redis at {own_redis.url} cannot be reached" in said
     own_redis.start()
     client = own_redis.client()

@@ -194,7 +194,7 @@ def test_connections_are_closed_around_jobs_and_forks(site: Site) -> None:
 
 @only("database-sqlite")
 def test_the_daemon_runs_a_site(site: Site) -> None:
-    """As seed 001 types it: start -l -p, with the two environment variables."""
+    """The daemon of the command line: start -l -p, with the two environment variables."""
     paths = ["-l", str(site.data / "logs" / "queue.log"), "-p", str(site.data / "run" / "queue.pid")]
     done = site.run(rqstack_command("worker", "start", *paths))
     assert done.returncode == 0, done.stderr
@@ -226,7 +226,7 @@ def test_the_command_line_knows_the_site(site: Site) -> None:
         ({"SITE_APPS": "no_such_app"}, "No module named 'no_such_app'"),
         ({"SITE_RQSTACK": '{"QUEUE": ["a"]}'}, "RQSTACK_QUEUE is not a setting of rqstack"),
         ({"SITE_RQSTACK": '{"PROCESSES": "many"}'}, "RQSTACK_PROCESSES: 'many' is not allowed"),
-        ({"SITE_BACKEND": "letters.queues.Pigeon"}, "QUEUE_BACKEND: 'letters.queues.Pigeon' does not import"),
+        ({"SITE_BACKEND": "letters.queues.Pigeon"}, "QUEUE_BACKEND: 'letters.queues.Pigeon' cannot be imported"),
     ],
 )
 def test_a_wrong_setting_is_one_line(tmp_path: Path, change: dict[str, str], said: str) -> None:

@@ -74,7 +74,7 @@ def dashboard_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with (tmp_path_factory.getbasetemp().parent / "dashboard.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return dependencies.environment(ROOT, "dashboard", print) / "python"
+        return dependencies.ensure_environment(ROOT, "dashboard", print) / "python"
 
 
 def make_user(server: RedisServer) -> None:
@@ -255,7 +255,7 @@ def test_who_tries_many_passwords_waits(page: Page) -> None:
     stranger = Page(page.url)
     assert [stranger.log_in(password=f"guess {number}") for number in range(6)] == [401] * 5 + [429]
     status, body, headers = stranger.ask("/login", {"username": "admin", "password": PASSWORD})
-    assert (status, "Too many tries" in body) == (429, True)
+    assert (status, "Too many attempts" in body) == (429, True)
     assert 0 < int(headers["Retry-After"]) <= 60
     assert stranger.ask("/0/data/queues.json")[0] == 401
     assert stranger.ask("/login")[0] == 200

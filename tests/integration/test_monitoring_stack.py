@@ -86,7 +86,7 @@ def exporter_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with (tmp_path_factory.getbasetemp().parent / "exporter.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return dependencies.environment(ROOT, "exporter", print) / "python"
+        return dependencies.ensure_environment(ROOT, "exporter", print) / "python"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rqstack.errors import RqstackError
-from rqstack.stack.build_projects import BundleFailed, build, project_name, stage
+from rqstack.stack.build_projects import BuildFailed, build, copy_outside_projects, project_name
 from rqstack.stack.releases import NoRelease, ReleaseRefused, Releases
 from support.processes import rqstack_command
 
@@ -56,7 +56,7 @@ def test_by_the_command_line(tmp_path: Path) -> None:
     assert current_version(root) == "1"
     command("install", str(source), "--again", root=root)
     assert current_version(root) == "2"
-    assert command("rollback", "20", root=root, check=False).stderr.startswith("Error: No single release is named '20'")
+    assert command("rollback", "20", root=root, check=False).stderr.startswith("Error: No single release matches '20'")
 
 
 @pytest.mark.parametrize(
@@ -161,24 +161,24 @@ def test_nothing_to_install(tmp_path: Path) -> None:
     (tmp_path / "packages").mkdir()
     done = command("install", str(tmp_path / "packages"), root=tmp_path / "volume", check=False)
     assert done.returncode == 1
-    assert "holds no task project" in done.stderr
+    assert "contains no task project" in done.stderr
 
 
 def test_what_cannot_be_built_is_named(tmp_path: Path) -> None:
     tasks = tmp_path / "tasks"
     (tasks / "shop").mkdir(parents=True)
-    with pytest.raises(BundleFailed, match=r"shop: the project has no pyproject.toml"):
+    with pytest.raises(BuildFailed, match=r"shop: the project has no pyproject.toml"):
         build([tasks], tmp_path / "packages", print)
     about = tasks / "shop" / "pyproject.toml"
-    for text, reason in (("[project", "not valid TOML"), ("[project]\n", "no usable name")):
+    for text, reason in (("[project", "not valid TOML"), ("[project]\n", "no valid name")):
         about.write_text(text)
-        with pytest.raises(BundleFailed, match=reason):
+        with pytest.raises(BuildFailed, match=reason):
             build([tasks], tmp_path / "packages", print)
-    with pytest.raises(BundleFailed, match="no such folder"):
+    with pytest.raises(BuildFailed, match="no such folder"):
         build([tmp_path / "none"], tmp_path / "packages", print)
 
 
-def test_projects_from_outside_are_staged(tmp_path: Path) -> None:
+def test_projects_from_outside_are_copied(tmp_path: Path) -> None:
     checkout = tmp_path / "somewhere" / "checkout"
     (checkout / ".git").mkdir(parents=True)
     (checkout / "pyproject.toml").write_text('[project]\nname = "bakery"\n')
@@ -186,14 +186,14 @@ def test_projects_from_outside_are_staged(tmp_path: Path) -> None:
     wheel.write_bytes(b"")
     tasks = tmp_path / "tasks"
     tasks.mkdir()
-    stage([checkout, wheel], tasks)
-    staged = sorted((tasks / ".outside").iterdir())
-    assert [project_name(path) for path in staged] == ["acme_jobs", "bakery"]
+    copy_outside_projects([checkout, wheel], tasks)
+    copies = sorted((tasks / ".outside").iterdir())
+    assert [project_name(path) for path in copies] == ["acme_jobs", "bakery"]
     assert not (tasks / ".outside" / "checkout" / ".git").exists()
-    stage([], tasks)
+    copy_outside_projects([], tasks)
     assert not (tasks / ".outside").exists()
     with pytest.raises(RqstackError, match=r"TASKS_OUTSIDE: .* is neither a wheel nor a folder"):
-        stage([tmp_path / "nowhere"], tasks)
+        copy_outside_projects([tmp_path / "nowhere"], tasks)
 
 
 def test_a_relative_target_is_the_callers_and_sources_stay_clean(

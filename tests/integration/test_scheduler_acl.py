@@ -1,4 +1,4 @@
-"""The scheduler as the Redis user that the stack gives it, and a producer that adds cron lines as its own."""
+"""The scheduler as the Redis user that the stack gives it, and a producer that adds cron entries as its own."""
 
 from __future__ import annotations
 

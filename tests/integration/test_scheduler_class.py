@@ -1,4 +1,4 @@
-"""`Scheduler` and `job_scheduler`: the interface of seed 003, with a real Redis."""
+"""`Scheduler` and `job_scheduler`: their interface, with a real Redis."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_only_tasks_with_fitting_arguments() -> None:
             lambda *given: scheduler.enqueue_in("q", timedelta(1), *given),
             lambda *given: scheduler.cron("q", "@daily", *given),
         ):
-            with pytest.raises(InvalidJob, match="no task"):
+            with pytest.raises(InvalidJob, match="not a task"):
                 call(no_task)
             with pytest.raises(InvalidJob, match="missing a required argument"):
                 call(touch)

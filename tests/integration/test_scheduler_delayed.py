@@ -86,9 +86,9 @@ def test_what_is_moved_is_what_rq_would_have_written(
     connection.flushall()
     for key, (dump, ttl) in before.items():
         connection.restore(key, max(ttl, 0), dump)
-    moved = DelayedJobs(connection).move_due(now())
+    result = DelayedJobs(connection).move_due(now())
     assert snapshot(connection) == wanted
-    assert moved.jobs == sum(seconds <= 0 for seconds, _, _ in jobs)
+    assert result.moved == sum(seconds <= 0 for seconds, _, _ in jobs)
     for job_id in queued(connection, "q"):
         enqueued = Job.fetch(job_id, connection=connection).enqueued_at
         assert enqueued is not None
@@ -102,8 +102,8 @@ def test_a_retry_comes_back_when_it_is_due(connection: Redis) -> None:
     for wait in (5, 50):
         SimpleWorker([queue], connection=connection).work(burst=True)
         assert job.get_status() == "scheduled"
-        assert mover.move_due(now() + wait - 2).jobs == 0
-        assert mover.move_due(now() + wait).jobs == 1
+        assert mover.move_due(now() + wait - 2).moved == 0
+        assert mover.move_due(now() + wait).moved == 1
         assert queued(connection) == [job.id]
         assert job.get_status() == "queued"
     SimpleWorker([queue], connection=connection).work(burst=True)
@@ -113,7 +113,7 @@ def test_a_retry_comes_back_when_it_is_due(connection: Redis) -> None:
 def test_a_suspended_system_still_moves(connection: Redis) -> None:
     suspend(connection)
     job = Queue(connection=connection).enqueue_in(timedelta(seconds=1), fails)
-    assert DelayedJobs(connection).move_due(now() + 2).jobs == 1
+    assert DelayedJobs(connection).move_due(now() + 2).moved == 1
     assert queued(connection) == [job.id]
 
 
@@ -128,12 +128,12 @@ def test_an_id_without_a_job_is_dropped_but_not_at_once(connection: Redis) -> No
     gone = queue.enqueue_at(datetime.fromtimestamp(start, UTC), fails)
     connection.delete(gone.key)
     mover = DelayedJobs(connection)
-    moved = mover.move_due(start + 1)
-    assert (moved.jobs, moved.dropped, moved.left) == (0, 0, 2)
+    result = mover.move_due(start + 1)
+    assert (result.moved, result.dropped, result.pending) == (0, 0, 2)
     connection.hset(late.key, mapping=fields)
-    assert mover.move_due(start + 2).jobs == 1
-    moved = mover.move_due(start + ORPHAN_AGE + 1)
-    assert (moved.jobs, moved.dropped, moved.left) == (0, 1, 0)
+    assert mover.move_due(start + 2).moved == 1
+    result = mover.move_due(start + ORPHAN_AGE + 1)
+    assert (result.moved, result.dropped, result.pending) == (0, 1, 0)
     assert registry.get_job_ids(cleanup=False) == []
     assert queued(connection) == [late.id]
 
@@ -144,8 +144,8 @@ def test_ids_without_a_job_do_not_hold_up_the_others(connection: Redis, monkeypa
     start = now()
     connection.zadd("rq:scheduled:default", {f"gone{n}": int(start) - 2 for n in range(7)})
     jobs = [queue.enqueue_at(datetime.fromtimestamp(start, UTC), fails, job_id=f"j{n}") for n in range(8)]
-    moved = DelayedJobs(connection).move_due(start + 1)
-    assert (moved.jobs, moved.left) == (8, 7)
+    result = DelayedJobs(connection).move_due(start + 1)
+    assert (result.moved, result.pending) == (8, 7)
     assert sorted(queued(connection)) == [job.id for job in jobs]
 
 
@@ -155,11 +155,11 @@ def test_a_queue_that_rqs_scheduler_holds_is_left_to_it(connection: Redis) -> No
     rqs = RQScheduler(["his"], connection=connection)
     assert rqs.acquire_locks() == {"his"}
     later = now() + 2
-    assert DelayedJobs(connection).move_due(later).jobs == 1
+    assert DelayedJobs(connection).move_due(later).moved == 1
     assert (queued(connection, "his"), queued(connection, "mine")) == ([], ["mine"])
     rqs.enqueue_scheduled_jobs()
     rqs.release_locks()
-    assert DelayedJobs(connection).move_due(later).jobs == 0
+    assert DelayedJobs(connection).move_due(later).moved == 0
     assert (queued(connection, "his"), queued(connection, "mine")) == (["his"], ["mine"])
 
 
@@ -191,7 +191,7 @@ def test_a_damaged_ttl_loses_no_job(connection: Redis, ttl: str) -> None:
     damaged = queue.enqueue_at(datetime.fromtimestamp(start - 2, UTC), fails, job_id="damaged")
     connection.hset(damaged.key, "ttl", ttl)
     queue.enqueue_at(datetime.fromtimestamp(start - 1, UTC), fails, job_id="good")
-    assert DelayedJobs(connection).move_due(start).jobs == 2
+    assert DelayedJobs(connection).move_due(start).moved == 2
     assert queued(connection) == ["damaged", "good"]
     assert connection.ttl(damaged.key) == (2 if ttl == "2.5" else -1)
 
@@ -202,11 +202,11 @@ def test_what_is_no_job_holds_up_no_other(connection: Redis) -> None:
     connection.set("rq:job:poisoned", "a string")
     connection.zadd("rq:scheduled:default", {"poisoned": int(start) - 5})
     queue.enqueue_at(datetime.fromtimestamp(start - 1, UTC), fails, job_id="good")
-    moved = DelayedJobs(connection).move_due(start)
-    assert (moved.jobs, moved.left, moved.failed) == (1, 1, [])
+    result = DelayedJobs(connection).move_due(start)
+    assert (result.moved, result.pending, result.damaged) == (1, 1, [])
     assert queued(connection) == ["good"]
-    moved = DelayedJobs(connection).move_due(start + ORPHAN_AGE)
-    assert (moved.dropped, connection.get("rq:job:poisoned")) == (1, b"a string")
+    result = DelayedJobs(connection).move_due(start + ORPHAN_AGE)
+    assert (result.dropped, connection.get("rq:job:poisoned")) == (1, b"a string")
 
 
 @pytest.mark.parametrize("key", ["rq:queue:a", "rq:scheduled:a"])
@@ -221,15 +221,15 @@ def test_a_damaged_queue_holds_up_no_other_and_loses_nothing(
     connection.set(key, "a string")
     mover = DelayedJobs(connection)
     for _ in range(3):
-        moved = mover.move_due(start)
-        assert moved.failed == ["a"]
+        result = mover.move_due(start)
+        assert result.damaged == ["a"]
     assert queued(connection, "b") == ["b"]
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [caplog.messages[0]]
     assert "a: its delayed jobs cannot be moved" in caplog.text
     connection.delete(key)
     if key == "rq:queue:a":
         assert connection.zrange("rq:scheduled:a", 0, -1, withscores=True) == kept
-        assert mover.move_due(start).jobs == 1
+        assert mover.move_due(start).moved == 1
         assert queued(connection, "a") == ["a"]
 
 

@@ -197,8 +197,8 @@ def test_wrong_lines_are_named_and_hide_no_other(
     for problem in (
         "other.cron: cannot be imported: ModuleNotFoundError",
         "demo.tasks.needs: cron='@daily': demo.tasks.needs: missing a required argument",
-        "arguments are more than JSON can say",
-        "two lines of the cron table are named 'twice'",
+        "JSON cannot represent its arguments",
+        "two cron entries are named 'twice'",
     ):
         assert process.said(problem), problem
     assert not process.said("Traceback")
@@ -231,7 +231,7 @@ def test_redis_may_come_later(own_redis: RedisServer, project: Project, start: S
 
 def test_delayed_jobs_run_when_they_are_due(redis_url: str, connection: Redis, project: Project, start: Start) -> None:
     process = start()
-    until(lambda: process.said("the cron table is read"))
+    until(lambda: process.said("the cron table is loaded"))
     with Scheduler() as scheduler:
         later = scheduler.enqueue_in("new-queue", timedelta(hours=1), "demo.tasks.add", (1,))
         soon = scheduler.enqueue_in("new-queue", timedelta(seconds=2), "demo.tasks.add", (1,))
@@ -245,7 +245,7 @@ def test_damaged_data_is_named_and_holds_up_nothing_else(
     damaged: str, redis_url: str, connection: Redis, project: Project, start: Start
 ) -> None:
     process = start()
-    until(lambda: process.said("the cron table is read"))
+    until(lambda: process.said("the cron table is loaded"))
     connection.sadd("rq:queues", "rq:queue:broken")
     with Scheduler() as scheduler:
         if damaged != "rq:scheduled:broken":
@@ -279,7 +279,7 @@ def test_an_idle_scheduler_asks_redis_about_once_a_second(
     redis_url: str, connection: Redis, start: Start, project: Project
 ) -> None:
     process = start()
-    until(lambda: process.said("the cron table is read"))
+    until(lambda: process.said("the cron table is loaded"))
 
     def calls() -> int:
         return int(connection.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))

@@ -112,7 +112,7 @@ def test_start_runs_everything_and_stop_leaves_nothing(project: Project) -> None
     assert "rqstack trigger" in done.stdout.splitlines()[-1]
     status = project.rqstack("stack", "status", "--json")
     assert status.returncode == 0, status.stdout
-    rows = {row["process"]: row["well"] for row in json.loads(status.stdout)["processes"]}
+    rows = {row["process"]: row["healthy"] for row in json.loads(status.stdout)["processes"]}
     assert rows == {"redis.1": True, "worker.1": True, "long-worker.1": True, "scheduler.1": True}
 
     again = project.start()
@@ -154,7 +154,7 @@ def test_what_is_killed_comes_back_and_no_job_is_lost(project: Project) -> None:
     assert "--scale workers: no such process" in unknown.stderr
     assert project.start("--scale", "worker=2").returncode == 0
     rows = json.loads(project.rqstack("stack", "status", "--json").stdout)["processes"]
-    assert {"worker.1", "worker.2"} < {row["process"] for row in rows if row["well"]}
+    assert {"worker.1", "worker.2"} < {row["process"] for row in rows if row["healthy"]}
     jobs = [project.trigger("demo.tasks.add", "1", "1")]
     time.sleep(1.2)  # the append-only file is synced once a second
     port = project.redis().connection_pool.connection_kwargs["port"]
@@ -197,7 +197,7 @@ def test_honcho_by_hand_does_the_same_in_colour_and_ends_on_ctrl_c(project: Proj
     os.close(theirs)
     try:
         until(lambda: (project.root / "var" / "stack.env").exists() and ping(project), 30, "Redis runs")
-        until(lambda: project.rqstack("stack", "status").returncode == 0, 30, "all is well")
+        until(lambda: project.rqstack("stack", "status").returncode == 0, 30, "all are healthy")
         assert project.result(project.trigger("demo.tasks.add", "20", "3")) == "23"
         assert "already runs" in project.start().stdout
         honcho.send_signal(signal.SIGINT)

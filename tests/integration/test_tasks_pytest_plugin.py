@@ -113,6 +113,6 @@ def test_it(run_jobs):
 """,
     )
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*is not empty: give the tests a database of their own.*"])
+    result.stdout.fnmatch_lines(["*is not empty. Give the tests their own database.*"])
     assert client.get("precious") == b"1"
     client.close()

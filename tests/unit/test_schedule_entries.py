@@ -16,7 +16,7 @@ from rqstack.registry.code_version import code_version
 from rqstack.registry.retries import make_retry
 from rqstack.registry.timetable import Cron, Interval
 from rqstack.scheduling import job_scheduler, schedule
-from rqstack.scheduling.cron_declarations import collecting
+from rqstack.scheduling.cron_declarations import collect_declarations
 from rqstack.scheduling.entries import Entry, arguments_text, entry_id
 from rqstack.scheduling.job_scheduler import _backoff
 from rqstack.settings import Settings
@@ -99,24 +99,24 @@ def test_schedule_refuses_at_declaration() -> None:
             schedule(add, args=(1,), **arguments)  # type: ignore[arg-type]
     with pytest.raises(InvalidJob, match="missing a required argument"):
         schedule(add, "@daily")
-    with pytest.raises(InvalidJob, match="no task"):
+    with pytest.raises(InvalidJob, match="not a task"):
         schedule(plain, "@daily")
 
 
-def test_schedule_adds_only_while_the_table_is_read() -> None:
+def test_schedule_adds_only_while_declarations_are_collected() -> None:
     schedule(add, "@daily", args=(1,))
-    with collecting() as lines:
+    with collect_declarations() as declarations:
         schedule(add, "@daily", args=(1,), name="one", queue="q", retries=2)
         schedule(add, every=timedelta(minutes=5), args=(2,))
         job_scheduler(add, function_args=(3,), cron="*/5 * * * *")
     schedule(add, "@daily", args=(4,))
-    assert [(line.name, line.call.args, line.timetable.text) for line in lines] == [
+    assert [(entry.name, entry.call.args, entry.timetable.text) for entry in declarations] == [
         ("one", (1,), "@daily"),
         (None, (2,), "every 300 s"),
         (None, (3,), "*/5 * * * *"),
     ]
-    assert (lines[0].call.options.queue, lines[0].call.options.retries) == ("q", 2)
-    assert (lines[2].call.options.queue, lines[2].call.options.retries) == ("short-running", 3)
+    assert (declarations[0].call.options.queue, declarations[0].call.options.retries) == ("q", 2)
+    assert (declarations[2].call.options.queue, declarations[2].call.options.retries) == ("short-running", 3)
 
 
 @pytest.mark.parametrize(

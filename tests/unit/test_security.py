@@ -15,7 +15,7 @@ from rq.serializers import DefaultSerializer, Serializer, resolve_serializer
 
 from rqstack.errors import PayloadRejected
 from rqstack.security import Default, get_serializer, signing
-from rqstack.security.signing import MARK, PlainPickle, SignedPickle
+from rqstack.security.signing import MARKER, PlainPickle, SignedPickle
 from rqstack.settings import get_settings
 
 VALUES = st.recursive(
@@ -67,7 +67,7 @@ def test_a_cut_or_longer_payload_is_refused(value: Any, data: st.DataObject) -> 
         ("unsigned", lambda evil: pickle.dumps(evil)),
         ("unsigned", lambda evil: b""),
         ("bad_signature", lambda evil: SignedPickle((b"theirs",)).dumps(evil)),
-        ("bad_signature", lambda evil: pickle.dumps(evil) + MARK + bytes(32)),
+        ("bad_signature", lambda evil: pickle.dumps(evil) + MARKER + bytes(32)),
         ("bad_signature", lambda evil: pickle.dumps(evil) + OURS.dumps("good")[-36:]),
     ],
 )

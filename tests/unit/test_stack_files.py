@@ -26,10 +26,10 @@ def test_setup_makes_random_secrets_that_others_cannot_read(tmp_path: Path) -> N
     assert permissions(tmp_path / ".env") == 0o600
     assert permissions(tmp_path / "var" / "secrets") == 0o700
     secrets = env.secret_values(load(StackSettings)) | env.secret_values(load(Settings))
-    made = [secrets[name] for name in env.made_secrets()]
+    made = [secrets[name] for name in env.generated_secrets()]
     assert len(made) == len(set(made)) >= 7
     assert all(len(value) >= 32 for value in made)
-    for name in env.made_secrets():
+    for name in env.generated_secrets():
         path = tmp_path / "var" / "secrets" / name.lower()
         assert path.read_text() == secrets[name]
         assert permissions(path) == 0o444
@@ -82,20 +82,20 @@ def test_the_running_stack_is_found_by_what_it_wrote(tmp_path: Path) -> None:
 
 
 def test_a_lock_tells_who_runs_and_ends_with_its_process(tmp_path: Path) -> None:
-    with locks.hold(tmp_path, "worker.1", os.getpid()):
-        assert list(locks.holders(tmp_path)) == [("worker.1", os.getpid())]
+    with locks.acquire(tmp_path, "worker.1", os.getpid()):
+        assert list(locks.running_processes(tmp_path)) == [("worker.1", os.getpid())]
         with pytest.raises(locks.AlreadyRunning, match=f"already runs as process {os.getpid()}"):
-            locks.hold(tmp_path, "worker.1", 1)
-    assert list(locks.holders(tmp_path)) == []
+            locks.acquire(tmp_path, "worker.1", 1)
+    assert list(locks.running_processes(tmp_path)) == []
     code = "import os, sys; from pathlib import Path; from rqstack.stack import locks\n"
-    code += "kept = locks.hold(Path(sys.argv[1]), 'redis.1', os.getpid()); print('held', flush=True); input()"
+    code += "kept = locks.acquire(Path(sys.argv[1]), 'redis.1', os.getpid()); print('held', flush=True); input()"
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"held\n"
-        assert list(locks.holders(tmp_path)) == [("redis.1", child.pid)]
+        assert list(locks.running_processes(tmp_path)) == [("redis.1", child.pid)]
         child.kill()
-    assert list(locks.holders(tmp_path)) == []
+    assert list(locks.running_processes(tmp_path)) == []
 
 
 def test_a_taken_port_is_an_error_only_if_it_was_given() -> None:
@@ -104,11 +104,11 @@ def test_a_taken_port_is_an_error_only_if_it_was_given() -> None:
         server.listen()
         taken = server.getsockname()[1]
         with pytest.raises(ports.PortInUse, match=f"REDIS_PORT={taken}: another program listens on port {taken}"):
-            ports.choose("REDIS_PORT", taken, given=True)
-        other = ports.choose("REDIS_PORT", taken, given=False)
+            ports.choose("REDIS_PORT", taken, is_explicit=True)
+        other = ports.choose("REDIS_PORT", taken, is_explicit=False)
         assert other != taken
         assert ports.is_free(other)
-    assert ports.choose("REDIS_PORT", taken, given=True) == taken
+    assert ports.choose("REDIS_PORT", taken, is_explicit=True) == taken
 
 
 def wheel(folder: Path, name: str, version: str) -> Path:
@@ -132,15 +132,15 @@ def test_projects_get_what_they_depend_on_in_folders_of_their_own(tmp_path: Path
             f"[project]\nname = {project!r}\nversion = '1'\ndependencies = {needs!r}\n"
         )
     said: list[str] = []
-    found = list(dependencies.projects(tmp_path, tmp_path / "tasks", said.append))
+    found = list(dependencies.install_project_dependencies(tmp_path, tmp_path / "tasks", said.append))
     assert [path.name for path in found] == ["one", "two"]
     assert [(path / "tiny.py").read_text() for path in found] == ["VERSION = '1.0'\n", "VERSION = '2.0'\n"]
     assert said == ["Installing the dependencies of tasks/one.", "Installing the dependencies of tasks/two."]
-    list(dependencies.projects(tmp_path, tmp_path / "tasks", said.append))
+    list(dependencies.install_project_dependencies(tmp_path, tmp_path / "tasks", said.append))
     assert len(said) == 2, "nothing changed, so nothing is installed"
     about = tmp_path / "tasks" / "one" / "pyproject.toml"
     about.write_text(about.read_text().replace("tiny-1.0", "tiny-2.0"))
-    list(dependencies.projects(tmp_path, tmp_path / "tasks", said.append))
+    list(dependencies.install_project_dependencies(tmp_path, tmp_path / "tasks", said.append))
     assert said[2:] == ["Installing the dependencies of tasks/one."]
     assert (tmp_path / "var" / "deps" / "one" / "tiny.py").read_text() == "VERSION = '2.0'\n"
 
@@ -150,14 +150,14 @@ def test_a_dependency_that_cannot_be_installed_is_named(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "requirements.txt").write_text(f"tiny @ {(tmp_path / 'tiny-1-py3-none-any.whl').as_uri()}\n")
     with pytest.raises(dependencies.InstallFailed, match=r"Cannot install the dependencies of tasks/shop: .*tiny"):
-        dependencies.prepare(tmp_path, print)
+        dependencies.prepare_projects(tmp_path, print)
     assert not (tmp_path / "var" / "deps" / "shop").exists()
 
 
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        (None, "there is no docker command"),
+        (None, "docker is not installed"),
         ("exit 1", "no Docker engine answers"),
         ('[ "$1" = info ] && echo ""', "no Docker engine answers"),
         ('[ "$1" = info ] && echo 20.10 && exit; exit 1', "Docker has no compose"),
@@ -208,7 +208,7 @@ def test_with_docker_the_mode_is_compose_unless_a_local_stack_runs(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert mode.choose("auto") == ("compose", "")
     assert mode.running("auto") == "compose"
-    with locks.hold(tmp_path, "worker.1", os.getpid()):
+    with locks.acquire(tmp_path, "worker.1", os.getpid()):
         assert mode.running("auto") == "local"
     env.setup(tmp_path)
     env.write_stack_env("local", {}, tmp_path)
@@ -217,6 +217,6 @@ def test_with_docker_the_mode_is_compose_unless_a_local_stack_runs(
 
 def test_a_process_of_no_such_name_is_refused_with_those_that_are() -> None:
     with pytest.raises(
-        RqstackError, match=r"web\.1: no such process\. There are redis, worker, long-worker, scheduler"
+        RqstackError, match=r"web\.1: no such process\. Known are redis, worker, long-worker, scheduler"
     ):
         processes.get("web.1")

@@ -1,1 +1,1 @@
-"""What is served over HTTP: the web page of jobs."""
+"""The HTTP interface: the jobs page."""

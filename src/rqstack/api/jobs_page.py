@@ -1,15 +1,15 @@
-"""The web page of jobs: rq-dashboard 0.9.0 behind a login, served by waitress.
+"""The jobs page: rq-dashboard 0.9.0 behind a login, served by waitress.
 
-rq-dashboard has no login by default, requeues every failed job of a queue on a plain GET, and unpickles results without
-asking where they come from. Around it:
+rq-dashboard has no login by default, requeues all failed jobs of a queue on a plain GET, and unpickles unverified
+results. This module adds:
 
-- Nothing but the login page and `/health` is served without a session. The session's cookie is HttpOnly and
-  SameSite=Strict, so that no other site's link, image or form acts with it.
-- What changes anything needs a POST from this very page: a GET (a prefetch, a crawler) gets 405, a POST of another
+- A login for everything but the login page and `/health`. The session cookie is HttpOnly and SameSite=Strict, so other
+  sites cannot use it in links, images or forms.
+- CSRF protection: changes need a POST from the page itself. A GET (a prefetch, a crawler) gets 405, a POST from another
   origin 403.
-- Results are read with the stack's serializer: signed payloads are checked before a byte is unpickled.
-- An address that has tried five wrong passwords within a minute waits.
-- It signs in to Redis as an ACL user, with one client for all threads (rq-dashboard opens one a request).
+- The stack's serializer: results are unpickled only after their signature is verified.
+- A limit of five login attempts per address and minute.
+- Redis ACL credentials, and one client for all threads (rq-dashboard opens one per request).
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from redis import Redis
     from werkzeug.wrappers import Response
 
-OPEN = {"login", "health"}
-"""Endpoints that need no login."""
+PUBLIC_ENDPOINTS = {"login", "health"}
 
 SESSION_HOURS = 12
-READING = ("GET", "HEAD", "OPTIONS")
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 THREADS = 8
 
 _LOGIN = """<!doctype html>
@@ -45,7 +44,7 @@ form { background: #fff; padding: 2rem; border-radius: 8px; box-shadow: 0 1px 4p
 label, input, button { display: block; width: 100%; box-sizing: border-box; margin-bottom: .5rem; font: inherit }
 input, button { padding: .5rem } h1 { font-size: 1.25rem; margin-top: 0 } p { color: #b00020 }
 </style></head><body>
-<form method="post"><h1>Jobs</h1>{% if wrong %}<p role="alert">{{ wrong }}</p>{% endif %}
+<form method="post"><h1>Jobs</h1>{% if error %}<p role="alert">{{ error }}</p>{% endif %}
 <label for="username">User name</label><input id="username" name="username" autocomplete="username" autofocus required>
 <label for="password">Password</label>
 <input id="password" name="password" type="password" autocomplete="current-password" required>
@@ -53,14 +52,14 @@ input, button { padding: .5rem } h1 { font-size: 1.25rem; margin-top: 0 } p { co
 
 
 def create_app(settings: Settings | None = None, stack: StackSettings | None = None) -> Flask:
-    """The WSGI application. Needs no Redis to start.
+    """Make the WSGI application. It starts without Redis.
 
     Args:
-        settings: Where Redis is, and the serializer. Default: read from the environment.
-        stack: The login (DASHBOARD_USERNAME, DASHBOARD_PASSWORD). Default: read from the environment.
+        settings: Default: loaded from the environment.
+        stack: Holds the login. Default: loaded from the environment.
 
     Raises:
-        SettingsError: There is no DASHBOARD_PASSWORD.
+        SettingsError: DASHBOARD_PASSWORD is not set.
     """
     from flask import Flask
     from rq_dashboard import default_settings
@@ -72,13 +71,13 @@ def create_app(settings: Settings | None = None, stack: StackSettings | None = N
     stack = stack or load(StackSettings)
     password = stack.dashboard_password.get_secret_value() if stack.dashboard_password else ""
     if not password:
-        raise SettingsError("DASHBOARD_PASSWORD: no value. The jobs page has no login without one. Set it in .env.")
+        raise SettingsError("DASHBOARD_PASSWORD is not set, and the jobs page needs it for its login. Set it in .env.")
 
-    # rq-dashboard's pages ask the application, not its blueprint, for their style sheets and scripts.
+    # rq-dashboard's pages load style sheets and scripts from the application, not from its blueprint.
     app = Flask("rqstack.jobs_page", static_folder=blueprint.static_folder)
     app.config.from_object(default_settings)
     app.config.update(
-        SECRET_KEY=secrets.token_bytes(32),  # of this process: sessions end when the page is started again
+        SECRET_KEY=secrets.token_bytes(32),  # random per process: a restart ends all sessions
         SESSION_COOKIE_NAME="rqstack_jobs",
         SESSION_COOKIE_SAMESITE="Strict",
         SESSION_COOKIE_HTTPONLY=True,
@@ -88,7 +87,7 @@ def create_app(settings: Settings | None = None, stack: StackSettings | None = N
         RQ_DASHBOARD_DISABLE_DELETE=False,
         DEPRECATED_OPTIONS=[],
     )
-    app.json.default = repr  # type: ignore[attr-defined]  # a result may be any object
+    app.json.default = repr  # type: ignore[attr-defined]  # results may be any object
     client = connect(settings, socket_timeout=30)
     _adapt_rq_dashboard(app, client, settings)
     _require_login(app, stack.dashboard_username, password)
@@ -104,10 +103,10 @@ def create_app(settings: Settings | None = None, stack: StackSettings | None = N
 
 
 def _adapt_rq_dashboard(app: Flask, client: Redis, settings: Settings) -> None:
-    """Give rq-dashboard the stack's Redis client and serializer.
+    """Make rq-dashboard use the stack's Redis client and serializer.
 
-    It has no option for either: it builds clients itself, from a URL whose user name its parser drops, and calls RQ
-    without naming a serializer, so that RQ's default is what must be replaced.
+    It has no option for either. It makes clients from a URL and drops its user name, and it passes no serializer to RQ,
+    so RQ's default serializer must be patched.
     """
     from rq.serializers import DefaultSerializer
     from rq_dashboard import web
@@ -119,11 +118,11 @@ def _adapt_rq_dashboard(app: Flask, client: Redis, settings: Settings) -> None:
     def loads(data: bytes) -> Any:
         try:
             return serializer.loads(data)
-        except Exception as error:  # a class of a task project, which is not installed here; or a forged payload
+        except Exception as error:  # a class of a task project that is not installed here, or a forged payload
             return f"(cannot be shown: {type(error).__name__}: {error})"
 
     def current_job(job: Any) -> Any:
-        # rq-dashboard's own adds the call with its arguments, which nothing on the page shows.
+        # rq-dashboard's version unpickles the arguments, which the page does not show.
         if job is None:
             return "idle"
         return {
@@ -141,30 +140,30 @@ def _adapt_rq_dashboard(app: Flask, client: Redis, settings: Settings) -> None:
 
 
 def _require_login(app: Flask, username: str, password: str) -> None:
-    """Let nobody but who has logged in see or change anything."""
+    """Require a login for all endpoints but `PUBLIC_ENDPOINTS`."""
     from flask import abort, redirect, render_template_string, request, session, url_for
 
-    from rqstack.api.throttle import Throttle
+    from rqstack.api.login_limiter import LoginLimiter
 
-    throttle = Throttle()
+    limiter = LoginLimiter()
 
     @app.before_request
     def guard() -> Response | None:
         origin = request.headers.get("Origin")
-        if request.method not in READING and (
+        if request.method not in SAFE_METHODS and (
             request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin"
             or (origin is not None and urlsplit(origin).netloc != request.host)
         ):
-            abort(403, "This request comes from another site.")
-        if request.endpoint in OPEN:
+            abort(403, "Cross-site requests are not allowed.")
+        if request.endpoint in PUBLIC_ENDPOINTS:
             return None
         if session.get("user") != username:
             if request.method == "GET" and (request.path == "/" or "/view" in request.path):
                 return redirect(url_for("login"))
-            abort(401, "Log in first, at /login.")
+            abort(401, "Log in at /login first.")
         rule = request.url_rule
-        if request.method in READING and rule is not None and rule.methods and "POST" in rule.methods:
-            abort(405, valid_methods=["POST"], description="This changes jobs: it takes a POST.")
+        if request.method in SAFE_METHODS and rule is not None and rule.methods and "POST" in rule.methods:
+            abort(405, valid_methods=["POST"], description="This changes jobs, so it needs a POST.")
         return None
 
     @app.after_request
@@ -177,23 +176,23 @@ def _require_login(app: Flask, username: str, password: str) -> None:
     @app.route("/login", methods=["GET", "POST"])
     def login() -> Any:
         if request.method == "POST":
-            # The peer, whatever a header says: a reverse proxy counts as one address.
+            # Not a forwarded header, which clients can forge. All clients behind a proxy count as one address.
             address = request.remote_addr or ""
-            if (wait := throttle.enter(address)) > 0:
+            if (wait := limiter.acquire(address)) > 0:
                 seconds = math.ceil(wait)
-                page = render_template_string(_LOGIN, wrong=f"Too many tries: try again in {seconds} s.")
+                page = render_template_string(_LOGIN, error=f"Too many attempts. Try again in {seconds} s.")
                 return page, 429, {"Retry-After": str(seconds)}
-            right_name = hmac.compare_digest(request.form.get("username", "").encode(), username.encode())
-            right_password = hmac.compare_digest(request.form.get("password", "").encode(), password.encode())
-            if right_name and right_password:
-                throttle.forget(address)
+            name_matches = hmac.compare_digest(request.form.get("username", "").encode(), username.encode())
+            password_matches = hmac.compare_digest(request.form.get("password", "").encode(), password.encode())
+            if name_matches and password_matches:
+                limiter.reset(address)
                 session.clear()
                 session.permanent = True
                 session["user"] = username
                 return redirect(url_for("rq_dashboard.queues_overview"))
-            logging.getLogger(__name__).warning("a wrong login from %s", address)
-            return render_template_string(_LOGIN, wrong="User name or password is wrong."), 401
-        return render_template_string(_LOGIN, wrong="")
+            logging.getLogger(__name__).warning("failed login from %s", address)
+            return render_template_string(_LOGIN, error="User name or password is wrong."), 401
+        return render_template_string(_LOGIN, error="")
 
     @app.route("/health")
     def health() -> dict[str, str]:
@@ -204,11 +203,10 @@ def serve(host: str = "127.0.0.1", port: int | None = None) -> None:
     """Serve the page until SIGTERM or SIGINT.
 
     Args:
-        host: Address to listen on.
         port: Default: DASHBOARD_PORT.
 
     Raises:
-        SettingsError: There is no password, a setting is wrong, or the port is taken.
+        SettingsError: DASHBOARD_PASSWORD is not set, a setting is invalid, or the port is in use.
     """
     import waitress
 
@@ -219,7 +217,7 @@ def serve(host: str = "127.0.0.1", port: int | None = None) -> None:
         server = waitress.create_server(app, host=host, port=port, threads=THREADS, ident=None)
     except OSError as error:
         raise SettingsError(
-            f"DASHBOARD_PORT: cannot listen on {host}:{port}: {error.strerror}. Choose another."
+            f"DASHBOARD_PORT: cannot listen on {host}:{port}: {error.strerror}. Choose another port."
         ) from error
     logging.getLogger(__name__).info("Serving the jobs page on http://%s:%d/", host, port)
     server.run()

@@ -1,6 +1,6 @@
-"""Simple queues of messages behind one small interface: Redis, a database, or the user's own.
+"""Message queues behind one small interface: Redis, a database, or the user's own.
 
-`QUEUE_BACKEND` chooses one, and task calls then travel through it in place of RQ's queues; see docs/backends.md.
+`QUEUE_BACKEND` selects one, which then carries task calls instead of RQ's queues; see docs/backends.md.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["BaseQueue", "DatabaseQueue", "RedisQueue", "backend_class", "open_queue"]
 
-_HOMES = {"DatabaseQueue": "rqstack.backends.database", "RedisQueue": "rqstack.backends.redis"}
+_LAZY_CLASSES = {"DatabaseQueue": "rqstack.backends.database", "RedisQueue": "rqstack.backends.redis"}
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily: RedisQueue needs no SQLAlchemy.
-    if name in _HOMES:
+    # Imported on first use, because RedisQueue must work without SQLAlchemy.
+    if name in _LAZY_CLASSES:
         try:
-            return getattr(import_module(_HOMES[name]), name)
+            return getattr(import_module(_LAZY_CLASSES[name]), name)
         except ModuleNotFoundError as error:
             if error.name and error.name.partition(".")[0] in ("sqlalchemy", "psycopg"):
                 raise BackendError(f"{name} needs the extra: pip install 'rqstack[database]'.") from None
@@ -34,13 +34,13 @@ def __getattr__(name: str) -> Any:
 
 
 def backend_class(path: str) -> type[BaseQueue]:
-    """The backend class of a dotted path.
+    """Import a backend class.
 
     Args:
-        path: Like 'rqstack.backends.DatabaseQueue', or one of your own.
+        path: Dotted path, such as 'rqstack.backends.DatabaseQueue'.
 
     Raises:
-        BackendError: It does not import, or is not a class with the methods of `BaseQueue`. The message names it.
+        BackendError: It cannot be imported, or is not a class that implements `BaseQueue`.
     """
     module_name, _, name = path.rpartition(".")
     advice = "Set it to a dotted path like rqstack.backends.DatabaseQueue."
@@ -52,7 +52,7 @@ def backend_class(path: str) -> type[BaseQueue]:
         raise
     except Exception as error:
         raise BackendError(
-            f"QUEUE_BACKEND: {path!r} does not import: {type(error).__name__}: {error}. {advice}"
+            f"QUEUE_BACKEND: {path!r} cannot be imported: {type(error).__name__}: {error}. {advice}"
         ) from None
     found = getattr(module, name, None)
     if found is None:
@@ -60,15 +60,15 @@ def backend_class(path: str) -> type[BaseQueue]:
     if not (isinstance(found, type) and issubclass(found, BaseQueue)):
         raise BackendError(f"QUEUE_BACKEND: {path!r} is not a subclass of rqstack.backends.BaseQueue.")
     if missing := sorted(getattr(found, "__abstractmethods__", ())):
-        raise BackendError(f"QUEUE_BACKEND: {path!r} lacks {', '.join(missing)}. A backend has them all.")
+        raise BackendError(f"QUEUE_BACKEND: {path!r} does not implement {', '.join(missing)}.")
     return found
 
 
 def open_queue(name: str, settings: Settings) -> BaseQueue:
-    """The queue of that name in the backend of the settings (`queue_backend`, `queue_connection`).
+    """Open a queue in the backend that the settings `queue_backend` and `queue_connection` select.
 
     Raises:
-        BackendError: as `backend_class`, or the connection is not one of the backend's form.
+        BackendError: As `backend_class`, or the backend does not accept the connection.
     """
     assert settings.queue_backend, "QUEUE_BACKEND is not set"
     cls = backend_class(settings.queue_backend)
@@ -78,5 +78,5 @@ def open_queue(name: str, settings: Settings) -> BaseQueue:
         raise
     except Exception as error:
         raise BackendError(
-            f"QUEUE_BACKEND: {settings.queue_backend} did not open queue {name!r}: {type(error).__name__}: {error}."
+            f"QUEUE_BACKEND: {settings.queue_backend} cannot open queue {name!r}: {type(error).__name__}: {error}."
         ) from None

@@ -1,4 +1,4 @@
-"""The interface of a message queue: four methods are required, the rest has defaults that work."""
+"""The interface of a message queue: four required methods, and optional ones with defaults."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
-LEAST_WAIT = 0.02
-MOST_WAIT = 0.5
+MIN_POLL_INTERVAL = 0.02
+MAX_POLL_INTERVAL = 0.5
 
 
 class BaseQueue(ABC):
     """A first-in first-out queue of byte strings.
 
-    A backend of your own implements `write`, `read`, `flush` and `__len__`. With no more than these a message is gone
-    from the store once it is read, so one whose consumer is killed in mid-job is lost. A backend that can do better
-    implements `claim`, `ack`, `release`, `extend` and `held` too: a claim is a message that its owner has in hand, and
-    that goes back to the queue when the owner's lease ends.
+    A backend implements `write`, `read`, `flush` and `__len__`. With only these, a message leaves the store when it is
+    read, so it is lost if its consumer is killed while running it. For at-least-once delivery a backend also implements
+    `claim`, `ack`, `release`, `extend` and `held`: a claimed message belongs to its owner until it is acknowledged, and
+    returns to the queue when the owner's lease expires.
 
     Args:
-        name: The queue's name. Queues of different names share nothing.
-        connection: What to connect to, in the form that the class defines; '' for its default.
+        connection: Where to connect, in a format that the class defines; '' for its default.
     """
 
     def __init__(self, name: str, connection: str = "") -> None:
@@ -33,55 +32,55 @@ class BaseQueue(ABC):
 
     @abstractmethod
     def read(self) -> bytes | None:
-        """Take the first message off the queue. None if the queue is empty, which is no error."""
+        """Remove and return the first message; None if the queue is empty."""
 
     @abstractmethod
     def flush(self) -> None:
-        """Delete every message that waits."""
+        """Delete all waiting messages."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Messages that wait."""
+        """The number of waiting messages."""
 
     def __bool__(self) -> bool:
-        # An empty queue is still a queue.
+        # Otherwise __len__ would make an empty queue false.
         return True
 
     def claim(self, owner: str, lease: float, timeout: float) -> bytes | None:
-        """Take the first message in hand; wait for one if there is none.
+        """Claim the first message, and wait for one if the queue is empty.
+
+        After an error it is unknown whether a message was claimed, so the caller must `release` before it claims again.
 
         Args:
-            owner: Who takes it: a unique name. An owner has at most one message in hand.
-            lease: Seconds after which the message may go to somebody else, unless `extend` is called.
-            timeout: Seconds to wait for a message; 0 for not at all.
-
-        After an error nobody knows whether a message was taken: the caller calls `release` before it claims again.
+            owner: A unique name of the consumer. An owner holds at most one message.
+            lease: Seconds after which another owner may claim the message, unless `extend` is called.
+            timeout: Seconds to wait for a message; 0: do not wait.
 
         Returns:
-            The message, or None if there was none in that time.
+            The message, or None if there was none within the timeout.
         """
         deadline = time.monotonic() + timeout
-        pause = LEAST_WAIT
+        interval = MIN_POLL_INTERVAL
         while (data := self.read()) is None:
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            time.sleep(min(pause, left))
-            pause = min(pause * 2, MOST_WAIT)
+            time.sleep(min(interval, left))
+            interval = min(interval * 2, MAX_POLL_INTERVAL)
         return data
 
     def ack(self, owner: str) -> None:  # noqa: B027 - optional
-        """The owner has done its message: delete it. Does nothing if the lease ended before."""
+        """Delete the message that the owner holds. Does nothing if its lease has expired."""
 
     def release(self, owner: str) -> None:  # noqa: B027 - optional
-        """Put what the owner has in hand back at the front of the queue, at once."""
+        """Return the message that the owner holds to the front of the queue."""
 
     def extend(self, owners: Iterable[str], lease: float) -> None:  # noqa: B027 - optional
-        """Let the leases of these owners end `lease` seconds from now."""
+        """Extend the leases of these owners to `lease` seconds from now."""
 
     def held(self, owner: str) -> bytes | None:
-        """The message that the owner has in hand; None if there is none, or if the backend does not know."""
+        """The message that the owner holds; None if there is none, or if the backend does not track claims."""
         return None
 
     def close(self) -> None:  # noqa: B027 - optional
-        """Close the connections of this object. It may be used again, and then opens them again."""
+        """Close the connections of this object. Using it again reopens them."""

@@ -1,4 +1,4 @@
-"""The consumer: keeps a number of readers of a message backend running, and runs no user code itself."""
+"""The consumer: supervises the reader processes of a message backend. It runs no user code itself."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ log = logging.getLogger("rqstack.worker")
 
 
 class Consumer:
-    """Keeps n readers running until it is told to stop; the counterpart of `Supervisor` for a message backend.
+    """Keeps a number of readers running until it is stopped; the counterpart of `Supervisor` for a message backend.
 
-    A reader that dies gives its message back at once. One whose consumer dies too is run by another consumer when its
-    lease ends, after RQSTACK_DEAD_AFTER. (Both need a backend that claims: see `BaseQueue`.)
+    The message of a reader that dies returns to the queue at once. If the consumer dies too, another consumer runs the
+    message when its lease expires after RQSTACK_DEAD_AFTER. Both need a backend with claims, see `BaseQueue`.
 
     Args:
-        queues: Queue names, in order of priority.
+        queues: Queue names in order of priority.
         settings: Default: `get_settings()`.
-        processes: Readers. Default: `settings.processes`.
-        burst: End when the queues are empty.
+        processes: Number of readers. Default: `settings.processes`.
+        burst: Return when the queues are empty.
         on_ready: Called once the readers run.
 
     Raises:
@@ -64,10 +64,11 @@ class Consumer:
 
     def run(self) -> int:
         """Run until stopped. Returns the exit code."""
-        awake, self._awaken = os.pipe()
-        for end in (awake, self._awaken):
+        # Signals wake the select below through this pipe.
+        wakeup, wakeup_writer = os.pipe()
+        for end in (wakeup, wakeup_writer):
             os.set_blocking(end, False)
-        signal.set_wakeup_fd(self._awaken, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGCHLD, lambda signum, frame: None)
@@ -83,43 +84,43 @@ class Consumer:
             if self.stopping and deadline == float("inf"):
                 deadline = now + self.settings.grace
             if now > deadline:
-                log.warning("Killing %d processes that did not end in %d s", len(self.readers), self.settings.grace)
+                log.warning("Killing %d processes: still running after %d s", len(self.readers), self.settings.grace)
                 self._signal(signal.SIGKILL)
                 deadline = float("inf") if not self.stopping else now + 1
             if now - extended >= self.settings.heartbeat:
-                self._extend()
+                self._extend_leases()
                 extended = now
             self._reap()
             if self.readers:
                 until = min(extended + self.settings.heartbeat, deadline)
-                select.select([awake], [], [], max(0.0, until - time.monotonic()))
+                select.select([wakeup], [], [], max(0.0, until - time.monotonic()))
                 with contextlib.suppress(BlockingIOError):
-                    os.read(awake, 4096)
+                    os.read(wakeup, 4096)
         signal.set_wakeup_fd(-1)
-        for end in (awake, self._awaken):
+        for end in (wakeup, wakeup_writer):
             os.close(end)
         for queue in self.queues:
             queue.close()
         return 0
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
-        again = self.stopping
-        if not again:
-            log.info("Stopping: jobs get %d s to end", self.settings.grace)
+        is_second = self.stopping
+        if not is_second:
+            log.info("Stopping: jobs have %d s to finish", self.settings.grace)
         self.stopping = True
-        self._signal(signal.SIGKILL if again else signal.SIGTERM)
+        self._signal(signal.SIGKILL if is_second else signal.SIGTERM)
 
     def _signal(self, number: int) -> None:
         for pid in list(self.readers):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def _extend(self) -> None:
+    def _extend_leases(self) -> None:
         for queue in self.queues:
             try:
                 queue.extend(self.readers.values(), self.settings.dead_after)
             except Exception as error:
-                log.warning("Leases were not extended: %s", error)
+                log.warning("Cannot extend leases: %s", error)
 
     def _reap(self) -> None:
         for pid, owner in list(self.readers.items()):
@@ -129,12 +130,12 @@ class Consumer:
             del self.readers[pid]
             code = os.waitstatus_to_exitcode(status)
             if code:
-                self._crashed(owner, code)
+                self._recover_message(owner, code)
             if not self.stopping and not (self.burst and code == 0):
                 self._fork()
 
-    def _crashed(self, owner: str, code: int) -> None:
-        """Give back what a dead reader had in hand; not for ever, if it is the message that kills."""
+    def _recover_message(self, owner: str, code: int) -> None:
+        """Return the message of a dead reader to the queue, or fail it as a poison message after `max_crashes`."""
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         for queue in self.queues:
             try:
@@ -142,19 +143,21 @@ class Consumer:
                 key = hashlib.sha256(data or b"").digest()
                 if data is None:
                     log.error("A reader of %s ended %s", queue.name, how)
-                elif not self.stopping and self._count(key) >= self.settings.max_crashes:
+                elif not self.stopping and self._count_crash(key) >= self.settings.max_crashes:
                     del self.crashes[key]
                     open_queue(queue.name + FAILED, self.settings).write(data)
                     queue.ack(owner)
-                    log.error("Queue %s: a message ended its reader %s once too often: failed", queue.name, how)
+                    log.error("Queue %s: a message ended its reader %s too often, and is failed", queue.name, how)
                     continue
                 else:
-                    log.error("Queue %s: a reader ended %s in mid-job: its message waits again", queue.name, how)
+                    log.error("Queue %s: a reader ended %s during a job: its message is requeued", queue.name, how)
                 queue.release(owner)
             except Exception as error:
-                log.warning("Queue %s: what a dead reader had waits for its lease to end: %s", queue.name, error)
+                log.warning(
+                    "Queue %s: the message of a dead reader waits until its lease expires: %s", queue.name, error
+                )
 
-    def _count(self, key: bytes) -> int:
+    def _count_crash(self, key: bytes) -> int:
         self.crashes[key] += 1
         return self.crashes[key]
 
@@ -164,7 +167,7 @@ class Consumer:
             hooks.run(hooks.before_fork)
         sys.stdout.flush()
         sys.stderr.flush()
-        # A signal for the parent must not run the parent's handler in the child.
+        # Until the child installs its own handlers, a signal must not run those of the parent.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         pid = os.fork()
         if pid:
@@ -173,7 +176,7 @@ class Consumer:
             return
         code = 1
         try:
-            self._become_reader(owner)
+            self._run_reader(owner)
             code = 0
         except BaseException:
             log.exception("A reader failed")
@@ -182,10 +185,10 @@ class Consumer:
             sys.stderr.flush()
             os._exit(code)
 
-    def _become_reader(self, owner: str) -> None:
+    def _run_reader(self, owner: str) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # A reader whose consumer was killed must not go on beside the one that takes over its message.
+        # If the consumer is killed, another one takes over the message, so this reader must not go on.
         die_with(self.pid)
         reader = Reader(self.names, owner, self.settings, burst=self.burst)
         signal.signal(signal.SIGTERM, reader._stop)

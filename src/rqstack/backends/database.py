@@ -1,4 +1,4 @@
-"""Messages in a table: PostgreSQL, where any number of consumers take them side by side, or SQLite."""
+"""Messages in a table of PostgreSQL or SQLite."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 
-from rqstack.backends.base import LEAST_WAIT, MOST_WAIT, BaseQueue
+from rqstack.backends.base import MAX_POLL_INTERVAL, MIN_POLL_INTERVAL, BaseQueue
 from rqstack.database import CONNECT_TIMEOUT, database_url, open_database
 from rqstack.errors import BackendError
 
@@ -45,28 +45,28 @@ messages = Table(
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("queue", String(255), nullable=False),
     Column("data", LargeBinary, nullable=False),
-    # Who has it in hand, and until when, in seconds since 1970 by the database's clock.
+    # The consumer that claimed it, and the end of its lease in seconds since the epoch on the database's clock.
     Column("owner", String(64)),
     Column("lease_until", Double),
     Index("rqstack_messages_queue", "queue", "id"),
     Index("rqstack_messages_owner", "owner"),
-    # An id is never given twice, also after the table was empty: ids are the order of the queue.
+    # Ids define the order of the queue, so SQLite must not reuse them after the table was empty.
     sqlite_autoincrement=True,
 )
 
 
 class DatabaseQueue(BaseQueue):
-    """A queue in a table, made at first use. A message survives the death of its consumer and of the database.
+    """A queue in a table, created on first use. Messages survive the death of their consumer and of the database.
 
-    On PostgreSQL consumers skip each other's rows (FOR UPDATE SKIP LOCKED) and wait by LISTEN/NOTIFY. On SQLite they
-    take turns, and look for new messages at growing intervals of at most half a second.
+    On PostgreSQL, consumers skip each other's rows (FOR UPDATE SKIP LOCKED) and wait with LISTEN/NOTIFY. On SQLite they
+    lock each other out, and poll at growing intervals of at most half a second.
 
     Args:
-        name: The queue's name, at most 255 characters.
+        name: At most 255 characters.
         connection: A database URL. Default: RQSTACK_DATABASE_URL.
 
     Raises:
-        BackendError: The URL is not one of PostgreSQL or SQLite.
+        BackendError: The URL is not for PostgreSQL or SQLite.
     """
 
     def __init__(self, name: str, connection: str = "") -> None:
@@ -101,19 +101,19 @@ class DatabaseQueue(BaseQueue):
 
     def claim(self, owner: str, lease: float, timeout: float) -> bytes | None:
         deadline = time.monotonic() + timeout
-        pause = LEAST_WAIT
+        interval = MIN_POLL_INTERVAL
         if self._postgres and timeout > 0:
-            self._listen()  # before the first look, so that no message falls between the two
+            self._listen()  # before the first query, so that no notification is missed
         while True:
-            data = self._take(owner, lease)
+            data = self._claim_first(owner, lease)
             left = deadline - time.monotonic()
             if data is not None or left <= 0:
                 return data
             if self._postgres:
-                self._await_notice(left)
+                self._wait_for_notification(left)
             else:
-                time.sleep(min(pause, left))
-                pause = min(pause * 2, MOST_WAIT)
+                time.sleep(min(interval, left))
+                interval = min(interval * 2, MAX_POLL_INTERVAL)
 
     def ack(self, owner: str) -> None:
         with self._open() as connection:
@@ -155,7 +155,7 @@ class DatabaseQueue(BaseQueue):
     # -- SQL
 
     def _now(self) -> ColumnElement[float]:
-        """The database's clock, as seconds since 1970: the clocks of the consumers' machines do not matter."""
+        """Seconds since the epoch on the database's clock, so the clocks of the consumers' machines may differ."""
         if self._postgres:
             return func.extract("epoch", func.clock_timestamp()).cast(Double)
         return (func.julianday("now") - literal(2440587.5)) * literal(86400.0)
@@ -165,12 +165,12 @@ class DatabaseQueue(BaseQueue):
         return and_(messages.c.queue == self.name, free)
 
     def _first(self) -> Any:
-        """The id of the first message that nobody has in hand."""
+        """The id of the first message without a lease."""
         query = select(messages.c.id).where(self._waiting()).order_by(messages.c.id).limit(1)
-        # SQLite knows no row locks: a statement that writes has the whole database.
+        # SQLite ignores this: a writing statement locks the whole database.
         return query.with_for_update(skip_locked=True).scalar_subquery()
 
-    def _take(self, owner: str, lease: float) -> bytes | None:
+    def _claim_first(self, owner: str, lease: float) -> bytes | None:
         statement = (
             update(messages)
             .where(messages.c.id == self._first())
@@ -185,7 +185,7 @@ class DatabaseQueue(BaseQueue):
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[Connection]:
-        """A connection on which every statement is a transaction; what goes wrong is told in one sentence."""
+        """A connection in autocommit mode. Errors become a `BackendError`."""
         try:
             if self._engine is None:
                 engine = open_database(self._url.render_as_string(hide_password=False), isolation_level="AUTOCOMMIT")
@@ -198,7 +198,7 @@ class DatabaseQueue(BaseQueue):
             where = self._url.render_as_string(hide_password=True)
             first_line = str(reason).strip().partition("\n")[0]
             raise BackendError(
-                f"The database at {where} did not take this: {first_line}. Is it running? Check RQSTACK_DATABASE_URL."
+                f"The database at {where} failed: {first_line}. Is it running? Check RQSTACK_DATABASE_URL."
             ) from error
 
     def _listen(self) -> None:
@@ -210,35 +210,35 @@ class DatabaseQueue(BaseQueue):
                 self._listener = psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT)
                 self._listener.execute(f"LISTEN {CHANNEL}")
             except psycopg.Error as error:
-                self._lost_listener(error)
+                raise self._listener_failed(error) from error
 
-    def _await_notice(self, timeout: float) -> None:
-        """Wait until a message was written to this queue, or for `timeout` seconds."""
+    def _wait_for_notification(self, timeout: float) -> None:
+        """Wait until a message is written to this queue, or the timeout (in seconds) expires."""
         import psycopg
 
         assert self._listener is not None
         deadline = time.monotonic() + timeout
         try:
             while (left := deadline - time.monotonic()) > 0:
-                for notice in self._listener.notifies(timeout=left, stop_after=1):
-                    if notice.payload == self.name:
+                for notification in self._listener.notifies(timeout=left, stop_after=1):
+                    if notification.payload == self.name:
                         return
         except psycopg.Error as error:
-            self._lost_listener(error)
+            raise self._listener_failed(error) from error
 
-    def _lost_listener(self, error: Exception) -> None:
+    def _listener_failed(self, error: Exception) -> BackendError:
         self._listener = None
         where = self._url.render_as_string(hide_password=True)
-        raise BackendError(f"The database at {where} cannot be reached: {str(error).strip()}.") from error
+        return BackendError(f"The database at {where} cannot be reached: {str(error).strip()}.")
 
 
 def create_table(engine: Engine) -> None:
-    """Make the table if it is not there; two processes may do it at the same time."""
+    """Create the table if it does not exist. Two processes may do this at the same time."""
     for attempt in range(3):
         try:
             metadata.create_all(engine)
             return
         except (IntegrityError, ProgrammingError, DBAPIError):
-            # The other process was between our look and our CREATE.
+            # Another process created it after we checked that it does not exist.
             if attempt == 2:
                 raise

@@ -1,4 +1,4 @@
-"""Task calls as messages: what a producer writes to a backend, and a consumer reads."""
+"""Encodes and decodes task calls as signed messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rqstack.security import get_serializer
 from rqstack.settings import Settings
 
 FAILED = ":failed"
-"""What is added to a queue's name to get that of the queue of its failed messages."""
+"""Suffix of the queue that keeps a queue's failed messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,9 @@ class Message:
 
     Args:
         task: The task's registered name.
-        args: Positional arguments.
-        kwargs: Named arguments.
-        timeout: Seconds it may run; -1 for ever.
-        retries: How often it still runs again if it fails.
-        id: Unique; in every line that the consumer logs about it.
+        timeout: Seconds; -1 for no limit.
+        retries: Retries left.
+        id: Identifies the call in the consumer's log.
     """
 
     task: str
@@ -35,28 +33,28 @@ class Message:
     id: str = field(default_factory=lambda: str(uuid4()))
 
 
-def encode(call: Message, settings: Settings) -> bytes:
-    """The signed bytes of a call.
+def encode(message: Message, settings: Settings) -> bytes:
+    """Serialize and sign a message.
 
     Raises:
         InvalidJob: An argument cannot be stored.
     """
-    # dataclasses.asdict would copy the arguments deeply.
-    values = {each.name: getattr(call, each.name) for each in fields(call)}
+    # Not dataclasses.asdict, which would deep-copy the arguments.
+    values = {each.name: getattr(message, each.name) for each in fields(message)}
     try:
         return bytes(get_serializer(settings).dumps(values))
     except InvalidJob:
         raise
     except Exception as error:
-        raise InvalidJob(f"{call.task}: its arguments cannot be stored: {type(error).__name__}: {error}.") from error
+        raise InvalidJob(f"{message.task}: its arguments cannot be stored: {type(error).__name__}: {error}.") from error
 
 
 def decode(data: bytes, settings: Settings) -> Message:
-    """The call of signed bytes. Nothing is unpickled before the signature was checked.
+    """Verify the signature of a message, then deserialize it.
 
     Raises:
-        Exception: What the serializer raises for forged, altered or unsigned bytes.
-        InvalidJob: They are signed, but no call.
+        Exception: The serializer rejects forged, altered or unsigned bytes.
+        InvalidJob: The signature is valid, but the content is not a message.
     """
     values = get_serializer(settings).loads(data)
     try:

@@ -1,4 +1,4 @@
-"""Sends task calls to the backend of the settings."""
+"""Sends task calls to the configured message backend."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from rqstack.enqueue.task_protocol import EnqueuedTask
     from rqstack.registry.options import TaskOptions
 
-REFUSED = ("unique", "rate_limit", "ttl", "at_front")
-"""Options of a task that need RQ. They are refused rather than forgotten, as is whatever concerns one call alone."""
+RQ_ONLY_OPTIONS = ("unique", "rate_limit", "ttl", "at_front")
+"""Task options that only RQ supports. Calls that use them, or any per-call option but `queue`, are rejected."""
 
 
 class BackendPublisher:
-    """Writes task calls to the backend; one open queue a name, kept for the life of the process."""
+    """Writes task calls to the backend. Keeps each queue open for the life of the process."""
 
     def __init__(self) -> None:
         self._queues: dict[str, BaseQueue] = {}
@@ -38,26 +38,26 @@ class BackendPublisher:
         """Write one call to its queue. Arguments as `Publisher.publish`.
 
         Raises:
-            InvalidJob: An argument cannot be stored, or an option needs RQ.
-            BackendError: The backend cannot be loaded or reached; nothing was written.
+            InvalidJob: An argument cannot be stored, or an option is supported by RQ only.
+            BackendError: The backend cannot be loaded or reached. Nothing was written.
         """
         settings = get_settings()
-        needs_rq = sorted(set(given) - {"queue"}) + [name for name in REFUSED if getattr(options, name)]
+        needs_rq = sorted(set(given) - {"queue"}) + [name for name in RQ_ONLY_OPTIONS if getattr(options, name)]
         if needs_rq:
             raise InvalidJob(
                 f"{task.name}: {needs_rq[0]} needs RQ, and QUEUE_BACKEND sends calls to {settings.queue_backend}. "
                 "Leave it out, or unset QUEUE_BACKEND."
             )
-        call = Message(
+        message = Message(
             task.name, args, dict(kwargs), timeout=options.timeout or settings.job_timeout, retries=options.retries
         )
-        data = encode(call, settings)
+        data = encode(message, settings)
         self._queue(given.get("queue") or options.queue).write(data)
-        return call
+        return message
 
     def _queue(self, name: str) -> BaseQueue:
         if self._pid != os.getpid():
-            # A connection is one process's: a web server that forked since opens its own.
+            # The process has forked: a connection must not be shared with the parent.
             self._queues, self._pid = {}, os.getpid()
         if name not in self._queues:
             self._queues[name] = open_queue(name, get_settings())

@@ -1,4 +1,4 @@
-"""A consumer's child: takes messages from the backend one by one, and runs the task of each."""
+"""A consumer's child process: claims messages one by one and runs their tasks."""
 
 from __future__ import annotations
 
@@ -26,18 +26,17 @@ from rqstack.settings import Settings
 log = logging.getLogger("rqstack.worker")
 T = TypeVar("T")
 
-WAIT = 1.0
-"""Seconds for which one claim waits in the backend: so long may an idle child take to see that it shall stop."""
+CLAIM_TIMEOUT = 1.0
+"""Seconds for which a claim waits. An idle reader notices a stop only after this time."""
 
 
 class Reader:
-    """Runs messages until it is told to stop, or (burst) until the queues are empty.
+    """Runs messages until it is stopped.
 
     Args:
-        queues: Queue names, in order of priority.
-        owner: This child's name in the backend.
-        settings: The settings.
-        burst: End when the queues are empty.
+        queues: Queue names in order of priority.
+        owner: The unique name under which it claims messages.
+        burst: Return when the queues are empty.
     """
 
     def __init__(self, queues: Sequence[str], owner: str, settings: Settings, *, burst: bool) -> None:
@@ -49,15 +48,15 @@ class Reader:
         self.parent = os.getppid()
 
     def run(self) -> None:
-        """The loop. A backend that fails is tried again, with growing pauses; nothing in hand is dropped for it."""
+        """Run messages until stopped. If the backend fails, retry with backoff and keep the claimed message."""
         signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal; the parent says when to stop
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the consumer stops this one
         while not self.stopping and os.getppid() == self.parent:
-            found = self._insist(self._claim, clean=True)
-            if found is not None:
-                queue, data = found
-                self._handle(queue, data)
-                self._insist(lambda queue=queue: queue.ack(self.owner))  # type: ignore[misc]
+            claimed = self._retry(self._claim, is_claim=True)
+            if claimed is not None:
+                queue, data = claimed
+                self._process(queue, data)
+                self._retry(lambda queue=queue: queue.ack(self.owner))  # type: ignore[misc]
             elif self.burst:
                 break
         for queue in self.queues:
@@ -69,83 +68,90 @@ class Reader:
         self.stopping = True
 
     def _claim(self) -> tuple[BaseQueue, bytes] | None:
-        """The first message of the first queue that has one; waits a moment if none has."""
+        """The first message of the first queue that has one. Waits up to `CLAIM_TIMEOUT` if all are empty."""
         lease = self.settings.dead_after
         for queue in self.queues:
             if (data := queue.claim(self.owner, lease, 0)) is not None:
                 return queue, data
         if self.burst:
             return None
-        # Only one queue can be waited on at a time; they take turns, short ones if there are several.
-        turn = self.queues[:1] if len(self.queues) == 1 else self.queues
-        for queue in turn:
+        # Only one queue can be waited on at a time, so several take turns with a shorter timeout.
+        timeout = CLAIM_TIMEOUT if len(self.queues) == 1 else CLAIM_TIMEOUT / 5
+        for queue in self.queues:
             if self.stopping:
                 return None
-            if (data := queue.claim(self.owner, lease, WAIT if len(turn) == 1 else WAIT / 5)) is not None:
+            if (data := queue.claim(self.owner, lease, timeout)) is not None:
                 return queue, data
         return None
 
-    def _insist(self, call: Callable[[], T], *, clean: bool = False) -> T | None:
-        """Message until it does not raise. `clean`: give back first what a claim with a lost answer may have taken."""
+    def _retry(self, call: Callable[[], T], *, is_claim: bool = False) -> T | None:
+        """Call until it does not raise.
+
+        Args:
+            is_claim: Before each retry, release a message that a claim with a lost reply may have claimed. Return None
+                if the reader is stopped meanwhile.
+        """
         pause = 0.1
         failed = False
         while True:
             try:
-                if failed and clean:
+                if failed and is_claim:
                     for queue in self.queues:
                         queue.release(self.owner)
                 return call()
             except Exception as error:
                 failed = True
-                if clean and self.stopping:
+                if is_claim and self.stopping:
                     return None
                 log.warning("%s Trying again in %.1f s.", error, pause)
                 time.sleep(pause * random.uniform(0.5, 1))
                 pause = min(pause * 2, 5)
 
-    def _handle(self, queue: BaseQueue, data: bytes) -> None:
-        """Run one message. Whatever its task does, this returns."""
+    def _process(self, queue: BaseQueue, data: bytes) -> None:
+        """Run one message. Does not raise, whatever the task does."""
         try:
-            call = decode(data, self.settings)
-            body = resolve(call.task, settings=self.settings)
+            message = decode(data, self.settings)
+            function = resolve(message.task, settings=self.settings)
         except Exception as error:
-            log.error("Queue %s: a message was refused: %s", queue.name, error)
-            self._keep(queue, data)
+            log.error("Queue %s: rejected a message: %s", queue.name, error)
+            self._move_to_failed(queue, data)
             return
         if hooks.before_job:
             hooks.run(hooks.before_job)
-        began = time.monotonic()
+        started = time.monotonic()
         try:
             penalty: Any = UnixSignalDeathPenalty  # RQ has no types
-            with penalty(call.timeout, JobTimeoutException, job_id=call.id):
-                result = body(*call.args, **call.kwargs)
+            with penalty(message.timeout, JobTimeoutException, job_id=message.id):
+                result = function(*message.args, **message.kwargs)
                 if inspect.isawaitable(result):
-                    asyncio.run(_wait(result))
-            log.info("%s: %s done in %.3f s", queue.name, _title(call), time.monotonic() - began)
+                    asyncio.run(_as_coroutine(result))
+            log.info("%s: %s done in %.3f s", queue.name, _describe(message), time.monotonic() - started)
         except (Exception, SystemExit) as error:
-            self._failed(queue, data, call, error)
+            self._handle_failure(queue, data, message, error)
         finally:
             if hooks.after_job:
                 hooks.run(hooks.after_job)
 
-    def _failed(self, queue: BaseQueue, data: bytes, call: Message, error: BaseException) -> None:
-        if call.retries > 0:
-            log.warning("%s: %s failed, %d more to try", queue.name, _title(call), call.retries, exc_info=error)
-            again = encode(replace(call, retries=call.retries - 1), self.settings)
-            self._insist(lambda: queue.write(again))
+    def _handle_failure(self, queue: BaseQueue, data: bytes, message: Message, error: BaseException) -> None:
+        if message.retries > 0:
+            log.warning(
+                "%s: %s failed, retries left: %d", queue.name, _describe(message), message.retries, exc_info=error
+            )
+            retry = encode(replace(message, retries=message.retries - 1), self.settings)
+            self._retry(lambda: queue.write(retry))
         else:
-            log.error("%s: %s failed", queue.name, _title(call), exc_info=error)
-            self._keep(queue, data)
+            log.error("%s: %s failed", queue.name, _describe(message), exc_info=error)
+            self._move_to_failed(queue, data)
 
-    def _keep(self, queue: BaseQueue, data: bytes) -> None:
+    def _move_to_failed(self, queue: BaseQueue, data: bytes) -> None:
         failed = open_queue(queue.name + FAILED, self.settings)
-        self._insist(lambda: failed.write(data))
+        self._retry(lambda: failed.write(data))
         failed.close()
 
 
-async def _wait(result: object) -> object:
+async def _as_coroutine(result: object) -> object:
     return await result  # type: ignore[misc]
 
 
-def _title(call: Message) -> str:
-    return f"{call.task} ({call.id})"
+def _describe(message: Message) -> str:
+    return f"{message.task} ({message.id})"

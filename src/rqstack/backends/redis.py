@@ -1,4 +1,4 @@
-"""Messages in Redis: a list a queue, and a list an owner for what it has in hand."""
+"""Messages in Redis: one list per queue, and one list per owner for the message that it holds."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 SCHEMES = ("redis://", "rediss://", "unix://")
-WRONG = "QUEUE_CONNECTION: {!r} is not a Redis. Give host:port:db, like 127.0.0.1:6379:0, or a redis:// URL."
+INVALID_CONNECTION = (
+    "QUEUE_CONNECTION: {!r} is not a Redis. Give host:port:db, like 127.0.0.1:6379:0, or a redis:// URL."
+)
 
-# Both run on Redis's clock, so that the clocks of the machines do not matter.
+# Both scripts use Redis's clock, so the clocks of the machines may differ.
+#
+# Return the messages of owners whose lease has expired to the queue, then open the lease of this owner.
 # KEYS: queue, leases. ARGV: prefix of the lists of owners, owner, lease in seconds.
-# Puts back what owners whose lease has ended had in hand, then opens the lease of this owner.
 OPEN_LEASE = """
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
@@ -37,7 +40,8 @@ end
 redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[2])
 """
 
-# KEYS: leases. ARGV: lease in seconds, owners. An owner whose lease has ended does not get it back.
+# Extend the leases of owners. XX, because a lease that expired and was removed must not come back.
+# KEYS: leases. ARGV: lease in seconds, owners.
 EXTEND = """
 local clock = redis.call('TIME')
 local until_ = clock[1] + clock[2] / 1000000 + ARGV[1]
@@ -46,12 +50,11 @@ for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', until_, ARGV[i]) end
 
 
 class RedisQueue(BaseQueue):
-    """A queue in Redis. A message survives the death of its consumer; Redis's own settings say what survives Redis.
+    """A queue in Redis. Messages survive the death of their consumer; Redis's persistence settings decide the rest.
 
     Args:
-        name: The queue's name.
-        connection: 'host:port:db', or a URL (redis://, rediss://, unix://). Default: REDIS_URL. User name and
-            password come from REDIS_USERNAME and REDIS_PASSWORD, where the URL has none.
+        connection: 'host:port:db', or a URL (redis://, rediss://, unix://). Default: REDIS_URL. If the URL has no user
+            name and password, REDIS_USERNAME and REDIS_PASSWORD apply.
 
     Raises:
         BackendError: The connection is neither.
@@ -68,29 +71,29 @@ class RedisQueue(BaseQueue):
     @property
     def client(self) -> Redis:
         if self._client is None:
-            # Never sent twice by the client: a BLMOVE whose answer was lost has filled the inbox, and a second one
-            # would put another message behind it. After an error the consumer calls `release`, which puts it back.
+            # No retries: a BLMOVE whose reply was lost may have filled the inbox, and a retry would claim a second
+            # message. After an error the consumer calls `release` instead.
             settings = replace(get_settings(), redis_url=self._url)
             self._client = connect(settings, retries=0)
         return self._client
 
     def write(self, data: bytes) -> None:
-        self._do(lambda: self.client.rpush(self._key, data))
+        self._run(lambda: self.client.rpush(self._key, data))
 
     def read(self) -> bytes | None:
-        found: bytes | None = self._do(lambda: self.client.lpop(self._key))
-        return found
+        data: bytes | None = self._run(lambda: self.client.lpop(self._key))
+        return data
 
     def flush(self) -> None:
-        self._do(lambda: self.client.delete(self._key))
+        self._run(lambda: self.client.delete(self._key))
 
     def __len__(self) -> int:
-        return int(self._do(lambda: self.client.llen(self._key)))
+        return int(self._run(lambda: self.client.llen(self._key)))
 
     def claim(self, owner: str, lease: float, timeout: float) -> bytes | None:
         inbox = self._inbox + owner
 
-        def take() -> Any:
+        def move() -> Any:
             with self.client.pipeline(transaction=False) as pipe:
                 pipe.eval(OPEN_LEASE, 2, self._key, self._leases, self._inbox, owner, lease + timeout)
                 if timeout > 0:
@@ -99,35 +102,35 @@ class RedisQueue(BaseQueue):
                     pipe.lmove(self._key, inbox, "LEFT", "RIGHT")
                 return pipe.execute()[1]
 
-        found: bytes | None = self._do(take)
-        return found
+        data: bytes | None = self._run(move)
+        return data
 
     def ack(self, owner: str) -> None:
-        self._do(lambda: self.client.lpop(self._inbox + owner))
+        self._run(lambda: self.client.lpop(self._inbox + owner))
 
     def release(self, owner: str) -> None:
-        def put_back() -> None:
+        def return_messages() -> None:
             while self.client.lmove(self._inbox + owner, self._key, "LEFT", "LEFT") is not None:
                 pass
             self.client.zrem(self._leases, owner)
 
-        self._do(put_back)
+        self._run(return_messages)
 
     def extend(self, owners: Iterable[str], lease: float) -> None:
         names = list(owners)
         if names:
-            self._do(lambda: self.client.eval(EXTEND, 1, self._leases, lease, *names))
+            self._run(lambda: self.client.eval(EXTEND, 1, self._leases, lease, *names))
 
     def held(self, owner: str) -> bytes | None:
-        found: bytes | None = self._do(lambda: self.client.lindex(self._inbox + owner, 0))
-        return found
+        data: bytes | None = self._run(lambda: self.client.lindex(self._inbox + owner, 0))
+        return data
 
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
             self._client = None
 
-    def _do(self, call: Callable[[], _T]) -> Any:
+    def _run(self, call: Callable[[], _T]) -> Any:
         try:
             return call()
         except RedisError as error:
@@ -135,7 +138,7 @@ class RedisQueue(BaseQueue):
 
 
 def redis_url(connection: str) -> str:
-    """The URL of 'host:port:db' (port and db may be left out); a URL stays as it is, '' too.
+    """Convert 'host:port:db' (port and db are optional) to a URL. A URL and '' are returned unchanged.
 
     Raises:
         BackendError: It is neither.
@@ -144,10 +147,10 @@ def redis_url(connection: str) -> str:
         return ""
     if "://" in connection:
         if not connection.startswith(SCHEMES):
-            raise BackendError(WRONG.format(safe_url(connection)))
+            raise BackendError(INVALID_CONNECTION.format(safe_url(connection)))
         return connection
     host, _, rest = connection.partition(":")
     port, _, database = rest.partition(":")
     if not host or not (port or "6379").isdecimal() or not (database or "0").isdecimal():
-        raise BackendError(WRONG.format(connection))
+        raise BackendError(INVALID_CONNECTION.format(connection))
     return f"redis://{host}:{port or 6379}/{database or 0}"

@@ -1,7 +1,7 @@
-"""What is done to many jobs at once, in batches that leave Redis free for others: empty, purge, requeue.
+"""Bulk operations on jobs, in batches that do not block Redis: empty, purge, requeue.
 
-RQ's own `empty` is one script over the whole queue, which stops Redis for seconds at 300,000 jobs; its `requeue`
-takes 300,000 times three round trips. Each batch here is one script, so that a crash leaves no job half removed.
+RQ's `empty` is one script over the whole queue, which blocks Redis for seconds at 300,000 jobs; its `requeue` takes
+three round trips per job. Here each batch is one atomic script, so a crash never leaves a job half removed.
 """
 
 from __future__ import annotations
@@ -26,41 +26,36 @@ _REQUEUE = Script("bulk/lua/requeue.lua")
 State = Literal["queued", "failed", "scheduled"]
 
 BATCH = 500
-"""Jobs a script call: 2 ms of Redis's time, and below Lua's limit of 8,000 values."""
+"""Jobs per script call: about 2 ms of Redis's time, and below Lua's limit of 8,000 values."""
 REGISTRIES: dict[str, tuple[str, str]] = {
-    # state -> the registry's key, and the states in which its jobs may be (RQ keeps stopped jobs with the failed)
+    # state -> key prefix of the registry, and the statuses of its jobs (RQ keeps stopped jobs with the failed ones)
     "failed": (keys.FAILED, ",failed,stopped,canceled,"),
     "scheduled": (keys.SCHEDULED, ",scheduled,"),
 }
 
-Report = Callable[[int], object]
-"""Is told after each batch how many entries were done."""
+Progress = Callable[[int], object]
+"""Called after each batch with its number of jobs."""
 
 
 class Requeued(NamedTuple):
-    """How many jobs were put back on their queues, and how many had expired since they failed."""
+    """Numbers of jobs that were requeued, and that had expired since they failed."""
 
-    back: int
-    gone: int
+    requeued: int
+    expired: int
 
 
 def count(connection: Redis, queue: str, state: State) -> int:
-    """How many jobs of a queue are in a state."""
+    """The number of jobs of a queue that are in a state."""
     if state == "queued":
         return int(connection.llen(keys.QUEUE + queue))
     return int(connection.zcard(REGISTRIES[state][0] + queue))
 
 
-def empty(connection: Redis, queue: str, report: Report | None = None) -> int:
-    """Delete the waiting jobs of a queue, as many as there are when it begins. RQ's `Queue.empty`, in batches.
-
-    Args:
-        connection: Redis.
-        queue: Its name.
-        report: Is told how many were done.
+def empty(connection: Redis, queue: str, progress: Progress | None = None) -> int:
+    """Delete the queued jobs of a queue: RQ's `Queue.empty`, in batches. Jobs enqueued meanwhile stay.
 
     Returns:
-        How many were deleted.
+        The number of deleted jobs.
     """
     left = count(connection, queue, "queued")
     removed = 0
@@ -70,31 +65,25 @@ def empty(connection: Redis, queue: str, report: Report | None = None) -> int:
             break
         removed += done
         left -= done
-        if report:
-            report(done)
+        if progress:
+            progress(done)
     return removed
 
 
-def purge(connection: Redis, queue: str, state: State, report: Report | None = None) -> int:
-    """Delete the jobs of a queue that are in a state, with their results.
-
-    Args:
-        connection: Redis.
-        queue: Its name.
-        state: `queued`, `failed` or `scheduled`.
-        report: Is told how many were done.
+def purge(connection: Redis, queue: str, state: State, progress: Progress | None = None) -> int:
+    """Delete the jobs of a queue that are in a state, and their results.
 
     Returns:
-        How many were deleted.
+        The number of deleted jobs.
     """
     if state == "queued":
-        return empty(connection, queue, report)
+        return empty(connection, queue, progress)
     prefix, states = REGISTRIES[state]
     removed = 0
     for ids in _batches(connection, prefix + queue):
         removed += int(_PURGE(connection, [prefix + queue], [states, *ids]))
-        if report:
-            report(len(ids))
+        if progress:
+            progress(len(ids))
     return removed
 
 
@@ -104,35 +93,31 @@ def requeue(
     ids: Iterable[str] | None = None,
     *,
     job_timeout: int = 180,
-    report: Report | None = None,
+    progress: Progress | None = None,
 ) -> Requeued:
-    """Put failed jobs back on their queues, the first to expire first. RQ's `registry.requeue`, in batches.
+    """Requeue failed jobs, the first to expire first: RQ's `FailedJobRegistry.requeue`, in batches.
 
     Args:
-        connection: Redis.
-        queue: The queue whose registry of failed jobs is meant.
-        ids: Which; one that is not in the registry is passed over. Default: all that are there when it begins.
-        job_timeout: Seconds a job may run, where its record does not say.
-        report: Is told how many were done.
-
-    Returns:
-        How many were put back, and how many had expired.
+        queue: The queue whose failed jobs to requeue.
+        ids: Ids that are not in the registry are ignored. Default: all failed jobs of the queue.
+        job_timeout: Seconds, for jobs that were stored without a timeout.
+        progress: Called after each batch.
     """
     key = REGISTRIES["failed"][0] + queue
-    batches: Iterator[list[Any]] = _batches(connection, key) if ids is None else _in_batches(ids)
-    back = gone = 0
+    batches: Iterator[list[Any]] = _batches(connection, key) if ids is None else _chunks(ids)
+    requeued = expired = 0
     for batch in batches:
         now = format_seconds(time.time())
         done = _REQUEUE(connection, [key], [now, zlib.compress(b""), job_timeout, *batch])
-        back += int(done[0])
-        gone += int(done[1])
-        if report:
-            report(len(batch))
-    return Requeued(back, gone)
+        requeued += int(done[0])
+        expired += int(done[1])
+        if progress:
+            progress(len(batch))
+    return Requeued(requeued, expired)
 
 
 def _batches(connection: Redis, key: str) -> Iterator[list[Any]]:
-    """The members of a sorted set, which whoever takes them removes; no more than there are at the beginning."""
+    """Batches from the head of a sorted set, up to its initial size. The caller must remove each batch."""
     left = int(connection.zcard(key))
     while left > 0:
         ids: list[Any] = connection.zrange(key, 0, min(left, BATCH) - 1)
@@ -142,7 +127,7 @@ def _batches(connection: Redis, key: str) -> Iterator[list[Any]]:
         yield ids
 
 
-def _in_batches(ids: Iterable[str]) -> Iterator[list[str]]:
+def _chunks(ids: Iterable[str]) -> Iterator[list[str]]:
     rest = iter(ids)
     while batch := list(islice(rest, BATCH)):
         yield batch

@@ -1,4 +1,4 @@
-"""`rqstack stack`: start and stop everything. `make` calls these."""
+"""`rqstack stack`: starts, stops and inspects the stack. `make` calls these commands."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ MODE = click.option(
     type=click.Choice(["auto", "local", "compose"]),
     default="auto",
     show_default=True,
-    help="compose needs a Docker engine; local runs the processes of the Procfile; auto takes compose if it can.",
+    help="compose needs a Docker engine; local runs the processes of the Procfile; auto prefers compose.",
 )
-MONITORING = click.option("--monitoring", is_flag=True, help="With rq-exporter, Prometheus and the web pages.")
+MONITORING = click.option("--monitoring", is_flag=True, help="Include rq-exporter, Prometheus and the web pages.")
 
 
 @click.group()
@@ -24,17 +24,17 @@ def stack() -> None:
 
 
 def _scale(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
-    found = {}
+    scale = {}
     for value in values:
         name, _, number = value.partition("=")
         if not name or not number.isdigit() or not 0 < int(number) <= 512:
             raise click.BadParameter(f"{value}: should be NAME=NUMBER, for example worker=8.")
-        found[name] = int(number)
-    return found
+        scale[name] = int(number)
+    return scale
 
 
 SCALE = click.option(
-    "--scale", multiple=True, callback=_scale, metavar="NAME=N", help="How many of a process; repeatable."
+    "--scale", multiple=True, callback=_scale, metavar="NAME=N", help="Number of instances of a process; repeatable."
 )
 
 
@@ -43,7 +43,7 @@ SCALE = click.option(
 @MONITORING
 @SCALE
 def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
-    """Start the stack in the background, and return when every process is well."""
+    """Start the stack in the background, and return when all processes are healthy."""
     from rqstack.settings.paths import home
     from rqstack.stack import dependencies
     from rqstack.stack import mode as modes
@@ -51,8 +51,8 @@ def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
     chosen, reason = modes.choose(mode)
     if reason:
         click.echo(reason)
-    # Here in every mode: the commands of this machine import the tasks too.
-    dependencies.prepare(home(), click.echo)
+    # In every mode, because commands on this machine import the tasks too.
+    dependencies.prepare_projects(home(), click.echo)
     if chosen == "compose":
         from rqstack.stack import compose
 
@@ -61,8 +61,8 @@ def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
     from rqstack.stack import local
 
     local.start(home(), click.echo, monitoring=monitoring, scale=scale)
-    for what, place in local.listening().items():
-        click.echo(f"{what:12} {place}")
+    for title, address in local.addresses().items():
+        click.echo(f"{title:12} {address}")
     click.echo("Try:         .venv/bin/rqstack trigger --url https://example.com")
 
 
@@ -70,7 +70,7 @@ def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
 @MODE
 @MONITORING
 def stop(mode: str, monitoring: bool) -> None:
-    """Stop the stack, monitoring included. Jobs that run get their grace; queued ones stay queued."""
+    """Stop the stack, including monitoring. Running jobs get their grace period; queued jobs stay queued."""
     from rqstack.settings.paths import home
     from rqstack.stack import mode as modes
 
@@ -86,9 +86,9 @@ def stop(mode: str, monitoring: bool) -> None:
 
 @stack.command()
 @MODE
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(mode: str, as_json: bool) -> None:
-    """Show what runs and whether it is well. Exit code 0 if all is, 1 if not, 3 if nothing runs."""
+    """Show the running processes and their health. Exit code: 0 all are healthy, 1 some are not, 3 none runs."""
     from rqstack.settings.paths import home
     from rqstack.stack import mode as modes
 
@@ -98,26 +98,28 @@ def status(mode: str, as_json: bool) -> None:
         sys.exit(compose.status(home(), click.echo, as_json=as_json))
     from rqstack.stack import local
 
-    found = list(local.status(home()))
+    running = list(local.status(home()))
     if as_json:
-        rows = [{"process": name, "pid": pid, "well": not why, "reason": why} for name, pid, why in found]
-        click.echo(json.dumps({"mode": "local", "processes": rows, "listening": local.listening() if found else {}}))
-    elif not found:
+        rows = [
+            {"process": name, "pid": pid, "healthy": not problem, "reason": problem} for name, pid, problem in running
+        ]
+        click.echo(json.dumps({"mode": "local", "processes": rows, "listening": local.addresses() if running else {}}))
+    elif not running:
         click.echo("Nothing runs. Start it with: make start")
     else:
-        for name, pid, why in found:
-            click.echo(f"{name:16} {pid:>8}  {why or 'well'}")
-        for what, place in local.listening().items():
-            click.echo(f"{what:16} {place}")
-    sys.exit(3 if not found else int(any(why for _, _, why in found)))
+        for name, pid, problem in running:
+            click.echo(f"{name:16} {pid:>8}  {problem or 'healthy'}")
+        for title, address in local.addresses().items():
+            click.echo(f"{title:16} {address}")
+    sys.exit(3 if not running else int(any(problem for _, _, problem in running)))
 
 
 @stack.command()
 @MODE
-@click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Keep printing until Ctrl-C.")
 @click.argument("processes", nargs=-1)
 def logs(mode: str, follow: bool, processes: tuple[str, ...]) -> None:
-    """Print the end of the logs, of all PROCESSES or of those named."""
+    """Print the end of the logs of PROCESSES; default: all."""
     from rqstack.settings.paths import home
     from rqstack.stack import mode as modes
 
@@ -128,23 +130,23 @@ def logs(mode: str, follow: bool, processes: tuple[str, ...]) -> None:
         return
     from rqstack.stack import local
 
-    local.logs(home(), processes, follow=follow, say=click.echo)
+    local.logs(home(), processes, follow=follow, report=click.echo)
 
 
 @stack.command()
 def setup() -> None:
-    """Make .env with random secrets if there is none, and the files that are made from it."""
+    """Create .env with random secrets if it does not exist, and generate files from it."""
     from rqstack.settings.paths import home
     from rqstack.stack import env
 
-    made = env.setup()
-    click.echo(f"{'Made' if made else 'Kept'} {home() / '.env'}.")
+    is_new = env.setup()
+    click.echo(f"{'Created' if is_new else 'Kept'} {home() / '.env'}.")
 
 
 @stack.command()
 @click.argument("process")
 def run(process: str) -> None:
-    """Run one PROCESS of the local stack in the foreground; each line of the Procfile is one of these."""
+    """Run one PROCESS of the local stack in the foreground. The Procfile uses this."""
     from rqstack.stack.restart import RestartingProcess
 
     sys.exit(RestartingProcess(process).run())
@@ -153,14 +155,14 @@ def run(process: str) -> None:
 @stack.command("deploy-tasks")
 @MODE
 def deploy_tasks(mode: str) -> None:
-    """Ship the task code as it is now to the running workers, without restarting one."""
+    """Ship the current task code to the running workers, without a restart."""
     from rqstack.settings.paths import home
     from rqstack.stack import compose, dependencies
     from rqstack.stack import mode as modes
 
     if modes.running(mode) == "local":
-        dependencies.prepare(home(), click.echo)
-        click.echo("Without Docker the workers use the folder of tasks in place: there is nothing else to ship.")
+        dependencies.prepare_projects(home(), click.echo)
+        click.echo("Without Docker the workers use the task folder directly: there is nothing else to ship.")
         return
     compose.deploy_tasks(home(), click.echo)
 
@@ -169,7 +171,7 @@ def deploy_tasks(mode: str) -> None:
 @MODE
 @click.argument("release", required=False)
 def rollback_tasks(mode: str, release: str | None) -> None:
-    """Go back to the task code of a RELEASE; default: the one before the current."""
+    """Switch back to the task code of a RELEASE; default: the one before the current."""
     from rqstack.errors import RqstackError
     from rqstack.settings.paths import home
     from rqstack.stack import compose
@@ -177,15 +179,15 @@ def rollback_tasks(mode: str, release: str | None) -> None:
 
     if modes.running(mode) == "local":
         raise RqstackError(
-            "Without Docker the workers use the folder of tasks in place, so there are no releases to go back to: "
-            "check out the version that you want."
+            "Without Docker the workers use the task folder directly, so there are no releases. Check out the version "
+            "that you want instead."
         )
     compose.rollback_tasks(home(), click.echo, release)
 
 
 @stack.command()
 @SCALE
-@click.option("--procfile", default="Procfile", show_default=True, help="Whose processes.")
+@click.option("--procfile", default="Procfile", show_default=True, help="The Procfile to read.")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 def systemd(folder: Path, procfile: str, scale: dict[str, int]) -> None:
     """Write a systemd unit for each process of the Procfile into FOLDER, for example ~/.config/systemd/user."""
@@ -199,9 +201,9 @@ def systemd(folder: Path, procfile: str, scale: dict[str, int]) -> None:
 
 
 @stack.command("env-example")
-@click.option("--markdown", is_flag=True, help="A table, as in docs/settings.md.")
+@click.option("--markdown", is_flag=True, help="Print tables, as in docs/settings.md.")
 def env_example(markdown: bool) -> None:
-    """Print every setting with its default, as .env.example holds it."""
+    """Print all settings with their defaults, in the format of .env.example."""
     from rqstack.stack import env
 
     click.echo(env.table() if markdown else env.example(), nl=False)

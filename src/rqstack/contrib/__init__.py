@@ -1,1 +1,1 @@
-"""Integrations with frameworks; nothing in the rest of the package imports from here."""
+"""Integrations with frameworks. No other package imports from here."""

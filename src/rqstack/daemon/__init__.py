@@ -1,1 +1,1 @@
-"""The background worker: pid file, log file, start and stop."""
+"""The background worker: start, stop, pid file and log file."""

@@ -1,4 +1,4 @@
-"""A worker in the background: started, stopped and looked at by its pid file (seed 001)."""
+"""Starts, stops and inspects a background worker through its pid file."""
 
 from __future__ import annotations
 
@@ -19,112 +19,107 @@ from redis.exceptions import RedisError
 from rqstack.daemon.logfile import LogFile
 from rqstack.daemon.pidfile import PidFile
 from rqstack.errors import DaemonError, RqstackError
+from rqstack.processes.signals import send_signal
 from rqstack.settings import Settings
 from rqstack.transport.client import connect, explain
 from rqstack.transport.keys import WORKERS
+from rqstack.transport.replies import decode_all
 
 log = logging.getLogger("rqstack.worker")
 
-STEP = 0.05
-MARGIN = 5.0
-"""Seconds that a worker gets to end beyond the grace of its jobs."""
-TAIL = 15
+POLL_INTERVAL = 0.05
+STOP_MARGIN = 5.0
+"""Seconds that a worker may take to exit after the grace period of its jobs."""
+LOG_TAIL = 15
 """Lines of the log that are shown when a start fails."""
 
 Run = Callable[[Callable[[], None]], int]
-"""What the daemon does: called with a function to say that it is ready; returns the exit code."""
+"""The main function of the daemon. It calls its argument when it is ready, and returns the exit code."""
 
 
 class Daemon:
-    """One background worker: a pid file, and a log.
-
-    Args:
-        pid_file: Where the process's id is kept.
-        log_file: Where its output goes.
-        settings: The settings.
-    """
+    """A background worker, identified by its pid file."""
 
     def __init__(self, pid_file: Path, log_file: Path, settings: Settings) -> None:
         self.pid_file = PidFile(pid_file.absolute())
         self.log_path = log_file.absolute()
         self.settings = settings
 
-    def running(self) -> int | None:
-        """Its process id, or None."""
+    def pid(self) -> int | None:
+        """Its process id; None if it does not run."""
         return self.pid_file.owner()
 
     def check(self) -> None:
-        """See that it could be started.
+        """Check that it can be started.
 
         Raises:
-            DaemonError: The library is not installed, or the pid file or the log cannot be written.
+            DaemonError: A library is missing, or the pid file or the log cannot be written.
         """
         _libraries()
         self.pid_file.check()
         LogFile(self.log_path).close()
 
     def start(self, run: Run, *, wait: float) -> int:
-        """Start it, and wait until it works.
+        """Start it, and wait until it is ready.
 
         Args:
-            run: What it does.
-            wait: Seconds to wait for it to be registered in Redis, or to say that it is ready.
+            wait: Seconds to wait until it is registered in Redis or reports that it is ready.
 
         Returns:
             Its process id.
 
         Raises:
-            DaemonError: It already runs; or the pid file or log cannot be written; or it ended (with the reason, or
-                the end of its log); or it is not registered after `wait` seconds. In this last case it goes on trying.
+            DaemonError: It already runs; the pid file or log cannot be written; it exited (with the reason, or the end
+                of its log); or it is not ready after `wait` seconds. In the last case it keeps running.
         """
-        if (pid := self.running()) is not None:
+        if (pid := self.pid()) is not None:
             raise DaemonError(f"The worker already runs, as process {pid} ({self.pid_file.path}).")
         self.check()
         offset = self.log_path.stat().st_size
-        news, tell = os.pipe()
+        reports, report_to = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
         child = os.fork()
         if child == 0:
-            os.close(news)
-            self._become_daemon(run, tell)
-        os.close(tell)
+            os.close(reports)
+            self._run_daemon(run, report_to)
+        os.close(report_to)
         os.waitpid(child, 0)
-        os.set_blocking(news, False)
+        os.set_blocking(reports, False)
         try:
-            return self._await(news, offset, wait)
+            return self._wait_until_ready(reports, offset, wait)
         finally:
-            os.close(news)
+            os.close(reports)
 
     def stop(self) -> tuple[int, bool] | None:
-        """Stop it: a warm stop, then by force once the grace is over.
+        """Stop it gracefully; kill it if it still runs after the grace period.
 
         Returns:
-            Its process id and whether it had to be killed; None if it did not run.
+            Its process id and whether it was killed; None if it did not run.
 
         Raises:
-            DaemonError: It is another user's.
+            RqstackError: It belongs to another user.
         """
-        pid = self.running()
+        pid = self.pid()
         if pid is None:
             self.pid_file.remove_stale()
             return None
-        members = self._session(pid)
-        _send(pid, signal.SIGTERM)
-        deadline = time.monotonic() + self.settings.grace + MARGIN
-        while self.running() == pid:
+        members = self._session_pids(pid)
+        send_signal(pid, signal.SIGTERM)
+        deadline = time.monotonic() + self.settings.grace + STOP_MARGIN
+        while self.pid() == pid:
             if time.monotonic() > deadline:
-                for member in {pid, *members, *self._session(pid)}:
-                    _send(member, signal.SIGKILL)
-                while self.running() == pid:
-                    time.sleep(STEP)
+                for member in {pid, *members, *self._session_pids(pid)}:
+                    send_signal(member, signal.SIGKILL)
+                while self.pid() == pid:
+                    time.sleep(POLL_INTERVAL)
                 self.pid_file.remove_stale()
                 return pid, True
-            time.sleep(STEP)
+            time.sleep(POLL_INTERVAL)
         return pid, False
 
     def children(self, pid: int) -> list[int]:
-        """The processes that work for it."""
+        """The ids of all its descendants."""
         psutil = _libraries()[1]
         with contextlib.suppress(psutil.Error):
             return [child.pid for child in psutil.Process(pid).children(recursive=True)]
@@ -132,46 +127,53 @@ class Daemon:
 
     # -- the parent
 
-    def _await(self, news: int, offset: int, wait: float) -> int:
-        """Until the daemon is ready, or has ended, or time is over."""
+    def _wait_until_ready(self, reports: int, offset: int, wait: float) -> int:
+        """Wait until the daemon is ready. Returns its process id.
+
+        Args:
+            reports: A pipe with one JSON document per line from the daemon.
+            offset: Size of the log before the start.
+            wait: Seconds.
+        """
         deadline = time.monotonic() + wait
-        told = b""
+        received = b""
         pid: int | None = None
         while True:
-            running = self.running()  # before the pipe is read: what ended has told all that it had to tell
-            told, over = _read(news, told)
-            lines = [json.loads(line) for line in told.split(b"\n")[:-1]]
+            # Before the pipe is read: if the daemon has ended, the pipe then holds all its reports.
+            current = self.pid()
+            received, is_closed = _read_available(reports, received)
+            lines = [json.loads(line) for line in received.split(b"\n")[:-1]]
             for line in lines:
                 if "error" in line:
                     raise DaemonError(f"The worker did not start: {line['error']}")
-            pid = running or pid
+            pid = current or pid
             if {"ready": True} in lines and pid is not None:
                 return pid
-            if over and running is None:
-                raise self._ended(offset)
+            if is_closed and current is None:
+                raise self._exit_error(offset)
             problem = None
             if lines and pid is not None:
-                found, problem = self._registered(pid)
-                if found:
+                is_registered, problem = self._is_registered(pid)
+                if is_registered:
                     return pid
             if time.monotonic() > deadline:
-                why = problem or "no worker of it is registered in Redis yet."
+                reason = problem or "none of its workers is registered in Redis yet."
                 raise DaemonError(
-                    f"The worker runs as process {pid} and goes on trying, but {why} See {self.log_path}."
+                    f"The worker runs as process {pid} and keeps trying, but {reason} See {self.log_path}."
                 )
-            time.sleep(STEP)
+            time.sleep(POLL_INTERVAL)
 
-    def _registered(self, pid: int) -> tuple[bool, str | None]:
-        """Whether a worker of this daemon is in RQ's register; else the reason, if Redis is away."""
+    def _is_registered(self, pid: int) -> tuple[bool, str | None]:
+        """Whether a worker of this daemon is in RQ's index of workers; if Redis is unavailable, also the reason."""
         if self.settings.queue_backend:
-            return False, None  # a consumer says itself that it is ready
+            return False, None  # a consumer reports that it is ready
         try:
             session = os.getsid(pid)
             connection = connect(self.settings, retries=0)
             try:
                 keys = connection.smembers(WORKERS)
                 for key in keys:
-                    host, worker = _texts(connection.hmget(key, "hostname", "pid"))
+                    host, worker = decode_all(connection.hmget(key, "hostname", "pid"))
                     if not worker or host != socket.gethostname():
                         continue
                     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -185,18 +187,18 @@ class Daemon:
             return False, None
         return False, None
 
-    def _ended(self, offset: int) -> DaemonError:
+    def _exit_error(self, offset: int) -> DaemonError:
         try:
             with self.log_path.open("rb") as file:
                 file.seek(offset)
-                lines = file.read().decode(errors="replace").strip().splitlines()[-TAIL:]
+                lines = file.read().decode(errors="replace").strip().splitlines()[-LOG_TAIL:]
         except OSError:
             lines = []
         end = "\n".join(["The end of its log:", *lines]) if lines else "Its log is empty."
-        return DaemonError(f"The worker ended at its start ({self.log_path}). {end}")
+        return DaemonError(f"The worker exited during its start ({self.log_path}). {end}")
 
-    def _session(self, pid: int) -> set[int]:
-        """Every process of the daemon's session: horses have process groups of their own, but no sessions."""
+    def _session_pids(self, pid: int) -> set[int]:
+        """All processes of the daemon's session. Horses have their own process groups, but stay in the session."""
         psutil = _libraries()[1]
         found = set()
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -209,29 +211,29 @@ class Daemon:
 
     # -- the child
 
-    def _become_daemon(self, run: Run, tell: int) -> None:
-        """Detach, run, and end this process."""
+    def _run_daemon(self, run: Run, report_to: int) -> None:
+        """Detach, run, and exit this process."""
 
-        def say(**news: Any) -> None:
+        def report(**values: Any) -> None:
             with contextlib.suppress(OSError):
-                os.write(tell, json.dumps(news).encode() + b"\n")
+                os.write(report_to, json.dumps(values).encode() + b"\n")
 
         code = 1
         try:
             context = _libraries()[0].DaemonContext(
-                working_directory=str(Path.cwd()), umask=_umask(), detach_process=True, files_preserve=[tell]
+                working_directory=str(Path.cwd()), umask=_umask(), detach_process=True, files_preserve=[report_to]
             )
             context.open()
-            os.set_inheritable(tell, False)
+            os.set_inheritable(report_to, False)
             output = LogFile(self.log_path)
             output.capture()
             signal.signal(signal.SIGHUP, lambda signum, frame: output.reopen())
             with self.pid_file:
-                say(began=True)
-                code = run(lambda: say(ready=True))
+                report(started=True)
+                code = run(lambda: report(ready=True))
         except RqstackError as error:
             print(f"Error: {error}", file=sys.stderr)
-            say(error=str(error))
+            report(error=str(error))
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         except BaseException:
@@ -245,20 +247,16 @@ class Daemon:
             os._exit(code)
 
 
-def _read(pipe: int, before: bytes) -> tuple[bytes, bool]:
-    """All that the pipe has told, and whether its writer has ended."""
+def _read_available(pipe: int, received: bytes) -> tuple[bytes, bool]:
+    """Append what a non-blocking pipe holds to what was received before. Also returns whether its writer closed it."""
     while True:
         try:
-            part = os.read(pipe, 65536)
+            chunk = os.read(pipe, 65536)
         except BlockingIOError:
-            return before, False
-        if not part:
-            return before, True
-        before += part
-
-
-def _texts(values: list[Any]) -> list[str]:
-    return [(value or b"").decode() for value in values]
+            return received, False
+        if not chunk:
+            return received, True
+        received += chunk
 
 
 def _umask() -> int:
@@ -267,17 +265,8 @@ def _umask() -> int:
     return mask
 
 
-def _send(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
-    except PermissionError:
-        raise DaemonError(f"Process {pid} is another user's: stop the worker as the user who started it.") from None
-
-
 def _libraries() -> tuple[Any, Any]:
-    """python-daemon and psutil.
+    """Import python-daemon and psutil.
 
     Raises:
         DaemonError: One is not installed.

@@ -1,4 +1,4 @@
-"""A daemon's output: a file that may be moved away at any time, by logrotate say."""
+"""The daemon's log file, which tools such as logrotate may move at any time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rqstack.errors import DaemonError
 
 
 class LogFile(io.RawIOBase):
-    """Appends to a file, and opens it anew when another file, or none, is at its path.
+    """An append-only file that is reopened when it was moved or deleted.
 
-    Each write looks, so every process of a worker follows by itself; no signal has to reach them all.
+    Each write checks the path, so every process of a worker reopens it without a signal.
 
     Args:
-        path: Where it is. Its folder is made.
+        path: Its folder is created.
 
     Raises:
-        DaemonError: It cannot be written.
+        DaemonError: The file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,20 +30,20 @@ class LogFile(io.RawIOBase):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._open()
         except OSError as error:
-            # mkdir says "File exists" of a parent that is a file.
+            # mkdir reports "File exists" if a parent is a file.
             reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
             raise DaemonError(f"The log {path} cannot be written: {reason}. Choose another with -l.") from None
         self._identity = _identity(os.fstat(self._file))
 
     def capture(self) -> None:
-        """Send all output of this process and its children here: Python's, and what is written to 1 and 2."""
+        """Redirect stdout and stderr of this process and its children to the file."""
         for number in (1, 2):
             os.dup2(self._file, number)
         for name in ("stdout", "stderr"):
             setattr(sys, name, io.TextIOWrapper(self, "utf-8", "backslashreplace", write_through=True))
 
     def reopen(self) -> None:
-        """Go on in the file that is at the path now, or in a new one; in the old one if that cannot be written."""
+        """Reopen the path, creating the file if needed. If that fails, keep the old file."""
         try:
             file = self._open()
         except OSError:

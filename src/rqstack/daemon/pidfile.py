@@ -1,4 +1,4 @@
-"""A pid file that cannot lie: its process holds a lock on it, which ends with the process, however it ends."""
+"""A pid file that its process locks. The kernel releases the lock however the process ends."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from types import TracebackType
 
 from rqstack.errors import DaemonError
 
-# Another process may hold the lock for a moment, to see whether anybody holds it.
-PATIENCE = 1.0
+LOCK_TIMEOUT = 1.0
+"""Seconds to wait for the lock, which `owner` takes for a moment."""
 
 
 class PidFile:
-    """The pid file of a daemon, as a context manager: entered, it holds this process's id and a lock.
+    """The pid file of a daemon. As a context manager it holds this process's id and a lock.
 
-    The lock is a POSIX record lock: children do not inherit it, so that a horse that outlives its supervisor does not
-    look like one. A file without a lock is stale, whatever number is in it.
+    The lock is a POSIX record lock, which children do not inherit, so a horse that outlives its supervisor does not
+    hold it. A file without a lock is stale, whatever its content.
 
     Args:
-        path: Where it is. Its folder is made.
+        path: Its folder is created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +31,9 @@ class PidFile:
         self._pid: int | None = None
 
     def owner(self) -> int | None:
-        """The process that holds the file, or None. Not to be called by that process: closing a file ends its locks.
+        """The id of the process that holds the lock, or None.
+
+        The holder itself must not call this, because closing a file releases its POSIX locks.
 
         Raises:
             DaemonError: The file cannot be read.
@@ -52,28 +54,28 @@ class PidFile:
             os.close(file)
 
     def check(self) -> bool:
-        """See that the file can be written, without leaving one behind.
+        """Check that the file can be written, without creating it.
 
         Returns:
-            Whether a stale file is there.
+            Whether a stale file exists.
 
         Raises:
-            DaemonError: It cannot; the message says why.
+            DaemonError: The file cannot be written.
         """
-        there = self.path.exists()
+        exists = self.path.exists()
         os.close(self._open())
-        if not there:
+        if not exists:
             self.path.unlink(missing_ok=True)
-        return there
+        return exists
 
     def remove_stale(self) -> None:
-        """Delete the file, if nobody holds it."""
+        """Delete the file unless a process holds its lock."""
         if self.owner() is None:
             with contextlib.suppress(OSError):
                 self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> PidFile:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + LOCK_TIMEOUT
         while True:
             file = self._open()
             try:
@@ -96,7 +98,7 @@ class PidFile:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if self._file is None or self._pid != os.getpid():
-            return  # a forked child that ends is not the daemon
+            return  # this is a forked child, not the daemon
         with contextlib.suppress(OSError):
             self.path.unlink()
         os.close(self._file)
@@ -110,24 +112,24 @@ class PidFile:
             raise self._unusable(error) from None
 
     def _is_current(self, file: int) -> bool:
-        """Whether the open file is still the one of that name: its last owner may have deleted it meanwhile."""
+        """Whether the open file is still the one at the path: its last owner may have deleted it meanwhile."""
         try:
             return os.path.samestat(os.fstat(file), self.path.stat())
         except FileNotFoundError:
             return False
 
     def _read(self, file: int) -> int:
-        """The number in a locked file. It may be about to be written."""
-        deadline = time.monotonic() + PATIENCE
+        """The process id in a locked file. Waits for it, because the file is locked before it is written."""
+        deadline = time.monotonic() + LOCK_TIMEOUT
         while True:
             text = os.pread(file, 32, 0).strip()
             if text.isdigit():
                 return int(text)
             if time.monotonic() > deadline:
-                raise DaemonError(f"The pid file {self.path} is locked, but holds no process id.")
+                raise DaemonError(f"The pid file {self.path} is locked but contains no process id.")
             time.sleep(0.01)
 
     def _unusable(self, error: OSError) -> DaemonError:
-        # mkdir says "File exists" of a parent that is a file.
+        # mkdir reports "File exists" if a parent is a file.
         reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
         return DaemonError(f"The pid file {self.path} cannot be used: {reason}. Choose another with -p.")

@@ -1,1 +1,1 @@
-"""What is measured: rq-exporter and what is added to it."""
+"""Metrics: rq-exporter with extensions."""

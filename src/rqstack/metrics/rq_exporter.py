@@ -1,16 +1,16 @@
 """rq-exporter 3.1.0 as the stack runs it: `python -m rqstack.metrics.rq_exporter`.
 
-The metrics are rq-exporter's own. Three things differ from its command:
+The metrics are those of rq-exporter. Three things differ from its command:
 
-- It signs in to Redis as an ACL user (rq-exporter's options know a password, but no user name), with the settings of
-  every other process: REDIS_URL, REDIS_USERNAME, REDIS_PASSWORD or REDIS_PASSWORD_FILE.
-- It outlives Redis. rq-exporter exits when Redis is down at its start and answers 500 when it goes away later, so that
-  nobody can tell whether it or Redis is broken. Here a page is always served, with `redis_up` 0 and no RQ metrics.
-- It only reads. RQ's `Worker.all()` removes dead workers from RQ's index, which the role `exporter` may not do.
+- It signs in to Redis as an ACL user, with the settings of all other processes: REDIS_URL, REDIS_USERNAME,
+  REDIS_PASSWORD or REDIS_PASSWORD_FILE. rq-exporter's own options include no user name.
+- It survives a Redis outage: it then serves `redis_up` 0 and no RQ metrics. rq-exporter exits if Redis is down at its
+  start, and answers 500 later, so nobody can tell which of the two is broken.
+- It only reads. RQ's `Worker.all()` removes dead workers from RQ's index, which the Redis user `exporter` may not do.
 
-rq-exporter's environment variables win: RQ_REDIS_URL, RQ_REDIS_HOST, _PORT, _DB, _PASS, _PASS_FILE, RQ_SENTINEL_*,
-RQ_EXPORTER_HOST, RQ_EXPORTER_PORT, RQ_EXPORTER_LOG_*, RQ_WORKER_CLASS, RQ_QUEUE_CLASS. RQ_EXPORTER_HOST is 127.0.0.1
-where it is not set.
+rq-exporter's environment variables take precedence: RQ_REDIS_URL, RQ_REDIS_HOST, _PORT, _DB, _PASS, _PASS_FILE,
+RQ_SENTINEL_*, RQ_EXPORTER_HOST (default: 127.0.0.1), RQ_EXPORTER_PORT, RQ_EXPORTER_LOG_*, RQ_WORKER_CLASS,
+RQ_QUEUE_CLASS.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from rqstack.settings import Settings, StackSettings, load
 from rqstack.transport.client import connect
 
 REDIS_TIMEOUT = 5.0
-"""Seconds a Redis command may take: a scrape must end before Prometheus gives up on it."""
+"""Seconds that a Redis command may take. A scrape must end before Prometheus times out."""
 
 logger = logging.getLogger(__name__)
 
 
-class ReadingWorker(Worker):
-    """RQ's Worker, but one that is looked up without removing it from RQ's index when its hash has expired."""
+class ReadOnlyWorker(Worker):
+    """RQ's Worker, except that looking it up does not remove an expired worker from RQ's index."""
 
     @classmethod
     def find_by_key(cls, worker_key: str, connection: Redis, *args: Any, **kwargs: Any) -> Any:
@@ -57,15 +57,15 @@ class Collector(RQCollector):  # type: ignore[misc]
     """rq-exporter's metrics and `redis_up`; only `redis_up` while Redis cannot be reached."""
 
     def describe(self) -> list[Any]:
-        """Nothing: otherwise the registry would ask Redis when the collector is registered."""
+        """Return nothing. Otherwise the registry would query Redis when the collector is registered."""
         return []
 
     def collect(self) -> Iterator[Any]:
         """All metrics of one scrape.
 
         Raises:
-            redis.exceptions.RedisError: Redis answers, and refuses. The page is then an error 500, `up` is 0, and the
-                log has the reason.
+            redis.exceptions.RedisError: Redis refuses the command. The response is then an error 500, `up` is 0, and
+                the log has the reason.
         """
         up = GaugeMetricFamily("redis_up", "Whether Redis answered when RQ's data was read: 1 or 0")
         found: list[Any] = []
@@ -82,14 +82,14 @@ class Collector(RQCollector):  # type: ignore[misc]
 
 
 def redis_connection() -> Redis:
-    """The Redis to read: that of rq-exporter's own variables if one of them names it, else that of the settings.
+    """Connect to the Redis of rq-exporter's own variables if one of them is set, else to that of the settings.
 
     Raises:
-        SettingsError: A setting is wrong, or a password file cannot be read.
+        SettingsError: A setting is invalid, or a password file cannot be read.
         OSError: The file of RQ_REDIS_PASS_FILE cannot be read.
     """
     own = ("RQ_REDIS_URL", "RQ_REDIS_HOST", "RQ_SENTINEL_HOST")
-    if any(os.environ.get(name) for name in own):  # rq-exporter's variables, which are no settings of rqstack
+    if any(os.environ.get(name) for name in own):  # rq-exporter's variables are not settings of rqstack
         client: Redis = get_redis_connection(
             url=config.REDIS_URL or None,
             host=config.REDIS_HOST,
@@ -106,13 +106,10 @@ def redis_connection() -> Redis:
 
 
 def serve() -> int:
-    """Serve the metrics until SIGTERM or SIGINT.
-
-    Returns:
-        The exit code, 0.
+    """Serve the metrics until SIGTERM or SIGINT. Returns the exit code.
 
     Raises:
-        RqstackError: A setting is wrong, a file cannot be read, or the port is taken.
+        RqstackError: A setting is invalid, a file cannot be read, or the port is in use.
     """
     logging.basicConfig(format=config.LOG_FORMAT, datefmt=config.LOG_DATEFMT, level=config.LOG_LEVEL)
     host = os.environ.get("RQ_EXPORTER_HOST") or "127.0.0.1"
@@ -126,7 +123,7 @@ def serve() -> int:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     try:
-        worker_class = import_attribute(custom) if custom else ReadingWorker
+        worker_class = import_attribute(custom) if custom else ReadOnlyWorker
         queue_class = import_attribute(config.RQ_QUEUE_CLASS)
         REGISTRY.register(Collector(redis_connection(), worker_class, queue_class))
         server, _ = start_wsgi_server(port, host)
@@ -134,7 +131,7 @@ def serve() -> int:
         raise RqstackError(f"rq-exporter cannot start: {error}. Check RQ_WORKER_CLASS and RQ_QUEUE_CLASS.") from error
     except OSError as error:
         where = error.filename or f"{host}:{port}"
-        raise RqstackError(f"rq-exporter cannot start: {where}: {error.strerror}. Is the port taken?") from error
+        raise RqstackError(f"rq-exporter cannot start: {where}: {error.strerror}. Is the port in use?") from error
     logger.info("Serving metrics on http://%s:%d/metrics", host, port)
     stop.wait()
     server.shutdown()

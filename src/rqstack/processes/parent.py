@@ -13,16 +13,17 @@ _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _PATIENCE = 5.0
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, for whatever reason.
+def die_with(parent: int, number: int = signal.SIGKILL) -> None:
+    """Have the kernel signal this process when its parent ends, for whatever reason.
 
     Linux only; elsewhere a horse checks between two jobs whether its parent still exists.
 
     Args:
-        parent: The parent's process id, as it was before the fork.
+        parent: The parent's process id, read before the fork.
+        number: The signal. Default: SIGKILL.
     """
     if _prctl is not None:
-        _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        _prctl(_PR_SET_PDEATHSIG, int(number))
     if os.getppid() != parent:
         os._exit(1)
 

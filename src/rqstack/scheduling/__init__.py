@@ -1,4 +1,4 @@
-"""The schedule: one-off, delayed and repeated jobs."""
+"""Scheduling: delayed jobs, retries and the cron table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cron expressions of common times, and lengths of time (as in seed 003's project)."""
+"""Named cron expressions for common times, and durations in seconds."""
 
 from __future__ import annotations
 

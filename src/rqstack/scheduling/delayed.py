@@ -1,7 +1,7 @@
-"""Moves delayed jobs and retries into their queues when they are due: RQ's scheduler without its gaps.
+"""Moves delayed jobs and retries into their queues when they are due.
 
-RQ's own (`rq worker --with-scheduler`) reads what is due, and writes the queue and the registry later. Where it holds
-the lock of a queue this mover keeps off that queue, so that nothing is enqueued twice.
+One script moves a batch atomically. RQ's own scheduler (`rq worker --with-scheduler`) reads due jobs first and writes
+queue and registry later, so a queue whose lock it holds is left to it: otherwise a job would be enqueued twice.
 """
 
 from __future__ import annotations
@@ -24,83 +24,84 @@ if TYPE_CHECKING:
 log = logging.getLogger("rqstack.scheduler")
 
 BATCH = 500
-"""Jobs that one script moves: Redis does nothing else meanwhile."""
+"""Jobs per script call. Redis serves nobody else while a script runs."""
 
 ORPHAN_AGE = 60
-"""Seconds after which the id of a job that does not exist is dropped."""
+"""Seconds past its due time after which an id without a job is dropped."""
 
 
 @dataclass
-class Moved:
-    """What a call of `move_due` did.
+class MoveResult:
+    """The outcome of `DelayedJobs.move_due`.
 
     Args:
-        jobs: Jobs that it put into their queue.
-        dropped: Ids without a job that it removed.
-        left: Ids without a job that may yet get one.
-        failed: Queues whose data in Redis is damaged, so that nothing could be moved.
+        moved: Jobs moved into their queue.
+        dropped: Ids removed because their job does not exist.
+        pending: Ids kept although their job does not exist: RQ may be about to write it.
+        damaged: Queues that were skipped because their data in Redis is damaged.
     """
 
-    jobs: int = 0
+    moved: int = 0
     dropped: int = 0
-    left: int = 0
-    failed: list[str] = field(default_factory=list)
+    pending: int = 0
+    damaged: list[str] = field(default_factory=list)
 
 
 class DelayedJobs:
-    """The delayed jobs and retries of a Redis: moves those that are due into their queues.
+    """The delayed jobs and retries of all queues.
 
     Args:
-        connection: Redis.
         job_timeout: Seconds, for jobs that were stored without a timeout.
     """
 
     def __init__(self, connection: Redis, job_timeout: int = 180) -> None:
         self.connection: Any = connection
         self.job_timeout = job_timeout
-        self._said: dict[str, str] = {}
+        self._logged_errors: dict[str, str] = {}
 
     def queues(self) -> list[str]:
-        """The names of all queues that Redis knows."""
-        found = self.connection.smembers(keys.QUEUES)
-        return sorted(key.decode().removeprefix(keys.QUEUE) for key in found)
+        """The names of all queues in RQ's index."""
+        members = self.connection.smembers(keys.QUEUES)
+        return sorted(key.decode().removeprefix(keys.QUEUE) for key in members)
 
-    def move_due(self, now: float, queues: Iterable[str] | None = None) -> Moved:
-        """Put all jobs that are due into their queues, in the order of their times.
+    def move_due(self, now: float, queues: Iterable[str] | None = None) -> MoveResult:
+        """Move all due jobs into their queues, ordered by due time.
 
         Args:
             now: Seconds since the epoch.
             queues: Default: all.
         """
-        total = Moved()
+        result = MoveResult()
         for queue in self.queues() if queues is None else queues:
             try:
-                self._move(queue, now, total)
-                self._said.pop(queue, None)
+                self._move(queue, now, result)
+                self._logged_errors.pop(queue, None)
             except ResponseError as error:
                 if not is_damage(error):
                     raise
-                total.failed.append(queue)
-                if self._said.get(queue) != str(error):
-                    self._said[queue] = str(error)
-                    log.error("%s: its delayed jobs cannot be moved, and wait: %s", queue, error)
-        return total
+                result.damaged.append(queue)
+                if self._logged_errors.get(queue) != str(error):
+                    self._logged_errors[queue] = str(error)
+                    log.error("%s: its delayed jobs cannot be moved and stay delayed: %s", queue, error)
+        return result
 
-    def _move(self, queue: str, now: float, total: Moved) -> None:
+    def _move(self, queue: str, now: float, result: MoveResult) -> None:
         names = [keys.SCHEDULED + queue, keys.QUEUE + queue, keys.QUEUES, keys.SCHEDULER_LOCK + queue]
-        passed = 0
+        offset = 0
         while True:
-            arguments = [round(now, 3), BATCH, format_seconds(now), queue, self.job_timeout, ORPHAN_AGE, passed]
-            moved, dropped, left = MOVE(self.connection, names, arguments)
-            if moved < 0:
+            arguments = [round(now, 3), BATCH, format_seconds(now), queue, self.job_timeout, ORPHAN_AGE, offset]
+            moved, dropped, pending = MOVE(self.connection, names, arguments)
+            if moved < 0:  # RQ's scheduler holds the queue's lock
                 return
-            total.jobs += moved
-            total.dropped += dropped
-            total.left += left
-            passed += left
+            result.moved += moved
+            result.dropped += dropped
+            result.pending += pending
+            offset += pending
             if moved:
-                log.info("%s: %d delayed jobs are due and queued", queue, moved)
+                log.info("%s: enqueued %d delayed jobs that were due", queue, moved)
             if dropped:
-                log.warning("%s: %d delayed jobs are gone from Redis (expired or deleted) and dropped", queue, dropped)
-            if moved + dropped + left < BATCH:
+                log.warning(
+                    "%s: dropped %d delayed jobs that no longer exist in Redis (expired or deleted)", queue, dropped
+                )
+            if moved + dropped + pending < BATCH:
                 return

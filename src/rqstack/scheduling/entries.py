@@ -1,4 +1,4 @@
-"""What a line of the cron table is."""
+"""Entries of the cron table."""
 
 from __future__ import annotations
 
@@ -13,34 +13,30 @@ from typing import Any
 from rqstack.registry.timetable import Timetable, parse
 
 CATCH_UP = 60
-"""Seconds. Firings that are late by at most this all run: so a restart, a failover or a lost Redis costs none."""
+"""Seconds. Firings that are late by at most this all run, so a restart, a failover or a short outage loses none."""
 
 MISFIRE_GRACE = 3_600
 """Seconds. Default of `Entry.misfire_grace`."""
 
 DECLARED = "declared:"
-"""The source of an entry of task code, before the name of its project."""
+"""Prefix of the source of an entry that task code declares; the name of the project follows."""
 
 RUN_TIME = "run-time"
-"""The source of an entry made by `job_scheduler` or `Scheduler.cron`."""
+"""Source of an entry made by `job_scheduler` or `Scheduler.cron`."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the cron table.
+    """An entry of the cron table.
 
     Args:
-        id: Made by `entry_id`; part of the job ids of its firings.
-        name: What people see.
+        id: From `entry_id`; part of the job ids of its firings.
         task: The dotted path of the function.
-        timetable: When it fires.
-        queue: The queue of its jobs.
         misfire_grace: Seconds by which a missed firing may still run. Of several missed firings the last one runs;
             those late by no more than `CATCH_UP` all run.
-        source: `DECLARED` and a project: in its code, replaced at each start and deploy. `RUN_TIME`: stays until it is
+        source: `DECLARED` and a project: synced with its code at each start and deploy. `RUN_TIME`: stays until it is
             cancelled.
-        description: What the job list shows.
-        template: The fields of the job that each firing makes.
+        template: The fields of the job hash that each firing copies.
     """
 
     id: str
@@ -55,24 +51,24 @@ class Entry:
 
     @property
     def version(self) -> str:
-        """A digest of all that matters: two entries of one version are the same."""
+        """A digest of everything but the id and the source: equal versions mean equal entries."""
         digest = hashlib.sha256()
-        for key, value in sorted(self._plain().items()):
+        for key, value in sorted(self._attributes().items()):
             digest.update(f"{key}={value}\0".encode())
         for key, raw in sorted(self.template.items()):
             digest.update(key.encode() + b"=" + raw + b"\0")
         return digest.hexdigest()[:16]
 
     def fields(self) -> dict[str, str]:
-        """What is stored of it, besides the template."""
-        return {**self._plain(), "version": self.version, "source": self.source}
+        """The fields of its hash in Redis; the template is stored apart."""
+        return {**self._attributes(), "version": self.version, "source": self.source}
 
     @classmethod
     def from_fields(cls, id: str, fields: Mapping[bytes, bytes]) -> Entry:
-        """Read what `fields` wrote.
+        """Read an entry that `fields` wrote.
 
         Raises:
-            ValueError: The time zone is not known on this machine.
+            ValueError: This machine does not know the time zone.
         """
         text = {key.decode(): value.decode() for key, value in fields.items()}
         return cls(
@@ -87,10 +83,10 @@ class Entry:
         )
 
     def job_id(self, firing: int) -> str:
-        """The id of the job of a firing: the same from every scheduler."""
+        """The id of the job of a firing, which every scheduler computes alike."""
         return f"cron-{self.id}-{datetime.fromtimestamp(firing, UTC):%Y%m%dT%H%M%SZ}"
 
-    def _plain(self) -> dict[str, str]:
+    def _attributes(self) -> dict[str, str]:
         return {
             "name": self.name,
             "task": self.task,
@@ -103,13 +99,11 @@ class Entry:
 
 
 def entry_id(name: str | None, task: str, timetable: Timetable, arguments: str) -> str:
-    """The id of an entry: from its name where it has one, else from the task, its times and its arguments.
+    """The id of an entry: from its name if it has one, else from its task, timetable and arguments.
 
     Args:
-        name: The name that it was given, if any.
         task: The dotted path of the function.
-        timetable: When it fires.
-        arguments: A text that is the same for the same arguments in every process: see `arguments_text`.
+        arguments: Text that is equal for equal arguments in every process, from `arguments_text`.
     """
     identity = [name] if name else [task, timetable.text, timetable.zone, arguments]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:10]
@@ -118,18 +112,18 @@ def entry_id(name: str | None, task: str, timetable: Timetable, arguments: str) 
 
 
 def arguments_text(args: Iterable[Any], kwargs: Mapping[str, Any]) -> str | None:
-    """Arguments as text that is the same in every process; None where they are more than JSON can say."""
+    """Arguments as JSON, which is the same text in every process; None if JSON cannot represent them."""
     try:
         return json.dumps([list(args), dict(kwargs)], sort_keys=True)
     except (TypeError, ValueError):
         return None
 
 
-def check_grace(value: float | None) -> int:
-    """A misfire grace in whole seconds.
+def check_misfire_grace(value: float | None) -> int:
+    """Validate a misfire grace and return it in whole seconds.
 
     Raises:
-        ValueError: It is negative or no number.
+        ValueError: It is negative or not a number.
     """
     if value is None:
         return MISFIRE_GRACE

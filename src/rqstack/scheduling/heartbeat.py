@@ -1,4 +1,4 @@
-"""The heartbeat of scheduler processes, which health checks read."""
+"""Heartbeats of scheduler processes, which health checks read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rqstack.transport.timestamps import format_seconds
 
 
 class Heartbeat:
-    """The record of this scheduler process.
+    """The record of one scheduler process in Redis.
 
     Args:
         ttl: Seconds after the last heartbeat at which the record expires.
-        name: Default: host name, process id and a random part.
+        name: Default: host name, process id and a random suffix.
     """
 
     def __init__(self, ttl: float, name: str | None = None) -> None:
@@ -28,7 +28,7 @@ class Heartbeat:
         self.birth = format_seconds(time.time())
 
     def beat(self, connection: Any) -> None:
-        """Write the whole record, so that it comes back by itself when it was lost; drop those of the dead."""
+        """Write the whole record, which restores a lost one, and remove expired schedulers from the index."""
         record = {
             "hostname": self.hostname,
             "pid": str(os.getpid()),
@@ -36,14 +36,13 @@ class Heartbeat:
             "last_heartbeat": format_seconds(time.time()),
         }
         others = [key for key in connection.smembers(keys.SCHEDULERS) if key.decode() != self.key]
-        alive = [bool(connection.exists(key)) for key in others]
+        expired = [key for key in others if not connection.exists(key)]
         with connection.pipeline(transaction=True) as pipeline:
             pipeline.hset(self.key, mapping=record)
             pipeline.expire(self.key, self.ttl)
             pipeline.sadd(keys.SCHEDULERS, self.key)
-            for key, there in zip(others, alive, strict=True):
-                if not there:
-                    pipeline.srem(keys.SCHEDULERS, key)
+            for key in expired:
+                pipeline.srem(keys.SCHEDULERS, key)
             pipeline.execute()
 
     def remove(self, connection: Any) -> None:

@@ -1,4 +1,4 @@
-"""`job_scheduler`: one call for a job now, later, or again and again (seed 003's interface)."""
+"""`job_scheduler`: one function for immediate, delayed and recurring jobs."""
 
 from __future__ import annotations
 
@@ -39,50 +39,46 @@ def job_scheduler(
     misfire_grace: float | None = None,
     name: str | None = None,
 ) -> Job | Entry:
-    """Enqueue a job; with `time_delta` later, with `cron` again and again. What is wrong is said here, not at run time.
+    """Enqueue a job: now, after `time_delta`, or repeatedly with `cron`. Invalid arguments raise here, not at run time.
 
     Args:
         function: A task, or its dotted path.
-        function_args: Its positional arguments.
-        function_kwargs: Its named arguments.
-        max_retries: How often a failed job runs again; None or 0 for never.
-        queue_name: The queue.
-        is_burst: Run the queue's jobs in this process until it is empty, before returning: for tests and scripts.
-        retry_backoff: True waits 1, 2, 4, 8, … seconds before the retries; a number is the first wait: 5, 10, 20, …;
-            never more than an hour.
+        max_retries: None or 0: never retry a failed job.
+        is_burst: Run the queue's jobs in this process until it is empty, then return. For tests and scripts.
+        retry_backoff: True waits 1, 2, 4, 8, … seconds before the retries; a number sets the first wait: 5, 10, 20, …
+            At most an hour.
         retry_intervals: Seconds before each retry: one number for all, or a list whose last value repeats.
-        cron: A cron expression, for a job that repeats: it keeps its retries, timeout and description. The scheduler
-            process enqueues it.
-        time_delta: How much later the job shall run.
-        job_timeout: Seconds it may run; -1 for ever.
-        description: What the job list shows.
+        cron: A cron expression. The scheduler process enqueues the job, with the same retries, timeout and description.
+        time_delta: Delay before the job is enqueued.
+        job_timeout: Seconds; -1 for no limit.
+        description: Shown in job lists. Default: the call.
         retry_jitter: Draw each wait of `retry_backoff` at random from the upper half of its range.
         timezone: The time zone of `cron`.
         misfire_grace: Seconds by which a missed firing may still run. Default: an hour.
-        name: A name for the line in the cron table. Default: the task's.
+        name: The name of the cron entry. Default: the task's.
 
     Returns:
-        The job; with `cron` the line of the cron table.
+        The job, or with `cron` the cron entry.
 
     Raises:
-        ValueError: cron together with time_delta, a wrong cron expression, a negative interval, retry_backoff together
-            with retry_intervals, or another option out of its range; the message names it.
-        InvalidJob: It is no task, or the arguments do not fit it or cannot be stored.
+        ValueError: cron together with time_delta, an invalid cron expression, a negative interval, retry_backoff
+            together with retry_intervals, or another option out of range; the message names it.
+        InvalidJob: The function is not a task, or its arguments do not match its signature or cannot be stored.
     """
     if cron is not None and time_delta is not None:
         raise ValueError(
-            f"cron={cron!r} and time_delta={time_delta!r} cannot both be given: a job repeats, or runs once."
+            f"cron={cron!r} and time_delta={time_delta!r} cannot both be given: a job either repeats or runs once."
         )
     if cron is not None and is_burst:
-        raise ValueError("is_burst runs jobs that wait now; with cron there is none yet.")
+        raise ValueError("is_burst runs jobs that are queued now, and cron queues none yet. Give one of the two.")
     if isinstance(function_args, str | bytes):
         raise ValueError(f"function_args={function_args!r}: should be a list or a tuple of arguments.")
     retries = _retries(max_retries)
     backoff = _backoff(retry_backoff, retry_intervals, retry_jitter)
     retry = make_retry(retries, backoff)
     if isinstance(job_timeout, bool) or not isinstance(job_timeout, int) or (job_timeout < 1 and job_timeout != -1):
-        raise ValueError(f"job_timeout={job_timeout!r}: should be seconds, 1 or more, or -1 for ever.")
-    described: dict[str, Any] = {} if description is None else {"description": description}
+        raise ValueError(f"job_timeout={job_timeout!r}: should be seconds, 1 or more, or -1 for no limit.")
+    extra: dict[str, Any] = {} if description is None else {"description": description}
     with Scheduler(strategy="burst-no-fork" if is_burst else "fork") as scheduler:
         if cron is not None:
             return scheduler.cron(
@@ -97,9 +93,9 @@ def job_scheduler(
                 retries=retries,
                 backoff=backoff,
                 timeout=job_timeout,
-                **described,
+                **extra,
             )
-        options = {"retry": retry, "job_timeout": job_timeout, **described}
+        options = {"retry": retry, "job_timeout": job_timeout, **extra}
         if time_delta is not None:
             delta = check_delta(time_delta)
             job = scheduler.enqueue_in(queue_name, delta, function, function_args, function_kwargs, **options)

@@ -1,4 +1,4 @@
-"""The scheduler process: fires the cron table, and moves delayed jobs. Any number may run at the same time."""
+"""The scheduler process: fires the cron table and moves delayed jobs. Any number may run at the same time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from rqstack.registry.code_version import code_version
+from rqstack.scheduling.cron_loader import CronLoader
 from rqstack.scheduling.delayed import DelayedJobs
 from rqstack.scheduling.heartbeat import Heartbeat
-from rqstack.scheduling.loader import Loader
-from rqstack.scheduling.scripts import PEEK
+from rqstack.scheduling.scripts import NEXT_DUE
 from rqstack.scheduling.table import CronTable
 from rqstack.settings import Settings, get_settings
 from rqstack.transport import keys
@@ -25,38 +25,37 @@ from rqstack.transport.client import connect, explain
 
 log = logging.getLogger("rqstack.scheduler")
 
-POLL = 1.0
-"""Most seconds between two looks at Redis: what was scheduled meanwhile for sooner is seen then."""
+POLL_INTERVAL = 1.0
+"""Maximum seconds between two polls of Redis, which find jobs that were scheduled meanwhile."""
 
-RETRY = 0.1
-"""Seconds until the next look where something is due that this process could not do: another one does it just now."""
+CONTENDED_INTERVAL = 0.1
+"""Seconds until the next poll if something was due but another scheduler is handling it."""
 
-FIRST_READING = 30.0
-"""Seconds that the first firing waits for the table to be read, so that what a deploy removed does not fire again."""
+FIRST_LOAD_TIMEOUT = 30.0
+"""Seconds that the first firing waits for the first load, so that an entry removed by a deploy does not fire again."""
 
-LONGEST_WAIT = 5.0
-"""Most seconds between two attempts to reach Redis."""
+MAX_BACKOFF = 5.0
+"""Maximum seconds between two attempts to reach Redis, or between two failed loads."""
 
 SOCKET_TIMEOUT = 5.0
 
 
 class _Stop(BaseException):
-    """A signal to stop. All that is done is done by scripts, whole or not at all, so it may come at any place."""
+    """Raised by the signal handlers. Safe anywhere, because every change in Redis is one atomic script."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What is due next.
+class NextDue:
+    """When the next firing and the next delayed jobs are due. All times are seconds since the epoch on Redis's clock.
 
     Args:
-        now: Redis's clock, in seconds since the epoch.
-        marked: Whether the declared table is in Redis.
+        table_exists: Whether the declared cron table is in Redis.
         firing: The next firing of the cron table, or infinity.
-        delayed: For each queue the time of its first delayed job.
+        delayed: The due time of the first delayed job, by queue.
     """
 
     now: float
-    marked: bool
+    table_exists: bool
     firing: float
     delayed: dict[str, float]
 
@@ -68,12 +67,12 @@ class Look:
 class SchedulerProcess:
     """A scheduler process.
 
-    It keeps no state: what has fired is in Redis, decided by one script per firing. Each turn is one round trip while
-    nothing is due. Signals: SIGTERM and SIGINT stop it at once, SIGHUP reads the task code again.
+    It keeps no state of its own: one script per firing decides in Redis whether it has already fired. While nothing is
+    due, each cycle is one round trip. SIGTERM and SIGINT stop it at once, SIGHUP reloads the task code.
 
     Args:
         settings: Default: `get_settings()`.
-        name: Its name in Redis. Default: made of host name and process id.
+        name: Its name in Redis. Default: from host name and process id.
     """
 
     def __init__(self, settings: Settings | None = None, *, name: str | None = None) -> None:
@@ -82,12 +81,13 @@ class SchedulerProcess:
         self.table = CronTable(self.connection)
         self.delayed_jobs = DelayedJobs(self.connection, self.settings.job_timeout)
         self.heartbeat = Heartbeat(max(2 * self.settings.dead_after, 3 * self.settings.heartbeat), name)
-        self._loader = Loader(self.settings)
+        self._loader = CronLoader(self.settings)
         self._code_version = ""
-        self._reading_due = 0.0
-        self._open_at = float("inf")
-        self._next_beat = 0.0
-        self._outage = 0.0
+        # Times on the monotonic clock.
+        self._load_at = 0.0
+        self._fire_from = float("inf")
+        self._next_heartbeat = 0.0
+        self._outage_since = 0.0
         self._backoff = 0.0
 
     def run(self) -> int:
@@ -99,7 +99,7 @@ class SchedulerProcess:
         try:
             self._code_version = code_version(self.settings)
             while True:
-                time.sleep(self._turn_safely())
+                time.sleep(self._cycle_or_back_off())
         except _Stop:
             pass
         finally:
@@ -108,86 +108,86 @@ class SchedulerProcess:
         return 0
 
     def reload(self) -> None:
-        """Read the task code again at the next turn, in a process of its own. Safe in a signal handler."""
-        self._reading_due = 0.0
+        """Reload the task code in the next cycle. Safe in a signal handler."""
+        self._load_at = 0.0
 
-    def _turn_safely(self) -> float:
-        """One turn. Returns the seconds until the next; a lost Redis only makes them more."""
+    def _cycle_or_back_off(self) -> float:
+        """Run one cycle, or back off while Redis is unavailable. Returns the seconds until the next cycle."""
         try:
-            wait = self._turn()
+            wait = self._cycle()
         except (RedisError, OSError) as error:
-            return self._away(error)
-        if self._outage:
-            log.warning("Redis is back after %.1f s", time.monotonic() - self._outage)
-            self._outage = self._backoff = 0.0
+            return self._back_off(error)
+        if self._outage_since:
+            log.warning("Redis is back after %.1f s", time.monotonic() - self._outage_since)
+            self._outage_since = self._backoff = 0.0
         return wait
 
-    def _turn(self) -> float:
-        moment = time.monotonic()
-        if moment >= self._next_beat:
+    def _cycle(self) -> float:
+        started = time.monotonic()
+        if started >= self._next_heartbeat:
             self.heartbeat.beat(self.connection)
-            self._next_beat = moment + self.settings.heartbeat
-        self._read_table()
-        look = self.look()
-        if not look.marked and self._reading_due == float("inf") and not self._loader.busy:
-            log.warning("the cron table is gone from Redis: reading it again")
+            self._next_heartbeat = started + self.settings.heartbeat
+        self._load_table()
+        next_due = self.next_due()
+        if not next_due.table_exists and self._load_at == float("inf") and not self._loader.is_running:
+            log.warning("the cron table is gone from Redis: loading it again")
             self.reload()
             return 0.0
-        firing = moment >= self._open_at and look.firing <= look.now
-        done = len(self.table.fire_due(look.now)) if firing else 0
+        firing = started >= self._fire_from and next_due.firing <= next_due.now
+        done = len(self.table.fire_due(next_due.now)) if firing else 0
         damaged = firing and self.table.damaged > 0
-        due = [queue for queue, first in look.delayed.items() if first <= look.now]
+        due = [queue for queue, first in next_due.delayed.items() if first <= next_due.now]
         if due:
-            moved = self.delayed_jobs.move_due(look.now, due)
-            done += moved.jobs + moved.dropped
-            damaged = damaged or bool(moved.failed)
+            result = self.delayed_jobs.move_due(next_due.now, due)
+            done += result.moved + result.dropped
+            damaged = damaged or bool(result.damaged)
         if done:
             return 0.0
         if damaged:
-            return POLL  # it stays due: a person must mend it
-        if firing or due or self._loader.busy:
-            return RETRY
-        return min(POLL, look.wait()) if moment >= self._open_at else RETRY
+            return POLL_INTERVAL  # it stays due until a person repairs the data
+        if firing or due or self._loader.is_running or started < self._fire_from:
+            return CONTENDED_INTERVAL
+        return min(POLL_INTERVAL, next_due.wait())
 
-    def look(self) -> Look:
-        """Ask Redis what is due next: one round trip."""
-        answer = PEEK(self.connection, [keys.CRON_NEXT, keys.CRON_MARK, keys.QUEUES], [])
+    def next_due(self) -> NextDue:
+        """Ask Redis in one round trip what is due next."""
+        answer = NEXT_DUE(self.connection, [keys.CRON_NEXT, keys.CRON_MARK, keys.QUEUES], [])
         now = int(answer[0]) + int(answer[1]) / 1e6
         delayed = {queue.decode(): float(first) for queue, first in zip(answer[4::2], answer[5::2], strict=True)}
-        return Look(now, bool(answer[2]), float(answer[3]) if answer[3] else float("inf"), delayed)
+        return NextDue(now, bool(answer[2]), float(answer[3]) if answer[3] else float("inf"), delayed)
 
-    def _read_table(self) -> None:
-        """Begin a reading of the task code where one is due, and take the report of one that has ended."""
+    def _load_table(self) -> None:
+        """Start a load of the task code if one is due, and log the report of one that has ended."""
         if (report := self._loader.poll()) is not None:
             for problem in report.problems:
                 log.error("%s", problem)
-            if report.done:
+            if report.loaded:
                 counts = ", ".join(f"{number} {kind}" for kind, number in report.counts.items())
-                log.info("the cron table is read: %s", counts)
-                self._open_at = 0.0
+                log.info("the cron table is loaded: %s", counts)
+                self._fire_from = 0.0
                 if report.problems:
-                    log.error("nothing was removed from the cron table, because of what is said above")
-            elif self._reading_due == float("inf"):
-                self._reading_due = time.monotonic() + LONGEST_WAIT
+                    log.error("nothing was removed from the cron table because of the errors above")
+            elif self._load_at == float("inf"):
+                self._load_at = time.monotonic() + MAX_BACKOFF
         current = code_version(self.settings)
         if current != self._code_version:
-            log.info("the task code has changed: reading the cron table again")
+            log.info("the task code has changed: loading the cron table again")
             self._code_version = current
             self.reload()
-        if not self._loader.busy and time.monotonic() >= self._reading_due:
-            self._reading_due = float("inf")
+        if not self._loader.is_running and time.monotonic() >= self._load_at:
+            self._load_at = float("inf")
             self._loader.start()
-            if self._open_at == float("inf"):
-                self._open_at = time.monotonic() + FIRST_READING
+            if self._fire_from == float("inf"):
+                self._fire_from = time.monotonic() + FIRST_LOAD_TIMEOUT
 
-    def _away(self, error: Exception) -> float:
-        moment = time.monotonic()
-        if not self._outage:
-            self._outage = moment
+    def _back_off(self, error: Exception) -> float:
+        """Log the start of an outage. Returns the seconds until the next attempt."""
+        if not self._outage_since:
+            self._outage_since = time.monotonic()
             reason = explain(error, self.settings.redis_url) if isinstance(error, RedisError) else error
             log.warning("%s Trying again until it is back.", reason)
-        self._next_beat = 0.0
-        self._backoff = min(max(2 * self._backoff, 0.1), LONGEST_WAIT)
+        self._next_heartbeat = 0.0
+        self._backoff = min(max(2 * self._backoff, 0.1), MAX_BACKOFF)
         return self._backoff * random.uniform(0.5, 1)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:

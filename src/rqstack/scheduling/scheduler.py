@@ -1,4 +1,4 @@
-"""`Scheduler`: queues, delayed jobs and the cron table in one object (seed 003)."""
+"""`Scheduler`: queues, delayed jobs and the cron table in one object."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rqstack.scheduling.jobs import (
     enqueue_options,
     make_call,
     make_entry,
-    storing,
     task_options_of,
+    translate_storage_errors,
 )
 from rqstack.scheduling.table import CronTable, Status
 from rqstack.settings import Settings, get_settings
@@ -37,17 +37,18 @@ Strategy = Literal["fork", "burst-no-fork"]
 
 
 class Scheduler:
-    """Enqueues, delays and repeats jobs, counts and clears them. A context manager that closes its connection.
+    """Enqueues, delays, repeats, counts and clears jobs. A context manager that closes its connection.
 
     Args:
-        strategy: How `work` runs jobs: "fork" until it is stopped, each job in a process of its own; "burst-no-fork" in
-            this process until the queues are empty.
-        is_async: False runs each enqueued job here and now, for tests; delayed jobs and cron lines are kept as ever.
+        strategy: How `work` runs jobs: "fork" runs each job in a child process, until it is stopped; "burst-no-fork"
+            runs them in this process until the queues are empty.
+        is_async: False runs each enqueued job at once in this process, for tests. Delayed jobs and cron entries are
+            stored as usual.
         settings: Default: `get_settings()`.
-        connection: Redis. Default: one of the settings, which this object closes.
+        connection: Stays open. Default: a new connection, which this object closes.
 
     Raises:
-        ValueError: There is no such strategy.
+        ValueError: The strategy is unknown.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Scheduler:
         self.strategy = strategy
         self.is_async = is_async
         self.settings = settings or get_settings()
-        self._owned = connection is None
+        self._owns_connection = connection is None
         self.connection: Redis = connect(self.settings) if connection is None else connection
         self.table = CronTable(self.connection)
         self._queues: dict[str, Queue] = {}
@@ -77,8 +78,8 @@ class Scheduler:
         self.close()
 
     def close(self) -> None:
-        """Close the connection, if it is this object's own."""
-        if self._owned:
+        """Close the connection if this object opened it."""
+        if self._owns_connection:
             self.connection.close()
 
     def get_queue(self, queue_name: str) -> Queue:
@@ -100,18 +101,15 @@ class Scheduler:
         kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Job:
-        """Put a job into a queue.
+        """Enqueue a job.
 
         Args:
-            queue_name: The queue.
             function: A task, or its dotted path.
-            args: Its positional arguments.
-            kwargs: Its named arguments.
-            options: RQ's: `retry`, `job_timeout`, `job_id`, `description`, `result_ttl` and the rest.
+            options: Those of `rq.Queue.enqueue`: `retry`, `job_timeout`, `job_id`, `description`, `result_ttl`, ….
 
         Raises:
-            InvalidJob: It is no task, or the arguments do not fit it or cannot be stored.
-            BrokerUnavailable: Redis did not take it.
+            InvalidJob: The function is not a task, or its arguments do not match its signature or cannot be stored.
+            BrokerUnavailable: Redis cannot be reached or refused the job.
         """
         return self._enqueue(queue_name, None, make_call(function, args, kwargs, {}, self.settings), options)
 
@@ -124,19 +122,11 @@ class Scheduler:
         kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Job:
-        """Put a job into a queue later. Arguments as `enqueue`.
-
-        Args:
-            queue_name: The queue.
-            time_delta: How much later.
-            function: A task, or its dotted path.
-            args: Its positional arguments.
-            kwargs: Its named arguments.
-            options: As `enqueue`.
+        """Enqueue a job after a delay. The other arguments are those of `enqueue`.
 
         Raises:
-            ValueError: time_delta is negative, or none.
-            InvalidJob: as `enqueue`.
+            ValueError: time_delta is negative or not a timedelta.
+            InvalidJob: As `enqueue`.
         """
         when = datetime.now(UTC) + check_delta(time_delta)
         return self._enqueue(queue_name, when, make_call(function, args, kwargs, {}, self.settings), options)
@@ -155,29 +145,23 @@ class Scheduler:
         misfire_grace: float | None = None,
         **options: Any,
     ) -> Entry:
-        """Add a line to the cron table, or replace the one with the same name (else: task, times and arguments).
+        """Add an entry to the cron table, or replace the one with the same name (without a name: the same task, times
+        and arguments).
 
-        In a `cron.py`, while the scheduler reads it, the line is a declared one: it goes when the code goes. Made at
-        run time, it stays until `cancel_cron_jobs`.
+        An entry added while the scheduler reads a `cron.py` is a declared one: it is removed with the code. One added
+        at run time stays until `cancel_cron_jobs`.
 
         Args:
-            queue_name: The queue of its jobs.
-            cron: A cron expression.
             function: A task, or its dotted path.
-            args: Its positional arguments.
-            kwargs: Its named arguments.
             every: Instead of `cron` (None): an interval in seconds or as a timedelta.
-            name: What people see.
+            name: Default: the task's.
             timezone: The time zone of `cron`.
             misfire_grace: Seconds by which a missed firing may still run. Default: an hour.
-            options: Those of `@task` for its jobs: `retries`, `backoff`, `timeout`, `description` and the rest.
-
-        Returns:
-            The line, with its id.
+            options: Options of `@task` for its jobs: `retries`, `backoff`, `timeout`, `description`, ….
 
         Raises:
-            ValueError: The times or an option are wrong; the message names them.
-            InvalidJob: as `enqueue`.
+            ValueError: The times or an option are invalid; the message names them.
+            InvalidJob: As `enqueue`.
         """
         timetable = make_timetable(cron, every, timezone)
         call = make_call(function, args, kwargs, {"queue": queue_name, **options}, self.settings)
@@ -195,44 +179,48 @@ class Scheduler:
         return entry
 
     def cron_jobs(self) -> list[tuple[Entry, Status]]:
-        """The lines of the cron table and how each is doing, the next to fire first."""
+        """The cron entries with their status, the next to fire first."""
         return self.table.entries()
 
     def scheduled_jobs(self, queue_name: str | None = None) -> list[Job]:
-        """Delayed jobs and retries that wait for their time, of a queue or of all, the next first."""
+        """Delayed jobs and retries that are not due yet, the next first.
+
+        Args:
+            queue_name: Default: all queues.
+        """
         names = [queue_name] if queue_name else DelayedJobs(self.connection).queues()
-        found: list[Job] = []
+        jobs: list[Job] = []
         for name in names:
             queue = self.get_queue(name)
             ids = queue.scheduled_job_registry.get_job_ids(cleanup=False)
-            jobs = queue.job_class.fetch_many(ids, connection=self.connection, serializer=queue.serializer)
-            found += [job for job in jobs if job is not None]
-        return found
+            fetched = queue.job_class.fetch_many(ids, connection=self.connection, serializer=queue.serializer)
+            jobs += [job for job in fetched if job is not None]
+        return jobs
 
     def queued_count(self, queue_name: str) -> int:
-        """Jobs that wait in a queue."""
+        """The number of queued jobs."""
         return len(self.get_queue(queue_name))
 
     def failed_count(self, queue_name: str) -> int:
-        """Failed jobs of a queue that are kept."""
+        """The number of failed jobs in RQ's registry."""
         return int(self.get_queue(queue_name).failed_job_registry.get_job_count(cleanup=False))
 
     def scheduled_count(self, queue_name: str) -> int:
-        """Delayed jobs and retries of a queue."""
+        """The number of delayed jobs and retries."""
         return int(self.get_queue(queue_name).scheduled_job_registry.get_job_count(cleanup=False))
 
     def cron_job_count(self) -> int:
-        """Lines of the cron table."""
+        """The number of cron entries."""
         return len(self.table)
 
     def cancel_cron_jobs(self, *, declared: bool = False) -> int:
-        """Remove the lines that were made at run time.
+        """Remove the cron entries that were added at run time.
 
         Args:
-            declared: Those of the task code too. They come back when the scheduler reads the code again.
+            declared: Also remove declared entries. They come back when the scheduler reads the code again.
 
         Returns:
-            Lines that are left.
+            The number of entries left.
         """
         for entry_id in self.table.cancel_all(None if declared else RUN_TIME):
             log.info("cancelled the cron entry %s", entry_id)
@@ -241,15 +229,11 @@ class Scheduler:
     def purge(self, queue_name: str, queue_state: State = "queued") -> int:
         """Delete the jobs of a queue that are in a state.
 
-        Args:
-            queue_name: The queue.
-            queue_state: "queued", "failed" or "scheduled".
-
         Returns:
-            Jobs that are left in that state.
+            The number of jobs left in that state.
 
         Raises:
-            ValueError: There is no such state.
+            ValueError: The state is none of "queued", "failed" and "scheduled".
         """
         if queue_state not in get_args(State):
             raise ValueError(f"queue_state={queue_state!r}: should be 'queued', 'failed' or 'scheduled'.")
@@ -257,17 +241,17 @@ class Scheduler:
         return bulk.count(self.connection, queue_name, queue_state)
 
     def work(self, *queues: str, with_scheduler: bool = False) -> bool:
-        """Run the jobs of queues with RQ's own worker, as `strategy` says; for tests and scripts.
+        """Run the jobs of queues with RQ's own worker, according to `strategy`. For tests and scripts.
 
         Args:
-            queues: Queue names, in order of priority.
-            with_scheduler: Move delayed jobs too: with "burst-no-fork" those that are due now.
+            queues: Queue names in order of priority.
+            with_scheduler: Also move delayed jobs; with "burst-no-fork", those that are due now.
 
         Returns:
-            Whether it ran any job.
+            Whether any job ran.
 
         Raises:
-            ValueError: No queue is named.
+            ValueError: No queue is given.
         """
         from rq import SimpleWorker, Worker
 
@@ -276,16 +260,16 @@ class Scheduler:
         burst = self.strategy == "burst-no-fork"
         if with_scheduler and burst:
             DelayedJobs(self.connection, self.settings.job_timeout).move_due(self.table.now(), queues)
-        kind = SimpleWorker if burst else Worker
-        found = [self.get_queue(name) for name in queues]
-        worker = kind(found, connection=self.connection, serializer=found[0].serializer)
+        worker_class = SimpleWorker if burst else Worker
+        rq_queues = [self.get_queue(name) for name in queues]
+        worker = worker_class(rq_queues, connection=self.connection, serializer=rq_queues[0].serializer)
         return worker.work(burst=burst, with_scheduler=with_scheduler and not burst)
 
     def job(self, job_id: str) -> Job:
         """A job by its id.
 
         Raises:
-            rq.exceptions.NoSuchJobError: There is none.
+            rq.exceptions.NoSuchJobError: It does not exist.
         """
         from rq.job import Job
 
@@ -294,32 +278,32 @@ class Scheduler:
         return Job.fetch(job_id, connection=self.connection, serializer=get_serializer(self.settings))
 
     def clear(self) -> None:
-        """Delete the waiting jobs of all queues that this object has used."""
+        """Delete the queued jobs of all queues that this object has used."""
         for name in self._queues:
             bulk.empty(self.connection, name)
 
     def _enqueue(self, queue_name: str, when: datetime | None, call: ScheduledCall, options: dict[str, Any]) -> Job:
-        """Through the task, where it is known: so it is unique, or saved first, as it says. Else as RQ would."""
+        """Enqueue through the task if this process knows it, so that `unique` and the like apply; else through RQ."""
         if call.task is not None and self.is_async and self.settings is get_settings():
-            given = task_options_of(options)
+            task_options = task_options_of(options)
             return call.task.enqueue(
-                call.args, call.kwargs, queue=queue_name, at=when, connection=self.connection, **given
+                call.args, call.kwargs, queue=queue_name, at=when, connection=self.connection, **task_options
             )
         queue = self.get_queue(queue_name)
-        given = enqueue_options(call) | options
-        with storing(call):
+        rq_options = enqueue_options(call) | options
+        with translate_storage_errors(call):
             if when is not None:
                 return queue.enqueue_at(  # type: ignore[no-any-return]
-                    when, call.path, args=call.args, kwargs=call.kwargs, **given
+                    when, call.path, args=call.args, kwargs=call.kwargs, **rq_options
                 )
-            return queue.enqueue(call.path, args=call.args, kwargs=call.kwargs, **given)
+            return queue.enqueue(call.path, args=call.args, kwargs=call.kwargs, **rq_options)
 
 
 def check_delta(time_delta: object) -> timedelta:
-    """A delay, checked.
+    """Validate a delay.
 
     Raises:
-        ValueError: It is negative, or no timedelta.
+        ValueError: It is negative or not a timedelta.
     """
     if not isinstance(time_delta, timedelta) or time_delta < timedelta(0):
         raise ValueError(f"time_delta={time_delta!r}: should be a timedelta, 0 or more.")

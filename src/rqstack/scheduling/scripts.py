@@ -6,7 +6,7 @@ from rqstack.transport.scripts import Script
 
 FIRE = Script("scheduling/lua/fire.lua")
 MOVE = Script("scheduling/lua/move.lua")
-PEEK = Script("scheduling/lua/peek.lua")
+NEXT_DUE = Script("scheduling/lua/next_due.lua")
 PRUNE = Script("scheduling/lua/prune.lua")
 PUT = Script("scheduling/lua/put.lua")
 SKIP = Script("scheduling/lua/skip.lua")

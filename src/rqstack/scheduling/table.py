@@ -1,4 +1,4 @@
-"""The cron table in Redis: what fires when, and the firing itself."""
+"""The cron table in Redis: its entries, and firing those that are due."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rqstack.scheduling.entries import CATCH_UP, DECLARED, Entry
 from rqstack.scheduling.scripts import FIRE, PRUNE, PUT, SKIP
 from rqstack.transport import keys
 from rqstack.transport.errors import is_damage
+from rqstack.transport.replies import decode, decode_all
 from rqstack.transport.timestamps import format_seconds
 
 if TYPE_CHECKING:
@@ -23,23 +24,23 @@ if TYPE_CHECKING:
 log = logging.getLogger("rqstack.scheduler")
 
 BATCH = 200
-"""Entries that one call of `fire_due` looks at."""
+"""Entries that one call of `fire_due` handles at most."""
 
 STATE_TTL = 300
-"""Seconds for which the state of an entry outlives it, so that a deploy which takes it away and brings it back, or an
-old scheduler beside a new one, neither repeats nor loses a firing."""
+"""Seconds for which the state of an entry outlives it. A deploy that removes an entry and adds it again, or an old
+scheduler beside a new one, then neither repeats nor loses a firing."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """How an entry is doing, in seconds since the epoch.
+    """The status of a cron entry.
 
     Args:
-        next: Its next firing.
-        last: The last one that was decided: run, or passed over.
-        last_job: Id of the last job it made, or "".
-        fired: Jobs it has made.
-        skipped: Times that firings were passed over because they were missed for too long.
+        next: The next firing, in seconds since the epoch.
+        last: The last firing that was run or skipped, in seconds since the epoch.
+        last_job: Id of the last job, or "".
+        fired: Number of jobs enqueued.
+        skipped: How often missed firings were skipped.
     """
 
     next: int
@@ -50,8 +51,8 @@ class Status:
 
 
 @dataclass
-class Change:
-    """What `sync` did, as entry ids."""
+class SyncResult:
+    """The outcome of `CronTable.sync`, as entry ids."""
 
     added: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
@@ -60,28 +61,24 @@ class Change:
 
 
 class CronTable:
-    """The cron table of a Redis.
-
-    Args:
-        connection: Redis.
-    """
+    """The cron table in Redis."""
 
     def __init__(self, connection: Redis) -> None:
         self.connection: Any = connection
-        self._read_before: dict[str, tuple[dict[bytes, bytes], Entry | None]] = {}
-        self._said: dict[str, str] = {}
+        self._decoded: dict[str, tuple[dict[bytes, bytes], Entry | None]] = {}
+        self._logged_errors: dict[str, str] = {}
         self.damaged = 0
-        """Answers of Redis in the last `fire_due` that were about damaged data."""
+        """Errors about damaged data in the last `fire_due`."""
 
     def put(self, entry: Entry, now: int | None = None) -> bool:
-        """Add an entry, or replace the one of its id. Its state stays; what differs is written, nothing else.
+        """Add an entry, or update the one with its id. The state of an existing entry is kept.
 
         Args:
-            entry: With its template.
+            entry: Must have its template.
             now: Seconds since the epoch. Default: Redis's clock.
 
         Returns:
-            False if it was there already, just so.
+            False if an equal entry exists.
         """
         return bool(self._put(entry, self.now() if now is None else now))
 
@@ -92,13 +89,13 @@ class CronTable:
         sources: Sequence[str] = (f"{DECLARED}*",),
         remove: bool = True,
         now: int | None = None,
-    ) -> Change:
-        """Make the declared entries exactly these, in one transaction. Entries made at run time stay.
+    ) -> SyncResult:
+        """Replace all entries of the given sources, in one transaction. Entries of other sources stay.
 
         Args:
             entries: The declared entries.
-            sources: Whose entries these are; a `*` at the end stands for anything. Those of others stay.
-            remove: False keeps declared entries that are not among these.
+            sources: The sources that the entries cover; a trailing `*` matches any suffix. Default: all declared.
+            remove: False keeps entries of these sources that are not given.
             now: Seconds since the epoch. Default: Redis's clock.
         """
         entries = list(entries)
@@ -112,13 +109,13 @@ class CronTable:
             else:
                 pipeline.set(keys.CRON_MARK, "1")
             answers = pipeline.execute()
-        change = Change(removed=_texts(answers[-1]) if remove else [])
+        result = SyncResult(removed=decode_all(answers[-1]) if remove else [])
         for entry, answer in zip(entries, answers, strict=False):
-            (change.unchanged, change.changed, change.added)[answer].append(entry.id)
-        return change
+            (result.unchanged, result.changed, result.added)[answer].append(entry.id)
+        return result
 
     def cancel(self, id: str) -> bool:
-        """Remove an entry. Returns whether there was one. A declared one comes back at the next start or deploy."""
+        """Remove an entry. Returns whether it existed. A declared one comes back at the next start or deploy."""
         with self.connection.pipeline(transaction=True) as pipeline:
             pipeline.zrem(keys.CRON_NEXT, id)
             pipeline.delete(keys.CRON_ENTRY + id, keys.CRON_JOB + id)
@@ -126,40 +123,40 @@ class CronTable:
             return bool(pipeline.execute()[0])
 
     def cancel_all(self, source: str | None = None) -> list[str]:
-        """Remove the entries of a source, or all. Returns their ids."""
-        return _texts(self._prune([source or "*"], "", []))
+        """Remove the entries of a source, or all entries. Returns their ids."""
+        return decode_all(self._prune([source or "*"], "", []))
 
     def ids(self) -> list[str]:
         """The ids of all entries, the next to fire first."""
-        return _texts(self.connection.zrange(keys.CRON_NEXT, 0, -1))
+        return decode_all(self.connection.zrange(keys.CRON_NEXT, 0, -1))
 
     def __len__(self) -> int:
         return int(self.connection.zcard(keys.CRON_NEXT))
 
     def entries(self) -> list[tuple[Entry, Status]]:
-        """All entries, the next to fire first. Two round trips. One that this machine cannot read is left out."""
+        """All entries that this machine can read, the next to fire first. Takes two round trips."""
         rows = self.connection.zrange(keys.CRON_NEXT, 0, -1, withscores=True)
         found = []
         for (raw, score), (fields, state) in zip(rows, self._read([raw for raw, _ in rows]), strict=True):
             entry = self._decode(raw.decode(), fields)
             if entry is not None:
                 last, job, fired, skipped = state
+                job_id = decode(job)
                 found.append(
-                    (
-                        entry,
-                        Status(int(score), _whole(last), (job or b"").decode(), _whole(fired), _whole(skipped)),
-                    )
+                    (entry, Status(int(score), _parse_int(last), job_id, _parse_int(fired), _parse_int(skipped)))
                 )
         return found
 
     def fire_due(self, now: float) -> list[str]:
-        """Enqueue the jobs of all firings that are due. Safe to call from any number of processes at once.
+        """Enqueue the jobs of all due firings. Any number of processes may call this at the same time.
+
+        An entry whose data in Redis is damaged is logged, and does not hold up the others.
 
         Args:
             now: Seconds since the epoch.
 
         Returns:
-            The ids of the jobs that this call enqueued. What is damaged in Redis is logged, and holds up no other.
+            The ids of the jobs that this call enqueued.
         """
         self.damaged = 0
         due = self.connection.zrangebyscore(keys.CRON_NEXT, "-inf", int(now), start=0, num=BATCH)
@@ -167,44 +164,48 @@ class CronTable:
         for raw, (fields, state) in zip(due, self._read(due), strict=True):
             entry = self._decode(raw.decode(), fields)
             if entry is not None:
-                jobs += self._fire(entry, fields[b"version"].decode(), _whole(state[0]), now)
+                jobs += self._fire(entry, fields[b"version"].decode(), _parse_int(state[0]), now)
         return jobs
 
     def now(self) -> int:
-        """Redis's clock, in whole seconds: the one clock that all schedulers share."""
+        """Redis's clock in whole seconds, which all schedulers share."""
         return int(self.connection.time()[0])
 
     def _fire(self, entry: Entry, version: str, last: int, time: float) -> list[str]:
-        """Decide the firings of an entry in (last, now]: run them, or pass over those missed for too long."""
+        """Run or skip the firings of an entry in (last, now].
+
+        Firings up to `CATCH_UP` seconds late all run. If there are only older ones, the latest within the misfire grace
+        runs. The rest is skipped.
+        """
         now = int(time)
-        floor = max(last, now - min(CATCH_UP, entry.misfire_grace) - 1)
-        firings = list(_between(entry, floor, now))
-        if not firings and floor > last:
+        catch_up_from = max(last, now - min(CATCH_UP, entry.misfire_grace) - 1)
+        firings = list(_firings_between(entry, catch_up_from, now))
+        if not firings and catch_up_from > last:
             missed = latest(entry.timetable, max(last, now - entry.misfire_grace - 1), now)
             firings = [missed] if missed is not None else []
         start = firings[0] if firings else now + 1
         first = entry.timetable.next_after(last)
         with self.connection.pipeline(transaction=False) as pipeline:
-            passing = first < start and first <= now
-            if passing or not firings:
-                upto, count = (start - 1, 1) if passing else (last, 0)
+            skips = first < start and first <= now
+            if skips or not firings:
+                upto, count = (start - 1, 1) if skips else (last, 0)
                 following = entry.timetable.next_after(upto)
                 names = [keys.CRON_ENTRY + entry.id, keys.CRON_STATE + entry.id, keys.CRON_NEXT]
                 SKIP(pipeline, names, [entry.id, version, upto, following, count])
             for index, firing in enumerate(firings):
                 following = firings[index + 1] if index + 1 < len(firings) else entry.timetable.next_after(firing)
-                self._send(entry, version, firing, following, time, pipeline)
+                self._queue_firing(entry, version, firing, following, time, pipeline)
             answers = pipeline.execute(raise_on_error=False)
         for answer in answers:
             if isinstance(answer, Exception):
-                self._note(entry.id, answer)
-        if (passing or not firings) and answers.pop(0) == 1:
+                self._log_damage(entry.id, answer)
+        if (skips or not firings) and answers.pop(0) == 1:
             log.warning(
-                "%s: firings from %s to %s were missed and are skipped: older than its misfire grace of %s s, or "
-                "followed by a later one",
+                "%s: skipped the missed firings from %s to %s: older than the misfire grace of %s s, or followed by a "
+                "later one",
                 entry.name,
-                _clock(first),
-                _clock(start - 1),
+                _format_utc(first),
+                _format_utc(start - 1),
                 entry.misfire_grace,
             )
         fired = [entry.job_id(firing) for firing, answer in zip(firings, answers, strict=True) if answer == 1]
@@ -212,7 +213,10 @@ class CronTable:
             log.info("%s: enqueued %s on %s", entry.name, job_id, entry.queue)
         return fired
 
-    def _send(self, entry: Entry, version: str, firing: int, following: int, now: float, pipeline: Pipeline) -> None:
+    def _queue_firing(
+        self, entry: Entry, version: str, firing: int, following: int, now: float, pipeline: Pipeline
+    ) -> None:
+        """Add the script that enqueues the job of a firing to a pipeline."""
         job_id = entry.job_id(firing)
         names = [
             keys.CRON_ENTRY + entry.id,
@@ -234,10 +238,10 @@ class CronTable:
         return PUT(client or self.connection, names, arguments)  # type: ignore[no-any-return]
 
     def _prune(
-        self, sources: Sequence[str], mark: str, ids: Sequence[str], client: Pipeline | None = None
+        self, sources: Sequence[str], mark: str, keep: Sequence[str], client: Pipeline | None = None
     ) -> list[bytes]:
         names = [keys.CRON_NEXT, keys.CRON_MARK]
-        arguments = [STATE_TTL, mark, len(sources), *sources, *ids]
+        arguments = [STATE_TTL, mark, len(sources), *sources, *keep]
         return PRUNE(client or self.connection, names, arguments)  # type: ignore[no-any-return]
 
     def _read(self, ids: Sequence[bytes]) -> list[tuple[dict[bytes, bytes], list[bytes | None]]]:
@@ -248,30 +252,30 @@ class CronTable:
             answers = pipeline.execute(raise_on_error=False)
         found: list[tuple[dict[bytes, bytes], list[bytes | None]]] = []
         for raw, fields, state in zip(ids, answers[::2], answers[1::2], strict=True):
-            if wrong := next((answer for answer in (fields, state) if isinstance(answer, Exception)), None):
-                self._note(raw.decode(), wrong)
+            if error := next((answer for answer in (fields, state) if isinstance(answer, Exception)), None):
+                self._log_damage(raw.decode(), error)
                 found.append(({}, [None] * 4))
             else:
                 found.append((fields, state))
         return found
 
-    def _note(self, id: str, error: Exception) -> None:
-        """Log what is damaged, once.
+    def _log_damage(self, id: str, error: Exception) -> None:
+        """Log an error about damaged data, once per entry and error.
 
         Raises:
-            Exception: The error, where it is about something else.
+            Exception: The error itself, if it is about anything else.
         """
         if not (isinstance(error, ResponseError) and is_damage(error)):
             raise error
         self.damaged += 1
-        if self._said.get(id) != str(error):
-            self._said[id] = str(error)
+        if self._logged_errors.get(id) != str(error):
+            self._logged_errors[id] = str(error)
             log.error("the cron entry %s cannot be fired: %s", id, error)
 
     def _decode(self, id: str, fields: dict[bytes, bytes]) -> Entry | None:
-        """An entry, or None if it was removed since its id was read, or is of a time zone that this machine lacks."""
-        known, entry = self._read_before.get(id, ({}, None))
-        if known == fields:
+        """An entry; None if it was removed meanwhile, or if this machine does not know its time zone."""
+        cached, entry = self._decoded.get(id, ({}, None))
+        if cached == fields:
             return entry
         try:
             if b"version" not in fields:
@@ -279,26 +283,22 @@ class CronTable:
             entry = Entry.from_fields(id, fields)
         except (ValueError, KeyError) as error:
             entry = None
-            log.error("the cron entry %s cannot be read here: %s", id, error)
-        self._read_before[id] = fields, entry
+            log.error("the cron entry %s cannot be read on this machine: %s", id, error)
+        self._decoded[id] = fields, entry
         return entry
 
 
-def _between(entry: Entry, after: int, upto: int) -> Iterable[int]:
+def _firings_between(entry: Entry, after: int, upto: int) -> Iterable[int]:
     firing = entry.timetable.next_after(after)
     while firing <= upto:
         yield firing
         firing = entry.timetable.next_after(firing)
 
 
-def _whole(raw: bytes | None) -> int:
-    """A number that a script keeps; 0 where there is none, or something else."""
+def _parse_int(raw: bytes | None) -> int:
+    """A counter from Redis; 0 if it is missing or not a number."""
     return int(raw) if raw and raw.isdigit() else 0
 
 
-def _texts(values: Iterable[bytes]) -> list[str]:
-    return [value.decode() for value in values]
-
-
-def _clock(instant: int) -> str:
+def _format_utc(instant: int) -> str:
     return format_seconds(instant)[:19] + "Z"

@@ -1,4 +1,4 @@
-"""What keeps a worker from running what no producer of ours wrote: signed payloads."""
+"""Signed payloads: workers run only jobs that a holder of the secret key wrote."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ __all__ = ["Default", "PayloadRejected", "Serializer", "count_rejected", "get_se
 
 
 class Serializer(Protocol):
-    """What queues, workers and results use to store Python values."""
+    """Serializes arguments and results of jobs."""
 
     def dumps(self, obj: Any, /) -> bytes:
-        """The value as bytes."""
+        """Serialize a value."""
 
     def loads(self, data: bytes, /) -> Any:
-        """The value of bytes."""
+        """Deserialize a value."""
 
 
 def get_serializer(settings: Settings | None = None) -> Serializer:
-    """The serializer of the settings; the same object for the same settings.
+    """The serializer that the settings select; the same object for equal settings.
 
     Args:
         settings: Default: `get_settings()`.
 
     Returns:
-        Signed pickle where a key is set; RQ's plain pickle where none is; RQ's JSON for `RQSTACK_SERIALIZER=json`,
-        which holds no code and so has no signature.
+        Signed pickle if a key is set, else RQ's plain pickle. RQ's JSON for `RQSTACK_SERIALIZER=json`, which cannot
+        carry code and so needs no signature.
     """
     settings = settings or get_settings()
-    return _make(settings.serializer, settings.secret_keys(), settings.allow_unregistered)
+    return _make_serializer(settings.serializer, settings.secret_keys(), settings.allow_unregistered)
 
 
 @lru_cache(maxsize=16)
-def _make(kind: str, keys: tuple[bytes, ...], allow_unsigned: bool) -> Serializer:
+def _make_serializer(kind: str, keys: tuple[bytes, ...], allow_unsigned: bool) -> Serializer:
     if kind == "json":
         from rq.serializers import JSONSerializer
 
         return JSONSerializer
     from rqstack.security.signing import PlainPickle, SignedPickle
 
-    made = SignedPickle(keys, allow_unsigned=allow_unsigned) if keys else PlainPickle()
-    # RQ's worker notes its serializer as a path, by which a spawned process finds it again.
-    vars(made).update(__module__=__name__, __qualname__="Default")
-    return made
+    serializer = SignedPickle(keys, allow_unsigned=allow_unsigned) if keys else PlainPickle()
+    # RQ's worker passes its serializer to a spawned process as a dotted path.
+    vars(serializer).update(__module__=__name__, __qualname__="Default")
+    return serializer
 
 
 class Default:
-    """The serializer of this process's settings, for what takes a path: `rq worker -S rqstack.security.Default`."""
+    """The serializer of the settings, for options that take a path: `rq worker -S rqstack.security.Default`."""
 
     @staticmethod
     def dumps(obj: Any, /) -> bytes:
@@ -70,10 +70,9 @@ class Default:
 
 
 def count_rejected(connection: Redis, error: PayloadRejected) -> None:
-    """Count a refused payload, for the metrics.
+    """Count a rejected payload in the metrics.
 
     Args:
-        connection: A client, or a pipeline.
-        error: Why it was refused.
+        connection: A client or a pipeline.
     """
     connection.hincrby(keys.PAYLOADS_REJECTED, error.reason, 1)

@@ -1,7 +1,7 @@
-"""Signed pickle: nothing is unpickled that was not written by a holder of the key.
+"""Signed pickle: payloads are unpickled only after their signature is verified.
 
-A payload is the pickle, then a mark, then the HMAC-SHA256 of the pickle. What follows the end of a pickle is ignored by
-`pickle.loads`, so RQ's own tools read signed payloads as they are.
+A payload is the pickle, a marker, and the HMAC-SHA256 of the pickle. `pickle.loads` ignores what follows a pickle, so
+RQ's own tools can read signed payloads.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from rqstack.errors import PayloadRejected
 
 log = logging.getLogger("rqstack.security")
 
-MARK = b"rqs1"
+MARKER = b"rqs1"
 _DIGEST = 32
-_TRAILER = len(MARK) + _DIGEST
+_TRAILER = len(MARKER) + _DIGEST
 
 
 class SignedPickle:
     """RQ's pickle with a signature.
 
     Args:
-        keys: The first signs, all verify: that is how keys are changed. At least one.
-        allow_unsigned: Read payloads without a signature too, for plain RQ producers. A wrong signature is refused
-            all the same.
+        keys: At least one. The first signs and all verify, which allows rotating keys.
+        allow_unsigned: Also read payloads without a signature, for plain RQ producers. An invalid signature is still
+            rejected.
     """
 
     def __init__(self, keys: tuple[bytes, ...], *, allow_unsigned: bool = False) -> None:
-        # A copy of a keyed one costs half of keying one: OpenSSL looks its algorithm up anew each time.
+        # Copying a keyed HMAC takes half the time of making one, because OpenSSL looks up the algorithm each time.
         self._macs = [hmac.new(key, digestmod="sha256") for key in keys]
         self._allow_unsigned = allow_unsigned
 
@@ -38,20 +38,20 @@ class SignedPickle:
         """Pickle and sign.
 
         Raises:
-            pickle.PicklingError, TypeError, AttributeError: The object does not pickle.
+            pickle.PicklingError, TypeError, AttributeError: The object cannot be pickled.
         """
         data = pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
         mac = self._macs[0].copy()
         mac.update(data)
-        return data + MARK + mac.digest()
+        return data + MARKER + mac.digest()
 
     def loads(self, data: bytes, /) -> Any:
-        """Check the signature, then unpickle.
+        """Verify the signature, then unpickle.
 
         Raises:
-            PayloadRejected: There is no signature, or it is of another key or other data. Nothing was unpickled.
+            PayloadRejected: The signature is missing or invalid. Nothing was unpickled.
         """
-        if data[-_TRAILER:-_DIGEST] != MARK:
+        if data[-_TRAILER:-_DIGEST] != MARKER:
             if self._allow_unsigned:
                 return pickle.loads(data)
             raise PayloadRejected("unsigned")
@@ -66,7 +66,7 @@ class SignedPickle:
 
 
 class PlainPickle:
-    """RQ's pickle as it is: for a machine of one's own, where no key is set."""
+    """RQ's plain pickle, used if no key is set. Warns once."""
 
     _warned = False
 
@@ -76,7 +76,7 @@ class PlainPickle:
         return pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
 
     def loads(self, data: bytes, /) -> Any:
-        """Unpickle, signed or not: without a key a signature says nothing."""
+        """Unpickle. A signature is ignored, because it cannot be verified without a key."""
         self._warn()
         return pickle.loads(data)
 
@@ -84,6 +84,6 @@ class PlainPickle:
         if not PlainPickle._warned:
             PlainPickle._warned = True
             log.warning(
-                "RQSTACK_SECRET_KEY is not set: job payloads are not signed, and whoever can write to Redis can run "
-                "any code in a worker. `make start` sets one."
+                "RQSTACK_SECRET_KEY is not set: job payloads are not signed, so anyone who can write to Redis can run "
+                "code in a worker. `make start` sets a key."
             )

@@ -1,1 +1,1 @@
-"""Starting and stopping the whole stack on one machine: with compose, or with honcho where there is no Docker."""
+"""Starts and stops the whole stack on one machine: with compose, or with honcho if there is no Docker."""

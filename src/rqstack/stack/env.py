@@ -1,10 +1,8 @@
-"""The files that hold a stack's settings: `.env`, `.env.example`, `var/stack.env`, `var/secrets/` and Redis's users."""
+"""Reads and writes a stack's settings files: `.env`, `.env.example`, `var/stack.env`, `var/secrets/`, Redis's users."""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import os
 import secrets
 from collections.abc import Iterator, Mapping
 from itertools import groupby
@@ -19,6 +17,7 @@ from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.loader import SecretStr, Setting, declared_settings
 from rqstack.settings.paths import home
 from rqstack.stack.acl import ROLES, users_acl
+from rqstack.stack.files import create, write_atomically
 from rqstack.stack.rq_settings import rq_settings
 
 HEADER = """\
@@ -26,18 +25,18 @@ HEADER = """\
 # A line that is commented out shows its default.
 """
 NOTE = "# Written by the running stack, removed when it stops.\n"
-NEVER_MADE = {"REDIS_PASSWORD"}  # it belongs to a role, and the processes get that of theirs
+NOT_GENERATED = {"REDIS_PASSWORD"}  # each process gets the password of its role instead
 
 
 def groups() -> Iterator[tuple[str, list[Setting]]]:
-    """Every setting by group, in the order of declaration: (title, its settings)."""
+    """All settings by group, as (title, settings), in the order of their declaration."""
     for cls in (Settings, StackSettings):
         for title, settings in groupby(declared_settings(cls).values(), key=attrgetter("group")):
             yield title, list(settings)
 
 
 def default(setting: Setting) -> str:
-    """The default of a setting as it is written in `.env`."""
+    """The default of a setting, formatted for `.env`."""
     value = setting.default
     if value is None:
         return ""
@@ -48,17 +47,17 @@ def default(setting: Setting) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def made_secrets() -> tuple[str, ...]:
-    """The secrets that `setup` makes: keys and passwords, not addresses that hold one."""
+def generated_secrets() -> tuple[str, ...]:
+    """Names of the secrets that `setup` generates: keys and passwords, but not URLs that contain one."""
     names = [setting.name for _, settings in groups() for setting in settings if setting.is_secret]
-    return tuple(name for name in names if name.endswith(("_PASSWORD", "_KEY")) and name not in NEVER_MADE)
+    return tuple(name for name in names if name.endswith(("_PASSWORD", "_KEY")) and name not in NOT_GENERATED)
 
 
 def example(values: Mapping[str, str] | None = None) -> str:
-    """The text of `.env.example`, or of a first `.env`.
+    """The text of `.env.example`, or of a new `.env`.
 
     Args:
-        values: Lines that are set rather than commented out.
+        values: Settings that are written with this value instead of commented out.
     """
     values = values or {}
     lines = [HEADER]
@@ -73,7 +72,7 @@ def example(values: Mapping[str, str] | None = None) -> str:
 
 
 def table() -> str:
-    """Every setting as a table in Markdown, for docs/settings.md."""
+    """All settings as Markdown tables, for docs/settings.md."""
     lines = []
     for title, settings in groups():
         lines += [f"### {title}", "", "| setting | default | what it is |", "|---|---|---|"]
@@ -85,25 +84,26 @@ def table() -> str:
 
 
 def setup(root: Path | None = None) -> bool:
-    """Make everything a stack reads before it starts. Nothing that a person may have edited is overwritten.
+    """Create the files that a stack reads when it starts. An existing `.env` is kept.
 
     Args:
         root: Default: `home()`.
 
     Returns:
-        Whether `.env` was made.
+        Whether `.env` was created.
 
     Raises:
-        SettingsError: An existing `.env` lacks a secret, or has a value that is not allowed.
+        SettingsError: An existing `.env` lacks a secret or has an invalid value.
     """
     root = root or home()
-    made = False
+    is_new = False
     if not (root / ".env").exists():
-        # 24 random bytes as text that neither a shell, a URL nor compose reads in another way.
-        values = {name: secrets.token_urlsafe(24) for name in made_secrets()}
-        made = _create(root / ".env", example(values))
+        # Characters that need no quoting in a shell, a URL or a compose file.
+        values = {name: secrets.token_urlsafe(24) for name in generated_secrets()}
+        create(root / ".env", example(values))
+        is_new = True
     known = {**secret_values(load(Settings)), **secret_values(load(StackSettings))}
-    missing = [name for name in made_secrets() if not known.get(name)]
+    missing = [name for name in generated_secrets() if not known.get(name)]
     if missing:
         raise SettingsError(
             f"{root / '.env'} has no value for {', '.join(missing)}. Add a line `NAME=` with a long random value for "
@@ -112,31 +112,31 @@ def setup(root: Path | None = None) -> bool:
     folder = root / "var" / "secrets"
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    for name in made_secrets():
-        # Readable by all inside a folder that only its owner may enter: containers mount them under other users.
-        write(folder / name.lower(), known[name], 0o444)
+    for name in generated_secrets():
+        # World-readable, because containers mount them as other users; the folder is private to its owner.
+        write_atomically(folder / name.lower(), known[name], 0o444)
     (root / "var" / "redis").mkdir(exist_ok=True)
     acl = users_acl({role: known[f"REDIS_{role.upper()}_PASSWORD"] for role in ROLES})
-    write(root / "var" / "redis" / "users.acl", acl, 0o644)
-    return made
+    write_atomically(root / "var" / "redis" / "users.acl", acl, 0o644)
+    return is_new
 
 
 def secret_values(settings: Settings | StackSettings) -> dict[str, str]:
-    """The secrets that have a value, by environment variable."""
-    found = {}
+    """The secrets that are set, by environment variable."""
+    values = {}
     for field, setting in declared_settings(type(settings)).items():
         value: Any = getattr(settings, field)
         if isinstance(value, SecretStr) and value:
-            found[setting.name] = value.get_secret_value()
-    return found
+            values[setting.name] = value.get_secret_value()
+    return values
 
 
 def write_stack_env(mode: str, values: Mapping[str, str | int], root: Path | None = None) -> None:
-    """Write `var/stack.env`, by which commands find the running stack. They act as Redis's user `admin`.
+    """Write `var/stack.env`, where commands find the running stack and the credentials of Redis user `admin`.
 
     Args:
         mode: `local` or `compose`.
-        values: What the stack chose: REDIS_URL (without a password) and ports.
+        values: REDIS_URL, without a password, and ports.
         root: Default: `home()`.
     """
     root = root or home()
@@ -153,16 +153,15 @@ def write_stack_env(mode: str, values: Mapping[str, str | int], root: Path | Non
 
 
 def read_stack_env(root: Path | None = None) -> dict[str, str]:
-    """What the running stack wrote about itself; empty if none runs."""
+    """The content of `var/stack.env`; empty if no stack runs."""
     path = (root or home()) / "var" / "stack.env"
     return {name: value or "" for name, value in dotenv_values(path).items()} if path.is_file() else {}
 
 
 def update_stack_env(values: Mapping[str, str | int], root: Path | None = None) -> None:
-    """Add lines to `var/stack.env`; processes of the stack may do so at the same time.
+    """Set values in `var/stack.env`. Several processes may do this at the same time.
 
     Args:
-        values: The lines, which replace those of the same name.
         root: Default: `home()`.
     """
     root = root or home()
@@ -170,42 +169,14 @@ def update_stack_env(values: Mapping[str, str | int], root: Path | None = None) 
     with (root / "var" / ".stack.env.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lines = read_stack_env(root) | {name: str(value) for name, value in values.items()}
-        write(path, NOTE + "".join(f"{name}={value}\n" for name, value in lines.items()), 0o600)
+        write_atomically(path, NOTE + "".join(f"{name}={value}\n" for name, value in lines.items()), 0o600)
         if "REDIS_URL" in lines:
             names = ("redis_url", "redis_username", "redis_password")
             known = load(Settings, **{name: lines.get(name.upper()) or None for name in names})
-            write(root / "var" / "rq_settings.py", rq_settings(known), 0o600)
+            write_atomically(root / "var" / "rq_settings.py", rq_settings(known), 0o600)
 
 
 def remove_stack_env(root: Path | None = None) -> None:
-    """Forget the running stack."""
+    """Remove the files that describe the running stack."""
     for name in ("stack.env", "rq_settings.py"):
         ((root or home()) / "var" / name).unlink(missing_ok=True)
-
-
-def write(path: Path, text: str, mode: int) -> None:
-    """Replace a file in one step, if its text differs.
-
-    Args:
-        path: Its folder exists.
-        text: What it shall hold.
-        mode: Its permissions.
-    """
-    with contextlib.suppress(OSError):
-        if path.read_text() == text and path.stat().st_mode & 0o777 == mode:
-            return
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    _create(beside, text, mode)
-    beside.replace(path)
-
-
-def _create(path: Path, text: str, mode: int = 0o600) -> bool:
-    try:
-        # Private from its first byte on.
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-    except OSError as error:
-        raise SettingsError(f"cannot write {path}: {error.strerror}.") from error
-    return True

@@ -1,50 +1,50 @@
-"""Gets the images that the compose files name: present, else pulled, else built from Debian's packages."""
+"""Provides the images of the compose files: pulls missing ones, or builds them from Debian packages."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from rqstack.errors import RqstackError
-from rqstack.stack.env import write
+from rqstack.stack.files import write_atomically
+from rqstack.stack.reporting import Report
 
-Say = Callable[[str], None]
-BUILT = ("python", "redis", "postgres", "prometheus", "alertmanager")
-"""What deploy/airgap/build-images can build, by the name of the service (python: what our own images are built on)."""
+BUILDABLE = ("python", "redis", "postgres", "prometheus", "alertmanager")
+"""Services whose image deploy/airgap/build-images can build; python is the base of rqstack's own images."""
 
 OPTIONAL = ("grafana",)
-"""Services that the stack does without, where their image can be had in no way."""
+"""Services that are left out if their image is not available."""
 
-FILE = Path("var") / "images.env"
+IMAGES_ENV = Path("var") / "images.env"
 BUILD_TIMEOUT = 1800.0
 
 
 class ImagesMissing(RqstackError):
-    """An image is not here, cannot be pulled and cannot be built; the message names it."""
+    """An image is missing and can be neither pulled nor built. The message has its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was done.
+    """The outcome of `ensure`.
 
     Args:
-        built: The variables of images that were built here, as `var/images.env` holds them.
-        left_out: Services whose image cannot be had.
+        built: Images that were built, by environment variable, as in `var/images.env`.
+        left_out: Optional services whose image is not available.
     """
 
     built: Mapping[str, str]
     left_out: tuple[str, ...]
 
 
-def named(config: Mapping[str, Any]) -> dict[str, str]:
-    """The images that a configuration needs from elsewhere, by service.
+def external_images(config: Mapping[str, Any]) -> dict[str, str]:
+    """The images, by service, that a configuration does not build itself.
 
     Args:
-        config: What `docker compose config --format json` prints.
+        config: Output of `docker compose config --format json`.
     """
     services = config["services"]
     own = {service.get("image") for service in services.values() if "build" in service}
@@ -58,45 +58,46 @@ def named(config: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def ensure(root: Path, needed: Mapping[str, str], pull_timeout: float, say: Say) -> Result:
-    """Make sure that every image is here.
+def ensure(root: Path, needed: Mapping[str, str], pull_timeout: float, report: Report) -> Result:
+    """Pull or build missing images.
 
     Args:
-        root: The home of the stack; `var/images.env` below it is written when images are built.
-        needed: Images by service, as `named` gives them.
-        pull_timeout: Seconds that all pulls together may take. A registry that cannot be reached may hang.
-        say: Told what is pulled, built or left out.
+        root: The home of the stack. Images that are built are recorded in its `var/images.env`.
+        needed: Images by service, from `external_images`.
+        pull_timeout: Seconds for all pulls together, because pulls from an unreachable registry may hang.
 
     Raises:
-        ImagesMissing: One cannot be had, and is not optional.
+        ImagesMissing: A required image can be neither pulled nor built.
     """
-    missing = {name: image for name, image in needed.items() if not present(image)}
+    missing = {name: image for name, image in needed.items() if not is_present(image)}
     if not missing:
         return Result({}, ())
-    failed = _pull(missing, pull_timeout, say)
+    failed = _pull(missing, pull_timeout, report)
     left_out = tuple(name for name in failed if name in OPTIONAL)
-    to_build = [name for name in failed if name in BUILT]
+    to_build = [name for name in failed if name in BUILDABLE]
     for name, image in failed.items():
-        if name not in OPTIONAL and name not in BUILT:
-            raise ImagesMissing(f"The image {image} of {name} is not here and cannot be pulled. Load it, or name one.")
+        if name not in OPTIONAL and name not in BUILDABLE:
+            raise ImagesMissing(
+                f"The image {image} of {name} is missing and cannot be pulled. Load it, or set another one."
+            )
     built = {}
     if to_build:
-        say(f"No registry gives {', '.join(to_build)}: building them from Debian's packages, once.")
-        built = _build(root, to_build, say)
+        report(f"Cannot pull {', '.join(to_build)}: building from Debian packages.")
+        built = _build(root, to_build, report)
     if left_out:
-        say(f"Left out: {', '.join(left_out)}. Its image cannot be pulled, and Debian has no package of it.")
+        report(f"Left out: {', '.join(left_out)}. The image cannot be pulled, and Debian has no package for it.")
     return Result(built, left_out)
 
 
-def present(image: str) -> bool:
-    """Whether the engine has an image."""
+def is_present(image: str) -> bool:
+    """Whether the Docker engine has an image."""
     command = ["docker", "image", "inspect", "--format", "{{.Id}}", image]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _pull(images: Mapping[str, str], timeout: float, say: Say) -> dict[str, str]:
-    """Pull images side by side; returns those that could not be had."""
-    say(f"Pulling {', '.join(sorted(set(images.values())))}.")
+def _pull(images: Mapping[str, str], timeout: float, report: Report) -> dict[str, str]:
+    """Pull images in parallel. Returns those that failed."""
+    report(f"Pulling {', '.join(sorted(set(images.values())))}.")
     running = {
         name: subprocess.Popen(
             ["docker", "pull", "--quiet", image],
@@ -107,11 +108,11 @@ def _pull(images: Mapping[str, str], timeout: float, say: Say) -> dict[str, str]
         for name, image in images.items()
     }
     failed = {}
-    # Each wait counts from the start of all, as they run side by side.
-    end = monotonic() + timeout
+    # They run in parallel, so they share one deadline.
+    deadline = monotonic() + timeout
     for name, process in running.items():
         try:
-            process.wait(max(0.0, end - monotonic()))
+            process.wait(max(0.0, deadline - monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -120,7 +121,7 @@ def _pull(images: Mapping[str, str], timeout: float, say: Say) -> dict[str, str]
     return failed
 
 
-def _build(root: Path, names: list[str], say: Say) -> dict[str, str]:
+def _build(root: Path, names: list[str], report: Report) -> dict[str, str]:
     script = root / "deploy" / "airgap" / "build-images"
     lines: list[str] = []
     with subprocess.Popen([str(script), *names], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -129,34 +130,27 @@ def _build(root: Path, names: list[str], say: Say) -> dict[str, str]:
         for line in process.stderr:
             lines.append(line.rstrip())
             if line.startswith("building "):
-                say(f"  {line.rstrip()}")
+                report(f"  {line.rstrip()}")
         output = process.stdout.read()
     if process.returncode:
-        raise ImagesMissing(f"Base images cannot be built from Debian's packages: {' '.join(lines[-5:])}")
+        raise ImagesMissing(f"Cannot build base images from Debian packages: {' '.join(lines[-5:])}")
     built = dict(line.split("=", 1) for line in output.splitlines())
-    remember(root, built)
+    save_built_images(root, built)
     return built
 
 
-def remember(root: Path, built: Mapping[str, str]) -> None:
-    """Write variables of images to `var/images.env`, beside those that it has.
-
-    Args:
-        root: The home of the stack.
-        built: Image names by variable.
-    """
-    known = recall(root) | dict(built)
-    text = "# Images that were built here, as no registry could be reached. Remove this file to pull again.\n"
-    (root / FILE).parent.mkdir(exist_ok=True)
-    write(root / FILE, text + "".join(f"{name}={image}\n" for name, image in sorted(known.items())), 0o644)
+def save_built_images(root: Path, built: Mapping[str, str]) -> None:
+    """Add image names, by environment variable, to `var/images.env`."""
+    known = load_built_images(root) | dict(built)
+    text = "# Images that were built locally, because no registry could be reached. Remove this file to pull again.\n"
+    (root / IMAGES_ENV).parent.mkdir(exist_ok=True)
+    write_atomically(
+        root / IMAGES_ENV, text + "".join(f"{name}={image}\n" for name, image in sorted(known.items())), 0o644
+    )
 
 
-def recall(root: Path) -> dict[str, str]:
-    """The variables of `var/images.env`; empty if there is none.
-
-    Args:
-        root: The home of the stack.
-    """
-    path = root / FILE
+def load_built_images(root: Path) -> dict[str, str]:
+    """Image names by environment variable from `var/images.env`; empty if the file does not exist."""
+    path = root / IMAGES_ENV
     lines = path.read_text().splitlines() if path.is_file() else []
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))

@@ -1,4 +1,4 @@
-"""Imports the task modules of `RQSTACK_TASKS_PATH`, and prints what failed. Run as a process of its own."""
+"""Imports the task modules of `RQSTACK_TASKS_PATH` and prints failures. Runs as a subprocess."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rqstack.settings import Settings, load
 
 
 def main() -> int:
-    """The exit code: 0 if every module was imported and at least one was found, else 1."""
-    # What fails is printed once, below.
+    """Returns the exit code: 0 if at least one module was found and all were imported, else 1."""
+    # Failures are printed below, so discovery does not log them.
     logging.getLogger("rqstack.discovery").addHandler(logging.NullHandler())
     logging.getLogger("rqstack.discovery").propagate = False
     found = autodiscover(load(Settings))

@@ -1,8 +1,7 @@
-"""The stack without Docker: the Procfile's processes under honcho, in the background."""
+"""Runs the stack without Docker: the processes of the Procfile with honcho, in the background."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -16,98 +15,93 @@ from pathlib import Path
 from honcho.environ import expand_processes, parse_procfile
 
 from rqstack.errors import RqstackError
+from rqstack.processes.signals import is_alive, send_signal
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.loader import explicit_values
 from rqstack.stack import dependencies, env, locks, ports, processes, runner
+from rqstack.stack.reporting import Report
 
 BASE = "Procfile"
-MONITOR = "Procfile-monitor"
+MONITORING = "Procfile-monitor"
 START_TIMEOUT = 120.0
-"""Seconds within which everything must be well."""
-
-Say = Callable[[str], None]
+"""Seconds within which all processes must be healthy."""
 
 
 class StartFailed(RqstackError):
-    """A process did not start, or is not well; the message has the end of its log."""
+    """A process did not start, or is unhealthy. The message has the end of its log."""
 
 
 class StopFailed(RqstackError):
-    """Something would not end."""
+    """A process cannot be stopped."""
 
 
-def names(root: Path, procfile: str, scale: Mapping[str, int]) -> list[str]:
-    """The processes of a Procfile that this machine can run, by honcho's names: `worker.1`.
+def process_names(root: Path, procfile: str, scale: Mapping[str, int]) -> list[str]:
+    """honcho's names, such as `worker.1`, of the processes of a Procfile that this machine can run.
 
     Raises:
-        RqstackError: A name of `scale` is none of the Procfile's.
+        RqstackError: `scale` names a process that the Procfile does not have.
     """
     lines = parse_procfile((root / procfile).read_text()).processes
     for name in scale:
         if name not in lines and procfile == BASE:
-            raise RqstackError(f"--scale {name}: no such process. There are {', '.join(lines)}.")
+            raise RqstackError(f"--scale {name}: no such process. Known are {', '.join(lines)}.")
     if shutil.which("prometheus") is None:
         lines.pop("prometheus", None)
     return [process.name for process in expand_processes(lines, concurrency=dict(scale))]
 
 
-def start(root: Path, say: Say, *, monitoring: bool = False, scale: Mapping[str, int] | None = None) -> None:
-    """Start what does not run yet, and return when it is well.
+def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mapping[str, int] | None = None) -> None:
+    """Start the processes that do not run yet, and return when all are healthy.
 
     Args:
-        root: The stack's home.
-        say: Told what happens, a line at a time.
-        monitoring: Also what Procfile-monitor names.
-        scale: How many of a process, by its name.
+        monitoring: Include the processes of Procfile-monitor.
+        scale: Number of instances by process name. Default: 1.
 
     Raises:
-        StartFailed: A process ended, or is not well in time. Nothing that was started for it goes on.
-        RqstackError: What it needs is missing; the message says what.
+        StartFailed: A process exited or is not healthy in time. The processes of its Procfile are stopped again.
+        RqstackError: A requirement is missing.
     """
     scale = scale or {}
     if env.setup(root):
-        say(f"Made {root / '.env'} with random secrets.")
-    dependencies.prepare(root, say)
-    dependencies.redis_server(root, say)
-    running = dict(locks.holders(root))
+        report(f"Created {root / '.env'} with random secrets.")
+    dependencies.prepare_projects(root, report)
+    dependencies.ensure_redis_server(root, report)
+    running = dict(locks.running_processes(root))
     if "redis.1" in running:
-        say("The stack already runs.")
-        _await([name for name in running if name in names(root, BASE, scale)], BASE, None)
+        report("The stack already runs.")
+        _wait_until_healthy([name for name in running if name in process_names(root, BASE, scale)])
     else:
-        _launch(root, BASE, scale)
+        _start_runner(root, BASE, scale)
     if not monitoring:
         return
-    wanted = names(root, MONITOR, {})
+    wanted = process_names(root, MONITORING, {})
     if "prometheus.1" not in wanted:
-        say("prometheus is not on PATH, so it is left out.")
+        report("prometheus is not on PATH, so it is not started.")
     if any(name in running for name in wanted):
-        say("Monitoring already runs.")
+        report("Monitoring already runs.")
         return
     for name in ("exporter", "dashboard"):
-        dependencies.environment(root, name, say)
-    _choose_ports(root, say)
-    _launch(root, MONITOR, {name.partition(".")[0]: 1 for name in wanted} | _left_out(wanted))
+        dependencies.ensure_environment(root, name, report)
+    _choose_ports(root, report)
+    _start_runner(root, MONITORING, {} if "prometheus.1" in wanted else {"prometheus": 0})
 
 
-def _left_out(wanted: Sequence[str]) -> dict[str, int]:
-    return {} if "prometheus.1" in wanted else {"prometheus": 0}
-
-
-def _choose_ports(root: Path, say: Say) -> None:
+def _choose_ports(root: Path, report: Report) -> None:
     settings = load(StackSettings)
-    given = explicit_values(StackSettings)
+    explicit = explicit_values(StackSettings)
     chosen: dict[str, int] = {}
     for field in ("rq_exporter_port", "prometheus_port", "dashboard_port"):
         wanted = getattr(settings, field)
         name = field.upper()
-        chosen[name] = ports.choose(name, wanted, given=field in given)
+        chosen[name] = ports.choose(name, wanted, is_explicit=field in explicit)
         if chosen[name] != wanted:
-            say(f"Port {wanted} is taken, so {name} is {chosen[name]}.")
+            report(f"Port {wanted} is in use, so {name} is {chosen[name]}.")
     env.update_stack_env(chosen, root)
 
 
-def _launch(root: Path, procfile: str, scale: Mapping[str, int]) -> None:
-    wanted = [name for name in names(root, procfile, scale) if scale.get(name.partition(".")[0], 1)]
+def _start_runner(root: Path, procfile: str, scale: Mapping[str, int]) -> None:
+    """Run a Procfile in the background, and wait until its processes are healthy."""
+    wanted = [name for name in process_names(root, procfile, scale) if scale.get(name.partition(".")[0], 1)]
     folder = root / "var" / "log"
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "rqstack.stack.runner", str(root), procfile]
@@ -117,54 +111,54 @@ def _launch(root: Path, procfile: str, scale: Mapping[str, int]) -> None:
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=root, start_new_session=True
         )
     try:
-        _await(wanted, procfile, child, root)
+        _wait_until_healthy(wanted, lambda: "" if child.poll() is None else _failure(root, procfile))
     except (StartFailed, KeyboardInterrupt):
         if child.poll() is None:
             child.send_signal(signal.SIGTERM)
-            child.wait(load(Settings).grace + runner.MARGIN + 5)
+            child.wait(load(Settings).grace + runner.STOP_MARGIN + 5)
         raise
 
 
-def _await(
-    wanted: Sequence[str], procfile: str, child: subprocess.Popen[bytes] | None, root: Path | None = None
-) -> None:
-    """Wait until each process is well."""
+def _wait_until_healthy(names: Sequence[str], failure: Callable[[], str] = lambda: "") -> None:
+    """Wait until the processes are healthy.
+
+    Args:
+        failure: Returns why waiting is pointless, or "" if it is not.
+
+    Raises:
+        StartFailed: A process failed or is not healthy in time.
+    """
     deadline = time.monotonic() + START_TIMEOUT
-    left = list(wanted)
-    reason = ""
-    while left:
-        reason = unwell(left[0])
-        if not reason:
-            left.pop(0)
-            continue
-        if child is not None and root is not None and child.poll() is not None:
-            raise StartFailed(_told_by(root, procfile))
-        if time.monotonic() > deadline:
-            raise StartFailed(f"{left[0]} is not well after {START_TIMEOUT:.0f} s: {reason}")
-        time.sleep(0.1)
+    for name in names:
+        while problem := health_problem(name):
+            if message := failure():
+                raise StartFailed(message)
+            if time.monotonic() > deadline:
+                raise StartFailed(f"{name} is not healthy after {START_TIMEOUT:.0f} s: {problem}")
+            time.sleep(0.1)
 
 
-def _told_by(root: Path, procfile: str) -> str:
-    """Which process ended first, and the end of its log."""
+def _failure(root: Path, procfile: str) -> str:
+    """The process that failed first and the end of its log, from the log of the runner."""
     folder = root / "var" / "log"
-    said = (folder / f"{procfile}.log").read_text().splitlines()
-    for line in said:
+    lines = (folder / f"{procfile}.log").read_text().splitlines()
+    for line in lines:
         if " stopped (rc=" in line and "(rc=0)" not in line:
             name = line.split("|", 1)[1].split()[0]
             return f"{name} did not start. The end of {folder / name}.log:\n" + tail(folder / f"{name}.log", 12)
-    return "The stack did not start: " + " ".join(said[-3:]).removeprefix("Error: ")
+    return "The stack did not start: " + " ".join(lines[-3:]).removeprefix("Error: ")
 
 
-def unwell(name: str) -> str:
-    """Why a process is not well; empty if it is."""
+def health_problem(name: str) -> str:
+    """Why a process is unhealthy; empty if it is healthy."""
     health = processes.get(name).health()
     if isinstance(health, str):
         try:
             with urllib.request.urlopen(health, timeout=5):  # noqa: S310  # our own http address
                 return ""
         except urllib.error.HTTPError as error:
-            # The jobs page answers without a login by asking for one.
-            return "" if error.code == 401 else f"{health} answers {error.code}"
+            # The jobs page responds, but requires a login.
+            return "" if error.code == 401 else f"{health} responds with {error.code}"
         except OSError as error:
             return f"{health}: {error}"
     if not env.read_stack_env():
@@ -182,103 +176,80 @@ def tail(path: Path, lines: int) -> str:
 
 
 def status(root: Path) -> Iterator[tuple[str, int, str]]:
-    """Each process that runs: (name, process id, why it is not well)."""
-    for name, pid in locks.holders(root):
-        if name not in (BASE, MONITOR):
-            yield name, pid, unwell(name)
+    """The running processes as (name, process id, `health_problem`)."""
+    for name, pid in locks.running_processes(root):
+        if name not in (BASE, MONITORING):
+            yield name, pid, health_problem(name)
 
 
-def listening() -> dict[str, str]:
-    """Where the running stack listens, by what it is."""
-    found = env.read_stack_env()
-    places = {"Redis": found.get("REDIS_URL", "")}
+def addresses() -> dict[str, str]:
+    """The addresses of the running stack, by title."""
+    values = env.read_stack_env()
+    by_title = {"Redis": values.get("REDIS_URL", "")}
     for title, name in (("rq-exporter", "RQ_EXPORTER"), ("Prometheus", "PROMETHEUS"), ("Jobs page", "DASHBOARD")):
-        if port := found.get(f"{name}_PORT"):
-            places[title] = f"http://{ports.HOST}:{port}"
-    return places
+        if port := values.get(f"{name}_PORT"):
+            by_title[title] = f"http://{ports.HOST}:{port}"
+    return by_title
 
 
-def stop(root: Path, say: Say) -> bool:
-    """End everything, however it was started; workers get their grace.
-
-    Args:
-        root: The stack's home.
-        say: Told what happens.
+def stop(root: Path, report: Report) -> bool:
+    """Stop all processes, however they were started. Workers get their grace period.
 
     Returns:
         Whether anything ran.
 
     Raises:
-        StopFailed: A process cannot be ended.
+        StopFailed: A process does not end.
+        RqstackError: A process belongs to another user.
     """
-    running = dict(locks.holders(root))
+    running = dict(locks.running_processes(root))
     if not running:
         env.remove_stack_env(root)
         return False
-    say(f"Stopping {', '.join(name for name in running if name not in (BASE, MONITOR)) or 'what is left'}.")
-    told: set[int] = set()
-    deadline = time.monotonic() + load(Settings).grace + runner.MARGIN + 5
-    while running := dict(locks.holders(root)):
-        # honcho passes it on to its processes; without one, tell each.
-        chiefs = {name: pid for name, pid in running.items() if name in (BASE, MONITOR) and _alive(pid)}
-        late = time.monotonic() > deadline
-        for pid in set((chiefs or running).values()) - (set() if late else told):
-            told.add(pid)
-            _send(pid, signal.SIGKILL if late else signal.SIGTERM)
+    report(
+        f"Stopping {', '.join(name for name in running if name not in (BASE, MONITORING)) or 'remaining processes'}."
+    )
+    signalled: set[int] = set()
+    deadline = time.monotonic() + load(Settings).grace + runner.STOP_MARGIN + 5
+    while running := dict(locks.running_processes(root)):
+        # A runner passes the signal on to its processes. If none is alive, signal each process.
+        runners = {name: pid for name, pid in running.items() if name in (BASE, MONITORING) and is_alive(pid)}
+        is_late = time.monotonic() > deadline
+        for pid in set((runners or running).values()) - (set() if is_late else signalled):
+            signalled.add(pid)
+            send_signal(pid, signal.SIGKILL if is_late else signal.SIGTERM)
         if time.monotonic() > deadline + 5:
-            raise StopFailed(
-                f"{', '.join(running)} cannot be ended: processes {', '.join(map(str, running.values()))}."
-            )
+            raise StopFailed(f"{', '.join(running)} do not end: processes {', '.join(map(str, running.values()))}.")
         time.sleep(0.05)
     env.remove_stack_env(root)
     return True
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
-    except PermissionError:
-        raise StopFailed(f"Process {pid} belongs to another user, who must stop it.") from None
-
-
-def logs(root: Path, only: Sequence[str], *, follow: bool, say: Say) -> None:
+def logs(root: Path, only: Sequence[str], *, follow: bool, report: Report) -> None:
     """Print the logs, each line with the name of its process.
 
     Args:
-        root: The stack's home.
-        only: Names of processes; empty for all.
-        follow: Go on until Ctrl-C.
-        say: Given each line.
+        only: Names of processes; empty: all.
+        follow: Keep printing until Ctrl-C.
+        report: Called with each line.
     """
     folder = root / "var" / "log"
-    places: dict[Path, int] = {}
+    offsets: dict[Path, int] = {}
     while True:
         for path in sorted(folder.glob("*.log")):
-            if path.stem in (BASE, MONITOR) or (only and path.stem.partition(".")[0] not in only):
+            if path.stem in (BASE, MONITORING) or (only and path.stem.partition(".")[0] not in only):
                 continue
             size = path.stat().st_size
-            if path not in places:
+            if path not in offsets:
                 for line in tail(path, 50).splitlines():
-                    say(f"{path.stem:16} | {line}")
-                places[path] = size
-            elif size != places[path]:
+                    report(f"{path.stem:16} | {line}")
+                offsets[path] = size
+            elif size != offsets[path]:
                 with path.open(errors="replace") as file:
-                    file.seek(places[path] if size > places[path] else 0)
+                    file.seek(offsets[path] if size > offsets[path] else 0)
                     for line in file:
-                        say(f"{path.stem:16} | {line.rstrip()}")
-                    places[path] = file.tell()
+                        report(f"{path.stem:16} | {line.rstrip()}")
+                    offsets[path] = file.tell()
         if not follow:
             return
         time.sleep(0.3)

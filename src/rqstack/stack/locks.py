@@ -1,6 +1,6 @@
-"""Who runs: each process of a local stack holds a lock on a file of its own in `var/run/`, with its id in it.
+"""Locks of the processes of a local stack: each locks a file in `var/run/`, which contains its process id.
 
-The kernel lets go of a lock when its process ends, however it ends, so a stale file never passes for a process.
+The kernel releases the lock however the process ends, so a stale file is never taken for a running process.
 """
 
 from __future__ import annotations
@@ -15,26 +15,25 @@ from rqstack.errors import RqstackError
 
 
 class AlreadyRunning(RqstackError):
-    """Another process holds the lock; the message has its id."""
+    """Another process holds the lock. The message has its id."""
 
 
 def folder(root: Path) -> Path:
-    """The folder of the locks, made if need be."""
+    """The folder of the lock files. Created if needed."""
     path = root / "var" / "run"
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def hold(root: Path, name: str, pid: int) -> IO[str]:
-    """Take the lock of a process. It is held until the file is closed, or the process ends.
+def acquire(root: Path, name: str, pid: int) -> IO[str]:
+    """Take the lock of a process. It is released when the returned file is closed or the process ends.
 
     Args:
-        root: The home of the stack.
-        name: The process, as honcho names it: `worker.1`.
-        pid: The id of the process that is to be told to stop.
+        name: honcho's name of the process: `worker.1`.
+        pid: The process to signal in order to stop it.
 
     Raises:
-        AlreadyRunning: It is held.
+        AlreadyRunning: Another process holds the lock.
     """
     file = (folder(root) / name).open("a+")
     deadline = time.monotonic() + 1
@@ -43,7 +42,7 @@ def hold(root: Path, name: str, pid: int) -> IO[str]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            # `holders` takes it too, for a moment.
+            # `running_processes` takes it too, for a moment.
             if time.monotonic() > deadline:
                 file.seek(0)
                 owner = file.read().strip()
@@ -58,8 +57,8 @@ def hold(root: Path, name: str, pid: int) -> IO[str]:
     return file
 
 
-def holders(root: Path) -> Iterator[tuple[str, int]]:
-    """The processes that run, by name: (name, process id)."""
+def running_processes(root: Path) -> Iterator[tuple[str, int]]:
+    """The running processes as (name, process id), ordered by name."""
     for path in sorted(folder(root).iterdir()):
         with path.open() as file:
             try:

@@ -1,4 +1,4 @@
-"""Where the stack runs: under compose where a Docker engine answers, else as plain processes."""
+"""Chooses where the stack runs: with compose if a Docker engine answers, else as plain processes."""
 
 from __future__ import annotations
 
@@ -8,52 +8,52 @@ import subprocess
 from rqstack.settings.paths import home
 from rqstack.stack import env, locks
 
-PATIENCE = 20.0
-"""Seconds an engine gets to answer."""
+ENGINE_TIMEOUT = 20.0
+"""Seconds to wait for an answer of the Docker engine."""
 
 
-def docker_answers() -> str:
-    """Why there is no Docker engine with compose to use; empty if there is one."""
+def docker_problem() -> str:
+    """Why Docker with compose cannot be used; empty if it can."""
     if shutil.which("docker") is None:
-        return "there is no docker command"
-    for command, what in (
+        return "docker is not installed"
+    for command, problem in (
         (["docker", "info", "--format", "{{.ServerVersion}}"], "no Docker engine answers"),
         (["docker", "compose", "version", "--short"], "Docker has no compose"),
     ):
         try:
-            done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
+            done = subprocess.run(command, capture_output=True, timeout=ENGINE_TIMEOUT, check=False)
         except subprocess.TimeoutExpired:
-            return what
-        # `docker info` ends with 0 and an empty version when only the client is there.
+            return problem
+        # `docker info` exits with 0 and prints no version if there is only a client.
         if done.returncode or not done.stdout.strip():
-            return what
+            return problem
     return ""
 
 
 def choose(wanted: str) -> tuple[str, str]:
-    """The mode to start in.
+    """Choose the mode to start in.
 
     Args:
         wanted: `local`, `compose`, or `auto`.
 
     Returns:
-        `local` or `compose`, and a line that says why if nobody chose it.
+        `local` or `compose`, and a line for the user if `auto` chose `local`.
     """
     if wanted != "auto":
         return wanted, ""
     if running := env.read_stack_env().get("RQSTACK_MODE"):
         return running, ""
-    if reason := docker_answers():
-        return "local", f"No Docker here ({reason}): running the processes of the Procfile on this machine."
+    if problem := docker_problem():
+        return "local", f"Docker cannot be used ({problem}): running the processes of the Procfile on this machine."
     return "compose", ""
 
 
 def running(wanted: str) -> str:
-    """The mode of the stack that runs: what it wrote about itself, else what would be started.
+    """The mode of the running stack, or the one to start in.
 
     Args:
         wanted: As for `choose`.
     """
-    if wanted == "auto" and any(locks.holders(home())):
-        return "local"  # also where a stack was killed, or has not got as far as writing it
+    if wanted == "auto" and any(locks.running_processes(home())):
+        return "local"  # var/stack.env may be missing, because the stack was killed or is still starting
     return choose(wanted)[0]

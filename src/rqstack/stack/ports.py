@@ -1,4 +1,4 @@
-"""TCP ports of this machine: which are free, and which to take."""
+"""Chooses free TCP ports."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ HOST = "127.0.0.1"
 
 
 class PortInUse(RqstackError):
-    """A port that was asked for by name has another owner; the message names it and the setting."""
+    """Another program listens on a configured port. The message has the port and the setting."""
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on a port of 127.0.0.1 now."""
+    """Whether a server can listen on a port of 127.0.0.1."""
     with socket.socket() as probe:
-        # As servers do, or a port whose last connections are still winding down would look taken.
+        # As servers do; otherwise a port with connections in TIME_WAIT would look used.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -25,22 +25,21 @@ def is_free(port: int) -> bool:
     return True
 
 
-def choose(setting: str, port: int, *, given: bool) -> int:
-    """The port to listen on.
+def choose(setting: str, port: int, *, is_explicit: bool) -> int:
+    """Return the port if it is free, or another free port if it is only a default.
 
     Args:
-        setting: The environment variable that sets the port, for the message.
-        port: The port that is wanted.
-        given: Whether a person set it; a default may give way to a free port.
+        setting: The environment variable of the port, for the message.
+        is_explicit: Whether the user set the port.
 
     Raises:
-        PortInUse: The port was given, and something else listens on it.
+        PortInUse: The user set the port, and another program listens on it.
     """
     if is_free(port):
         return port
-    if given:
+    if is_explicit:
         raise PortInUse(
-            f"{setting}={port}: another program listens on port {port}. End it, or set {setting} to a free port in "
+            f"{setting}={port}: another program listens on port {port}. Stop it, or set {setting} to a free port in "
             ".env or the environment."
         )
     with socket.socket() as probe:

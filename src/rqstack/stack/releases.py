@@ -1,8 +1,8 @@
-"""Releases of task code: each in a folder of its own, and a link `current` that is switched in one step.
+"""Releases of task code: one immutable folder per release, and a symbolic link `current` that is switched atomically.
 
-<root>/releases/<id>/<project>/…     a release is never changed once it is there
-<root>/current -> releases/<id>      what workers read; they see the switch and fork fresh horses
-<root>/installed                     the content that was installed last, even if it was rolled back since
+<root>/releases/<id>/<project>/…     the releases
+<root>/current -> releases/<id>      what workers use; they notice the switch and replace their horses
+<root>/installed                     digest of the content installed last, even if it was rolled back since
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from hashlib import sha256
 from pathlib import Path
 
 from rqstack.errors import RqstackError
+from rqstack.stack.files import write_atomically
 
 CURRENT = "current"
 IMPORT_TIMEOUT = 120
-"""Seconds that the modules of one project may take to import."""
+"""Seconds that the import of one project may take."""
 
 
 class ReleaseRefused(RqstackError):
-    """A release is not taken: it does not import. The message names it, the project and the reason."""
+    """A release cannot be imported. The message has the release, the project and the reason."""
 
 
 class NoRelease(RqstackError):
-    """There is no release to go to."""
+    """There is no such release, or nothing to install."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A release that is installed.
+    """An installed release.
 
     Args:
-        id: The time of its installation (UTC) and the start of its content's digest.
-        path: Its folder.
+        id: The time of its installation (UTC) and a prefix of its content's digest.
         current: Whether workers use it.
         projects: The names of its projects.
     """
@@ -52,11 +52,11 @@ class Release:
 
 
 class Releases:
-    """The releases in one folder.
+    """The releases in a folder.
 
     Args:
-        root: The folder; in the containers `/tasks`.
-        keep: How many releases are kept, the current one included.
+        root: `/tasks` in the containers.
+        keep: Number of releases to keep, including the current one.
     """
 
     def __init__(self, root: Path, keep: int = 5) -> None:
@@ -65,7 +65,7 @@ class Releases:
         self.folder = root / "releases"
 
     def all(self) -> list[Release]:
-        """Every release, the oldest first."""
+        """All releases, the oldest first."""
         current = self._current_id()
         if not self.folder.is_dir():
             return []
@@ -73,77 +73,74 @@ class Releases:
         return [Release(path.name, path, path.name == current, _projects(path)) for path in paths]
 
     def current(self) -> Release | None:
-        """The release that workers use, if there is one."""
+        """The release that workers use; None if there is none."""
         return next((release for release in self.all() if release.current), None)
 
     def install(self, source: Path, *, again: bool = False) -> tuple[Release, bool]:
-        """Copy packages beside the releases, try to import them, and switch to them.
+        """Copy packages, check that they can be imported, and switch to them.
 
         Args:
-            source: A folder with one folder a project, as `rqstack tasks build` makes it.
-            again: Install also what was installed last. Without it, that changes nothing: a start of the stack
-                neither makes a release anew nor undoes a rollback.
+            source: One folder per project, as `rqstack tasks build` makes it.
+            again: Also install the content that was installed last. Otherwise that does nothing, so that a start of the
+                stack neither creates a duplicate release nor undoes a rollback.
 
         Returns:
             The current release, and whether it is new.
 
         Raises:
-            ReleaseRefused: A project does not import. What was current stays so.
-            NoRelease: The source holds no project.
+            ReleaseRefused: A project cannot be imported. The current release stays.
+            NoRelease: The source has no project.
         """
         if not _projects(source):
-            raise NoRelease(f"{source} holds no task project. Put one into tasks/ and build again.")
-        with self._alone():
+            raise NoRelease(f"{source} contains no task project. Add one to tasks/ and build again.")
+        with self._lock():
             content = digest(source)
-            now = self.current()
-            if now is not None and not again and self._installed() == content:
-                return now, False
-            if now is not None and now.id.endswith(content[:10]):
-                self._note_installed(content)
-                return now, False
+            current = self.current()
+            if current is not None and not again and self._last_installed() == content:
+                return current, False
+            if current is not None and current.id.endswith(content[:10]):
+                self._record_installed(content)
+                return current, False
             name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + f"-{content[:10]}"
-            beside = self.folder / f".{name}"
+            temporary = self.folder / f".{name}"
             try:
-                shutil.copytree(source, beside, symlinks=True)
-                refuse_broken(beside, name)
+                shutil.copytree(source, temporary, symlinks=True)
+                check_imports(temporary, name)
                 os.sync()
-                beside.replace(self.folder / name)
+                temporary.replace(self.folder / name)
             except OSError as error:
                 raise ReleaseRefused(f"The release {name} cannot be written to {self.folder}: {error}.") from error
             finally:
-                shutil.rmtree(beside, ignore_errors=True)
+                shutil.rmtree(temporary, ignore_errors=True)
             self._switch(name)
-            self._note_installed(content)
+            self._record_installed(content)
             self._prune()
             installed = self.current()
             assert installed is not None
             return installed, True
 
     def rollback(self, to: str | None = None) -> Release:
-        """Switch to an older release.
+        """Switch to an older release. Returns it.
 
         Args:
-            to: The id of a release, or its start. Default: the one before the current.
-
-        Returns:
-            The release that is current now.
+            to: The id of a release, or a unique prefix of it. Default: the release before the current one.
 
         Raises:
             NoRelease: There is no such release.
         """
-        with self._alone():
+        with self._lock():
             releases = self.all()
             ids = [release.id for release in releases]
             if to is not None:
-                found = [release for release in releases if release.id.startswith(to)]
-                if len(found) != 1:
-                    raise NoRelease(f"No single release is named {to!r}. There are: {', '.join(ids) or 'none'}.")
-                target = found[0]
+                matches = [release for release in releases if release.id.startswith(to)]
+                if len(matches) != 1:
+                    raise NoRelease(f"No single release matches {to!r}. Known are: {', '.join(ids) or 'none'}.")
+                target = matches[0]
             else:
                 older = [release for release in releases if release.id < (self._current_id() or "")]
                 if not older:
                     raise NoRelease(
-                        f"There is no release before the current one. There are: {', '.join(ids) or 'none'}."
+                        f"There is no release before the current one. Known are: {', '.join(ids) or 'none'}."
                     )
                 target = older[-1]
             self._switch(target.id)
@@ -156,19 +153,17 @@ class Releases:
             return None
 
     def _switch(self, name: str) -> None:
-        beside = self.root / f".{CURRENT}"
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(Path("releases") / name)
-        beside.replace(self.root / CURRENT)
+        temporary = self.root / f".{CURRENT}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(Path("releases") / name)
+        temporary.replace(self.root / CURRENT)
 
-    def _installed(self) -> str | None:
+    def _last_installed(self) -> str | None:
         path = self.root / "installed"
         return path.read_text().strip() if path.is_file() else None
 
-    def _note_installed(self, content: str) -> None:
-        beside = self.root / ".installed"
-        beside.write_text(f"{content}\n")
-        beside.replace(self.root / "installed")
+    def _record_installed(self, content: str) -> None:
+        write_atomically(self.root / "installed", f"{content}\n", 0o644)
 
     def _prune(self) -> None:
         others = [release for release in self.all() if not release.current]
@@ -176,8 +171,8 @@ class Releases:
             shutil.rmtree(release.path, ignore_errors=True)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Two installations at once would prune each other's folders."""
+    def _lock(self) -> Iterator[None]:
+        """Exclude other installations, which would prune each other's folders."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.root / ".lock").open("w")
@@ -185,35 +180,31 @@ class Releases:
             raise NoRelease(f"Cannot write to {self.root}: {error.strerror}.") from error
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # What an installation left that was killed.
+            # Left by an installation that was killed.
             for path in self.folder.glob(".*"):
                 shutil.rmtree(path, ignore_errors=True)
             yield
 
 
 def digest(folder: Path) -> str:
-    """What a folder holds, as SHA-256: names and contents, neither times nor compiled files.
-
-    Args:
-        folder: Is read whole.
-    """
-    whole = sha256()
+    """The SHA-256 of the names and contents of a folder's files, without compiled files and times."""
+    hasher = sha256()
     for path in sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts and not path.is_dir()):
         content = os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
-        whole.update(f"{path.relative_to(folder)}\0{len(content)}\0".encode())
-        whole.update(content)
-    return whole.hexdigest()
+        hasher.update(f"{path.relative_to(folder)}\0{len(content)}\0".encode())
+        hasher.update(content)
+    return hasher.hexdigest()
 
 
-def refuse_broken(release: Path, name: str) -> None:
-    """Import every project of a release, each in a process of its own, as a worker of that project would.
+def check_imports(release: Path, name: str) -> None:
+    """Import each project of a release in a subprocess, as a worker of that project would.
 
     Args:
         release: Its folder.
         name: Its id, for the message.
 
     Raises:
-        ReleaseRefused: A project does not import.
+        ReleaseRefused: A project cannot be imported.
     """
     problems = []
     for project in _projects(release):
@@ -224,11 +215,11 @@ def refuse_broken(release: Path, name: str) -> None:
                 command, env=environment, capture_output=True, text=True, timeout=IMPORT_TIMEOUT, check=False
             )
         except subprocess.TimeoutExpired:
-            problems.append(f"{project}: its import did not end within {IMPORT_TIMEOUT} s")
+            problems.append(f"{project}: its import takes over {IMPORT_TIMEOUT} s")
             continue
         if done.returncode:
-            said = done.stdout.strip() or done.stderr.strip() or f"the import ended with code {done.returncode}"
-            problems.append(f"{project}: {said.splitlines()[-1].replace(str(release) + os.sep, '')}")
+            output = done.stdout.strip() or done.stderr.strip() or f"the import exited with code {done.returncode}"
+            problems.append(f"{project}: {output.splitlines()[-1].replace(str(release) + os.sep, '')}")
     if problems:
         raise ReleaseRefused(f"The release {name} is refused; the running one stays. {'; '.join(problems)}")
 

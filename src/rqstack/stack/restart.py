@@ -1,43 +1,43 @@
-"""`rqstack stack run NAME`: keeps one process of a local stack running. Every line of the Procfile is one of these.
+"""`rqstack stack run NAME`: runs one process of a local stack and restarts it. The Procfile uses only this command.
 
-honcho restarts nothing, ends everything when one process ends, and sends its SIGTERM to a whole process group at once.
-A keeper therefore restarts its process, as compose's restart policy does, hands SIGTERM to that process alone (a
-worker's horses go on with their jobs), and that of Redis waits until no worker is signed in any more.
+honcho does not restart processes, stops all of them when one ends, and sends SIGTERM to whole process groups. So this
+process restarts its child, as compose's restart policy does, and sends SIGTERM to the child only, so that a worker's
+horses finish their jobs. For Redis it first waits until no worker is connected.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from redis.exceptions import RedisError
 
+from rqstack.processes.parent import die_with
 from rqstack.settings import Settings, load
 from rqstack.settings.paths import home
 from rqstack.stack import env, locks, processes
 from rqstack.transport.client import connect
 
 HONCHO_KILL_WAIT = 5.0
-"""Seconds after which honcho 2.0 kills what has not ended."""
+"""Seconds after which honcho 2.0 kills its processes."""
 
-FAILED_AT_ONCE = 3.0
-"""Seconds within which a first start that ends in failure is a mistake to be told, not a crash to be mended."""
+STARTUP_WINDOW = 3.0
+"""If the first start fails within these seconds, it is reported as an error and not retried."""
 
-LONGEST_PAUSE = 5.0
-_PR_SET_PDEATHSIG = 1
+MAX_BACKOFF = 5.0
+"""Maximum seconds between two starts."""
 
 
 class RestartingProcess:
-    """Runs a process until SIGTERM or SIGINT.
+    """A process of the stack that is restarted until SIGTERM or SIGINT.
 
     Args:
         name: A key of `processes.PROCESSES`.
@@ -51,43 +51,43 @@ class RestartingProcess:
         self.child: subprocess.Popen[bytes] | None = None
         self.command: Sequence[str] = ()
         self.stopping = threading.Event()
-        # Not a setting: whoever started this process tells it how long it will wait. honcho itself does not say.
+        # Not a setting: the starter of this process passes its own timeout. honcho itself passes none.
         self.kill_wait = float(os.environ.get("RQSTACK_KILL_WAIT", HONCHO_KILL_WAIT))
 
     def run(self) -> int:
         """Run until stopped.
 
         Returns:
-            The exit code: 0 after a stop, else that of a process which failed as soon as it was first started.
+            The exit code: 0 after a stop, else that of a child which failed within `STARTUP_WINDOW`.
 
         Raises:
-            AlreadyRunning: The process runs already.
-            RqstackError: It cannot be started; the message says why.
+            AlreadyRunning: The process already runs.
+            RqstackError: It cannot be started.
         """
-        with locks.hold(self.root, os.environ.get("HONCHO_PROCESS_NAME", f"{self.name}.1"), os.getpid()):
+        with locks.acquire(self.root, os.environ.get("HONCHO_PROCESS_NAME", f"{self.name}.1"), os.getpid()):
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._stop)
             if self.process.role is not None:
-                self._await_redis()
+                self._wait_for_redis()
             pause, first = 0.1, True
             while not self.stopping.is_set():
-                begun = time.monotonic()
+                started = time.monotonic()
                 code = self._run_once()
-                lived = time.monotonic() - begun
+                uptime = time.monotonic() - started
                 if self.stopping.is_set():
                     break
-                if first and code and lived < FAILED_AT_ONCE:
+                if first and code and uptime < STARTUP_WINDOW:
                     return code if code > 0 else 128 - code
                 first = False
-                pause = 0.1 if lived > LONGEST_PAUSE else min(pause * 2, LONGEST_PAUSE)
-                processes.say(f"{self.name} ended with code {code}; starting it again.")
+                pause = 0.1 if uptime > MAX_BACKOFF else min(pause * 2, MAX_BACKOFF)
+                processes.log_line(f"{self.name} exited with code {code}; restarting it.")
                 self.stopping.wait(pause)
             if self.name == "redis":
                 env.remove_stack_env(self.root)
         return 0
 
     def _run_once(self) -> int:
-        # Made once: Redis must come back on the port it had.
+        # Computed once, so that a restarted Redis keeps its port.
         self.command = command = self.command or self.process.command(self.root)
         if self.stopping.is_set():
             return 0
@@ -97,52 +97,53 @@ class RestartingProcess:
             cwd=self.root,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            # If this process is killed. Linux only; elsewhere `stack stop` finds the child.
+            preexec_fn=partial(die_with, os.getpid(), signal.SIGTERM),
         )
-        if self.stopping.is_set():  # the signal came while it was started
-            self._end()
+        if self.stopping.is_set():  # the signal arrived during the start
+            self._stop_child()
         return self.child.wait()
 
-    def _await_redis(self) -> None:
-        told = 0.0
+    def _wait_for_redis(self) -> None:
+        last_log = 0.0
         while not self.stopping.is_set():
-            given = processes.environment(self.root, self.process, 1)
-            password = Path(given["REDIS_PASSWORD_FILE"])
+            environ = processes.environment(self.root, self.process, 1)
+            password = Path(environ["REDIS_PASSWORD_FILE"])
             if env.read_stack_env(self.root) and password.is_file():
                 settings = load(
                     Settings,
-                    redis_url=given["REDIS_URL"],
-                    redis_username=given["REDIS_USERNAME"],
+                    redis_url=environ["REDIS_URL"],
+                    redis_username=environ["REDIS_USERNAME"],
                     redis_password=password.read_text(),
                 )
                 with contextlib.suppress(RedisError), connect(settings, retries=0) as client:
                     client.ping()
                     return
-            if time.monotonic() - told > 10:
-                told = time.monotonic()
-                processes.say("Waiting for Redis.")
+            if time.monotonic() - last_log > 10:
+                last_log = time.monotonic()
+                processes.log_line("Waiting for Redis.")
             self.stopping.wait(0.1)
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
-        again = self.stopping.is_set()
+        is_second = self.stopping.is_set()
         self.stopping.set()
-        if again:
-            self._signal(signal.SIGTERM)  # a worker takes the second one as 'at once'
+        if is_second:
+            self._signal(signal.SIGTERM)  # a worker stops at once on the second signal
         else:
-            # Not here: a handler must not wait.
-            threading.Thread(target=self._end, daemon=True).start()
+            # In a thread, because a signal handler must not wait.
+            threading.Thread(target=self._stop_child, daemon=True).start()
 
-    def _end(self) -> None:
+    def _stop_child(self) -> None:
         deadline = time.monotonic() + self.kill_wait - 0.7
         if self.name == "redis":
-            while time.monotonic() < deadline and self._workers_signed_in():
+            while time.monotonic() < deadline and self._has_connected_workers():
                 time.sleep(0.05)
         self._signal(signal.SIGTERM)
         if self.child is not None:
             try:
                 self.child.wait(max(0.5, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                processes.say(f"{self.name} did not end in time, so it is killed.")
+                processes.log_line(f"{self.name} did not stop in time: killing it.")
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.child.pid, signal.SIGKILL)
 
@@ -150,15 +151,9 @@ class RestartingProcess:
         if self.child is not None and self.child.poll() is None:
             self.child.send_signal(number)
 
-    def _workers_signed_in(self) -> bool:
+    def _has_connected_workers(self) -> bool:
         try:
             with connect(load(Settings), retries=0, socket_timeout=1) as client:
                 return any(entry.get("user") == "worker" for entry in client.client_list())
         except RedisError:
             return False
-
-
-def _end_with_parent() -> None:
-    """In the child: be told to end when the keeper is killed. Linux knows how; elsewhere `stack stop` finds it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,6 +1,6 @@
-"""Runs a Procfile with honcho in the background: what `make start` leaves behind without Docker.
+"""Runs a Procfile with honcho. `make start` leaves it running in the background if there is no Docker.
 
-As `honcho start`, but each process writes to a log file of its own, and gets its whole grace to stop.
+Unlike `honcho start`, each process has its own log file, and its full grace period to stop.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from rqstack.stack import locks
 
 LOG_BYTES = 10 * 2**20
 LOG_FILES = 3
-MARGIN = 20.0
-"""Seconds beyond the workers' grace that a stop may take: Redis goes last."""
+STOP_MARGIN = 20.0
+"""Seconds that a stop may take in addition to the grace period of workers, because Redis stops last."""
 
 
 class LogPrinter(Printer):  # type: ignore[misc]
-    """Writes what each process prints to `<folder>/<process>.log`, and what honcho says to stdout."""
+    """Writes the output of each process to `<folder>/<process>.log`, and honcho's own to stdout."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(sys.stdout, colour=False)
@@ -50,33 +50,32 @@ class LogPrinter(Printer):  # type: ignore[misc]
 
 
 def run(root: Path, procfile: str, concurrency: Mapping[str, int]) -> int:
-    """Run the processes of a Procfile until one ends or SIGTERM comes.
+    """Run the processes of a Procfile until one of them ends or SIGTERM arrives.
 
     Args:
-        root: The stack's home.
-        procfile: The file's name in it, which is also the name of the lock.
-        concurrency: How many of a process, by its name; 1 where it is not named.
+        procfile: Its name in `root`, also the name of the lock.
+        concurrency: Number of instances by process name. Default: 1.
 
     Returns:
-        The exit code: 0 after SIGTERM, else that of the process which ended first.
+        The exit code: 0 after SIGTERM, else that of the process that ended first.
 
     Raises:
-        AlreadyRunning: It runs already.
-        RqstackError: There is no such Procfile.
+        AlreadyRunning: It already runs.
+        RqstackError: The Procfile cannot be read.
     """
-    wait = load(Settings).grace + MARGIN
+    wait = load(Settings).grace + STOP_MARGIN
     honcho.manager.KILL_WAIT = wait
     try:
         lines = parse_procfile((root / procfile).read_text()).processes
     except OSError as error:
         raise RqstackError(f"cannot read {root / procfile}: {error.strerror}.") from error
-    with locks.hold(root, procfile, os.getpid()):
+    with locks.acquire(root, procfile, os.getpid()):
         folder = root / "var" / "log"
         folder.mkdir(parents=True, exist_ok=True)
         manager = honcho.manager.Manager(LogPrinter(folder))
         for process in expand_processes(lines, concurrency=dict(concurrency)):
-            given = {**os.environ, **process.env, "RQSTACK_KILL_WAIT": str(wait)}
-            manager.add_process(process.name, process.cmd, env=given, cwd=str(root))
+            environment = {**os.environ, **process.env, "RQSTACK_KILL_WAIT": str(wait)}
+            manager.add_process(process.name, process.cmd, env=environment, cwd=str(root))
         manager.loop()
         return 0 if manager.returncode in (0, 143) else int(manager.returncode or 1)
 

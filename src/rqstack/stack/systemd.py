@@ -1,7 +1,7 @@
-"""systemd units for the processes of the Procfile, so that a stack without Docker comes back when the machine does.
+"""Writes systemd units for the processes of the Procfile, so that a stack without Docker starts at boot.
 
-Not by `honcho export systemd`: its units copy every secret of `.env`, restart nothing, and kill after systemd's default
-time. The Procfile is read by honcho's parser all the same.
+`honcho export systemd` does not suffice: its units copy all secrets of `.env`, restart nothing, and kill after the
+default timeout of systemd.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from pathlib import Path
 from honcho.environ import expand_processes, parse_procfile
 
 from rqstack.settings import Settings, load
-from rqstack.stack import env, runner
+from rqstack.stack import runner
+from rqstack.stack.files import write_atomically
 
 TARGET = "rqstack.target"
 
 
 def units(root: Path, procfile: str, scale: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """The units of a Procfile: (file name, text), the target that holds them together last.
+    """The units of a Procfile as (file name, text), followed by the target that groups them.
 
     Args:
-        root: The stack's home.
-        procfile: The file's name in it.
-        scale: How many of a process, by its name; 1 where it is not named.
+        procfile: Its name in `root`.
+        scale: Number of instances by process name. Default: 1.
     """
     lines = parse_procfile((root / procfile).read_text()).processes
-    wait = load(Settings).grace + runner.MARGIN
+    wait = load(Settings).grace + runner.STOP_MARGIN
     names = []
     for process in expand_processes(lines, concurrency=dict(scale)):
         name = f"rqstack-{process.name.replace('.', '-')}.service"
@@ -44,11 +44,11 @@ After=network.target
 
 [Service]
 Type=exec
-WorkingDirectory={_escaped(root)}
-Environment="RQSTACK_HOME={_escaped(root)}"
+WorkingDirectory={_escape(root)}
+Environment="RQSTACK_HOME={_escape(root)}"
 Environment="RQSTACK_KILL_WAIT={wait:g}"
 Environment="HONCHO_PROCESS_NAME={process.name}"
-ExecStart="{_escaped(root / program)}" {rest}
+ExecStart="{_escape(root / program)}" {rest}
 Restart=always
 RestartSec=1
 KillMode=mixed
@@ -72,24 +72,20 @@ WantedBy={"multi-user.target" if os.geteuid() == 0 else "default.target"}
 
 
 def export(root: Path, procfile: str, scale: Mapping[str, int], folder: Path) -> list[Path]:
-    """Write the units into a folder.
+    """Write the units into a folder. Returns their paths.
 
     Args:
-        root: The stack's home.
-        procfile: The file's name in it.
-        scale: How many of a process, by its name.
-        folder: Where systemd looks, for example `~/.config/systemd/user`; made if need be.
-
-    Returns:
-        The files.
+        procfile: Its name in `root`.
+        scale: Number of instances by process name. Default: 1.
+        folder: Created if needed. systemd reads, for example, `~/.config/systemd/user`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, text in units(root, procfile, scale):
-        env.write(folder / name, text, 0o644)
+        write_atomically(folder / name, text, 0o644)
         written.append(folder / name)
     return written
 
 
-def _escaped(path: Path) -> str:
+def _escape(path: Path) -> str:
     return str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")

@@ -1,33 +1,33 @@
--- Removes jobs from a registry and deletes them: one batch of rq's Job.delete for each.
+-- Remove jobs from a registry and delete them: RQ's Job.delete for one batch.
 --
--- KEYS[1]  the registry, a sorted set
--- ARGV[1]  the states in which a job of this registry may be, each between commas: ',failed,stopped,'
+-- KEYS[1]  registry, a sorted set
+-- ARGV[1]  statuses that a job of this registry may have, each between commas: ',failed,stopped,'
 -- ARGV[2]… ids
 --
--- A job in another state is somebody else's by now (put back on its queue, say): it only leaves the registry.
--- A record of another type than a hash is in no state. Returns how many were deleted.
+-- A job with another status is in use again, for example because it was requeued: it is only removed from the registry.
+-- Returns the number of jobs deleted.
 local deleted = 0
-local doomed = {}
+local to_delete = {}
 for i = 2, #ARGV do
     local id = ARGV[i]
     local job = '<prefix>:job:' .. id
     if redis.call('ZREM', KEYS[1], id) == 1 then
-        -- The ids before are deleted at the end: nothing may raise on the way.
-        local known = redis.pcall('HMGET', job, 'status', 'group_id')
-        if not known[1] or string.find(ARGV[1], ',' .. known[1] .. ',', 1, true) then
-            if known[2] and known[2] ~= '' then
-                redis.pcall('SREM', '<prefix>:group:' .. known[2], id)
+        -- pcall, because an error here would skip the UNLINK below for the ids already removed from the registry.
+        local job_fields = redis.pcall('HMGET', job, 'status', 'group_id')
+        if not job_fields[1] or string.find(ARGV[1], ',' .. job_fields[1] .. ',', 1, true) then
+            if job_fields[2] and job_fields[2] ~= '' then
+                redis.pcall('SREM', '<prefix>:group:' .. job_fields[2], id)
             end
-            doomed[#doomed + 1] = job
-            doomed[#doomed + 1] = job .. ':dependents'
-            doomed[#doomed + 1] = '<prefix>:job:' .. ':' .. id .. ':dependencies'
-            doomed[#doomed + 1] = '<prefix>:results:' .. id
-            doomed[#doomed + 1] = '<prefix>:executions:' .. id
+            to_delete[#to_delete + 1] = job
+            to_delete[#to_delete + 1] = job .. ':dependents'
+            to_delete[#to_delete + 1] = '<prefix>:job:' .. ':' .. id .. ':dependencies'
+            to_delete[#to_delete + 1] = '<prefix>:results:' .. id
+            to_delete[#to_delete + 1] = '<prefix>:executions:' .. id
             deleted = deleted + 1
         end
     end
 end
-if #doomed > 0 then
-    redis.call('UNLINK', unpack(doomed))
+if #to_delete > 0 then
+    redis.call('UNLINK', unpack(to_delete))
 end
 return deleted

@@ -1,47 +1,47 @@
--- Puts failed jobs back on their queues: one batch of what rq's FailedJobRegistry.requeue does to each.
+-- Requeue failed jobs: RQ's FailedJobRegistry.requeue for one batch.
 --
 -- KEYS[1]  rq:failed:<name>
--- ARGV[1]  now, as RQ writes times
--- ARGV[2]  what RQ writes for 'no exception'
--- ARGV[3]  seconds a job may run where its hash does not say
+-- ARGV[1]  now in RQ's format
+-- ARGV[2]  RQ's value for 'no exception'
+-- ARGV[3]  timeout in seconds of a job without one
 -- ARGV[4]… ids
 --
--- What a script has written stays when it fails: so whatever may be damaged is read and checked before the first write
--- for a job. A record of another type than a hash is none.
--- Returns how many were put back, and how many were in the registry without a record (expired).
-local back, gone = 0, 0
+-- Redis does not roll back a script that fails. So everything that may be damaged is checked before the first write for
+-- a job. A key that is not a hash is not a job.
+-- Returns the number of jobs requeued, and of ids whose job no longer exists (expired).
+local requeued, expired = 0, 0
 for i = 4, #ARGV do
     local id = ARGV[i]
     local job = '<prefix>:job:' .. id
     if redis.call('ZSCORE', KEYS[1], id) then
-        local known = redis.pcall('HMGET', job, 'origin', 'timeout', 'ttl')
-        if known.err then
+        local job_fields = redis.pcall('HMGET', job, 'origin', 'timeout', 'ttl')
+        if job_fields.err then
             if redis.call('TYPE', job).ok == 'hash' then
-                return known
+                return job_fields
             end
-            known = {}
+            job_fields = {}
         end
-        local queue = '<prefix>:queue:' .. (known[1] or '')
-        local kind = known[1] and redis.call('TYPE', queue).ok or 'none'
+        local queue = '<prefix>:queue:' .. (job_fields[1] or '')
+        local kind = job_fields[1] and redis.call('TYPE', queue).ok or 'none'
         if kind ~= 'list' and kind ~= 'none' then
             return redis.error_reply('WRONGTYPE ' .. queue .. ' is not a list but a ' .. kind)
         end
-        local ttl = math.floor(tonumber(known[3] or '0') or 0)
+        local ttl = math.floor(tonumber(job_fields[3] or '0') or 0)
         redis.call('ZREM', KEYS[1], id)
-        if known[1] then
+        if job_fields[1] then
             redis.call('HSET', job, 'status', 'queued', 'enqueued_at', ARGV[1], 'started_at', '', 'ended_at', '',
-                'exc_info', ARGV[2], 'timeout', known[2] or ARGV[3])
-            if ttl > 0 and ttl < 1e10 then  -- Redis knows no longer times
+                'exc_info', ARGV[2], 'timeout', job_fields[2] or ARGV[3])
+            if ttl > 0 and ttl < 1e10 then  -- beyond this Redis rejects the expiry
                 redis.call('EXPIRE', job, ttl)
                 redis.call('EXPIRE', job .. ':dependents', ttl)
                 redis.call('EXPIRE', '<prefix>:job:' .. ':' .. id .. ':dependencies', ttl)
             end
             redis.call('SADD', '<prefix>:queues', queue)
             redis.call('RPUSH', queue, id)
-            back = back + 1
+            requeued = requeued + 1
         else
-            gone = gone + 1
+            expired = expired + 1
         end
     end
 end
-return {back, gone}
+return {requeued, expired}

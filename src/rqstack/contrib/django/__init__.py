@@ -1,4 +1,4 @@
-"""rqstack in a Django site: put 'rqstack.contrib.django' into INSTALLED_APPS; see docs/django.md."""
+"""rqstack in a Django site: add 'rqstack.contrib.django' to INSTALLED_APPS; see docs/django.md."""
 
 from __future__ import annotations
 
@@ -14,15 +14,10 @@ P = ParamSpec("P")
 
 
 def on_commit(task: Task[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Enqueue a job when the transaction of the default database commits; at once if there is none; never if it rolls
-    back. The job therefore finds the rows that the transaction wrote.
+    """Enqueue a job when the transaction of the default database commits, so that the job finds the rows it wrote.
 
-    For another database: `transaction.on_commit(partial(task.delay, …), using="name")`.
-
-    Args:
-        task: A task or a command.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
+    Without a transaction the job is enqueued at once; after a rollback it is not enqueued. For another database, use
+    `transaction.on_commit(partial(task.delay, …), using="name")`.
     """
     from django.db import transaction
 

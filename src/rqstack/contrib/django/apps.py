@@ -1,4 +1,4 @@
-"""The app: with it in INSTALLED_APPS, the site's settings reach rqstack, and manage.py has its commands."""
+"""The Django app: passes the site's settings to rqstack, and adds commands to manage.py."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class RqstackConfig(AppConfig):
     verbose_name = "Background jobs"
 
     def ready(self) -> None:
-        """Take rqstack's settings from the site's.
+        """Apply the site's settings to rqstack.
 
         Raises:
-            SettingsError: The site sets something that is not a setting of rqstack.
+            SettingsError: The site sets an unknown setting of rqstack.
         """
         from rqstack.contrib.django.site import use_site_settings
 

@@ -1,4 +1,4 @@
-"""rqstack's settings from those of a Django site."""
+"""Reads rqstack's settings from those of a Django site."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ ENGINES = {"django.db.backends.sqlite3": "sqlite", "django.db.backends.postgresq
 
 
 def use_site_settings() -> None:
-    """Let `get_settings()` take from the site's settings what the environment and `.env` do not say.
+    """Make the site's settings the defaults of `get_settings()`; the environment and `.env` override them.
 
     Raises:
-        SettingsError: The site sets something that is not a setting of rqstack.
+        SettingsError: The site sets an unknown setting of rqstack.
     """
     from django.conf import settings
 
@@ -24,12 +24,14 @@ def use_site_settings() -> None:
 
 
 def site_settings(settings: Any) -> dict[str, Any]:
-    """What a site says about rqstack, by environment name.
+    """A site's settings of rqstack, by environment name.
+
+    They come from the dict `RQSTACK`, whose keys are names of settings with or without their prefix, and from settings
+    named as in the environment: `RQSTACK_QUEUES`, `REDIS_URL`, `QUEUE_BACKEND`. The database is the site's default
+    database, unless `RQSTACK_DATABASE_URL` is set.
 
     Args:
-        settings: `django.conf.settings`, or a module. Read are the dict `RQSTACK`, whose keys are names of settings
-            with or without their prefix, then names as in the environment: `RQSTACK_QUEUES`, `REDIS_URL`,
-            `QUEUE_BACKEND`. The database is the site's default one, unless `RQSTACK_DATABASE_URL` is there.
+        settings: `django.conf.settings` or a module.
     """
     found: dict[str, Any] = {}
     if url := database_url(getattr(settings, "DATABASES", {}).get("default", {})):
@@ -40,7 +42,7 @@ def site_settings(settings: Any) -> dict[str, Any]:
     for name in (*names, "QUEUE_BACKEND", "QUEUE_CONNECTION"):
         if (value := getattr(settings, name, None)) is not None:
             found[f"RQSTACK_{name}" if f"RQSTACK_{name}" in names else name] = value
-    return {name: _plain(value) for name, value in found.items()}
+    return {name: _freeze(value) for name, value in found.items()}
 
 
 def database_url(database: Mapping[str, Any]) -> str | None:
@@ -52,7 +54,7 @@ def database_url(database: Mapping[str, Any]) -> str | None:
     try:
         from sqlalchemy import URL
     except ImportError:
-        return None  # nothing here needs a database then
+        return None  # without SQLAlchemy nothing uses the database
     if kind == "sqlite":
         return URL.create(kind, database=name).render_as_string()
     options = database.get("OPTIONS") or {}
@@ -68,6 +70,6 @@ def database_url(database: Mapping[str, Any]) -> str | None:
     ).render_as_string(hide_password=False)
 
 
-def _plain(value: Any) -> Any:
-    """Lists become tuples, as settings are not to be changed."""
+def _freeze(value: Any) -> Any:
+    """Convert a list to a tuple, because settings are immutable."""
     return tuple(value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""A worker's Django: the site is set up once, before the fork, and database connections never cross a fork or a job."""
+"""Sets up Django in a worker, once before it forks, and closes database connections around forks and jobs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rqstack.settings import get_settings
 
 
 def setup() -> None:
-    """Set the site up, take its settings, and import `tasks.py` and `commands.py` of every installed app.
+    """Set up the site, apply its settings, and import `tasks.py` and `commands.py` of every installed app.
 
-    It is loaded by itself in processes for which DJANGO_SETTINGS_MODULE is set. A module that does not import is
-    logged by name, and hides no other. Calling it again is harmless.
+    Called automatically if DJANGO_SETTINGS_MODULE is set. Idempotent. A module that cannot be imported is logged, and
+    the others are still imported.
 
     Raises:
-        SettingsError: The site's settings do not load.
+        SettingsError: The site's settings cannot be loaded.
     """
     module = get_settings().django_settings_module
     try:
@@ -35,39 +35,39 @@ def setup() -> None:
     except Exception as error:
         raise SettingsError(
             f"Django does not start with DJANGO_SETTINGS_MODULE={module}: {type(error).__name__}: {error}. "
-            "Check it, and PYTHONPATH."
+            "Check DJANGO_SETTINGS_MODULE and PYTHONPATH."
         ) from error
     from rqstack.contrib.django.site import use_site_settings
 
     use_site_settings()
     discover_packages(config.name for config in apps.get_app_configs())
-    _add(hooks.before_fork, close_all)
-    _add(hooks.before_job, refresh)
-    _add(hooks.after_job, close_old)
+    _register(hooks.before_fork, close_all_connections)
+    _register(hooks.before_job, prepare_connections)
+    _register(hooks.after_job, close_old_connections)
 
 
-def close_all() -> None:
-    """Close every database connection: two processes must not share one."""
+def close_all_connections() -> None:
+    """Close all database connections, because processes must not share one."""
     from django.db import connections
 
     connections.close_all()
 
 
-def refresh() -> None:
-    """As Django does before a request: no query log of the job before, no connection that broke or is too old."""
-    from django.db import close_old_connections, reset_queries
+def prepare_connections() -> None:
+    """Clear the query log and close connections that are broken or too old, as Django does before a request."""
+    from django import db
 
-    reset_queries()
-    close_old_connections()
-
-
-def close_old() -> None:
-    """As Django does after a request: close connections, unless CONN_MAX_AGE keeps them."""
-    from django.db import close_old_connections
-
-    close_old_connections()
+    db.reset_queries()
+    db.close_old_connections()
 
 
-def _add(place: list[hooks.Hook], hook: hooks.Hook) -> None:
-    if hook not in place:
-        place.append(hook)
+def close_old_connections() -> None:
+    """Close connections, unless CONN_MAX_AGE keeps them, as Django does after a request."""
+    from django import db
+
+    db.close_old_connections()
+
+
+def _register(hook_list: list[hooks.Hook], hook: hooks.Hook) -> None:
+    if hook not in hook_list:
+        hook_list.append(hook)

@@ -1,7 +1,9 @@
--- Enqueue the job of one firing, exactly once whatever the number of schedulers.
--- KEYS: 1 entry, 2 template of the job, 3 state of the entry, 4 next firings, 5 job, 6 queue, 7 rq:queues
+-- Enqueue the job of one firing, exactly once, however many schedulers run.
+-- The state of the entry holds the last firing that was decided. This script compares it, advances it and enqueues the
+-- job atomically, so a second scheduler finds it advanced.
+-- KEYS: 1 entry, 2 job template, 3 state of the entry, 4 next firings, 5 job, 6 queue, 7 rq:queues
 -- ARGV: 1 entry id, 2 its version, 3 this firing, 4 the one after it, 5 job id, 6 now in RQ's format
--- Returns 1 enqueued, 0 fired before, -1 the entry is not what the caller read, -2 fired before by its job's id.
+-- Returns 1 enqueued, 0 already fired, -1 the entry has changed since the caller read it, -2 the job already exists.
 if redis.call('HGET', KEYS[1], 'version') ~= ARGV[2] then
     return -1
 end
@@ -9,20 +11,20 @@ local last = tonumber(redis.call('HGET', KEYS[3], 'last') or '0') or 0
 if last >= tonumber(ARGV[3]) then
     return 0
 end
--- What a script has written stays when it fails: so whatever may be damaged is read and checked before the first write.
+-- Redis does not roll back a script that fails. So everything that may be damaged is checked before the first write.
 local kind = redis.call('TYPE', KEYS[6]).ok
 if kind ~= 'list' and kind ~= 'none' then
     return redis.error_reply('WRONGTYPE ' .. KEYS[6] .. ' is not a list but a ' .. kind)
 end
 local template = redis.call('HGETALL', KEYS[2])
 if #template == 0 then
-    return redis.error_reply('ERR ' .. KEYS[2] .. ' is gone')
+    return redis.error_reply('ERR ' .. KEYS[2] .. ' does not exist')
 end
-local given = redis.call('HMGET', KEYS[2], 'ttl', 'enqueue_at_front')
-local ttl = math.floor(tonumber(given[1] or '0') or 0)
+local options = redis.call('HMGET', KEYS[2], 'ttl', 'enqueue_at_front')
+local ttl = math.floor(tonumber(options[1] or '0') or 0)
 redis.call('HSET', KEYS[3], 'last', ARGV[3])
 redis.call('ZADD', KEYS[4], ARGV[4], ARGV[1])
--- As RQ's unique enqueueing: a state that was restored from an older backup must not repeat a job that is still known.
+-- A state restored from an older backup must not repeat a job that still exists.
 if redis.call('EXISTS', KEYS[5]) == 1 then
     return -2
 end
@@ -30,11 +32,11 @@ redis.call('HSET', KEYS[3], 'last_job', ARGV[5])
 redis.pcall('HINCRBY', KEYS[3], 'fired', 1)
 redis.call('HSET', KEYS[5], unpack(template))
 redis.call('HSET', KEYS[5], 'status', 'queued', 'created_at', ARGV[6], 'enqueued_at', ARGV[6])
-if ttl > 0 and ttl < 1e10 then  -- Redis knows no longer times
+if ttl > 0 and ttl < 1e10 then  -- beyond this Redis rejects the expiry
     redis.call('EXPIRE', KEYS[5], ttl)
 end
 redis.call('SADD', KEYS[7], KEYS[6])
-if given[2] == '1' then
+if options[2] == '1' then
     redis.call('LPUSH', KEYS[6], ARGV[5])
 else
     redis.call('RPUSH', KEYS[6], ARGV[5])

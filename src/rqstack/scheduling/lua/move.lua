@@ -1,20 +1,21 @@
 -- Move delayed jobs and retries that are due from a queue's scheduled registry into the queue, as RQ's scheduler does.
 -- KEYS: 1 scheduled registry, 2 queue, 3 rq:queues, 4 RQ's lock of the queue's scheduler
 -- ARGV: 1 now, 2 most jobs to move, 3 now in RQ's format, 4 queue name, 5 timeout of a job without one,
---       6 seconds after which an id without a job is dropped, 7 ids to pass over: those left by the call before
--- Returns jobs moved, ids dropped, ids left for later because their job is not there (yet).
--- What a script has written stays when it fails: so whatever may be damaged is read and checked before the first write.
+--       6 seconds past its due time after which an id without a job is dropped,
+--       7 offset: ids that earlier calls left because their job does not exist yet
+-- Returns jobs moved, ids dropped, ids left because their job does not exist (yet); -1 if RQ's scheduler has the lock.
+-- Redis does not roll back a script that fails. So everything that may be damaged is checked before the first write.
 if redis.call('EXISTS', KEYS[4]) == 1 then
-    -- RQ's own scheduler (`rq worker --with-scheduler`) moves this queue's; it reads first and writes later, so two
-    -- movers would enqueue a job twice.
+    -- RQ's own scheduler (`rq worker --with-scheduler`) moves the jobs of this queue. It reads first and writes later,
+    -- so moving them here too would enqueue a job twice.
     return {-1, 0, 0}
 end
 local kind = redis.call('TYPE', KEYS[2]).ok
 if kind ~= 'list' and kind ~= 'none' then
     return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' is not a list but a ' .. kind)
 end
-local most, moved, dropped, left = tonumber(ARGV[2]), 0, 0, 0
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', ARGV[7], most)
+local moved, dropped, pending = 0, 0, 0
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', ARGV[7], ARGV[2])
 for i = 1, #due, 2 do
     local id = due[i]
     local key = '<prefix>:job:' .. id
@@ -24,15 +25,15 @@ for i = 1, #due, 2 do
         if redis.call('TYPE', key).ok == 'hash' then
             return job
         end
-        job = {}  -- a key of this name that holds no job
+        job = {}  -- the key exists but is not a hash, so it is not a job
     end
     if not job[6] then
-        -- RQ adds the id before it writes the job: without a job it is dropped only when that is long past.
+        -- RQ adds the id before it writes the job, so a missing job may still come.
         if tonumber(ARGV[1]) - tonumber(due[i + 1]) >= tonumber(ARGV[6]) then
             redis.call('ZREM', KEYS[1], id)
             dropped = dropped + 1
         else
-            left = left + 1
+            pending = pending + 1
         end
     else
         local ttl = math.floor(tonumber(job[4] or '0') or 0)
@@ -41,7 +42,7 @@ for i = 1, #due, 2 do
         if not job[5] then
             redis.call('HSET', key, 'timeout', ARGV[5])
         end
-        if ttl > 0 and ttl < 1e10 then  -- Redis knows no longer times
+        if ttl > 0 and ttl < 1e10 then  -- beyond this Redis rejects the expiry
             redis.call('EXPIRE', key, ttl)
             redis.call('EXPIRE', key .. ':dependents', ttl)
             redis.call('EXPIRE', '<prefix>:job:' .. ':' .. id .. ':dependencies', ttl)
@@ -58,4 +59,4 @@ end
 if moved > 0 then
     redis.call('SADD', KEYS[3], KEYS[2])
 end
-return {moved, dropped, left}
+return {moved, dropped, pending}

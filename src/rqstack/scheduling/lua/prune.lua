@@ -1,7 +1,7 @@
--- Remove the entries of some sources that are not among those to keep.
--- KEYS: 1 next firings, 2 mark of the table
--- ARGV: 1 seconds for which a state outlives its entry, 2 mark ("" for none), 3 number of sources, then those (one that
---       ends in * stands for all that begin so), then the ids to keep
+-- Remove the entries of some sources, except those to keep.
+-- KEYS: 1 next firings, 2 marker that exists while the declared table is in Redis
+-- ARGV: 1 seconds for which the state outlives its entry, 2 value of the marker ("" leaves it alone), 3 number of
+--       sources, then the sources (a trailing * matches any suffix), then the ids to keep
 -- Returns the ids removed.
 local keep, exact, prefixes = {}, {}, {}
 local sources = tonumber(ARGV[3])
@@ -15,7 +15,7 @@ end
 for i = 4 + sources, #ARGV do
     keep[ARGV[i]] = true
 end
-local function concerned(source)
+local function matches(source)
     if exact[source] then
         return true
     end
@@ -28,7 +28,7 @@ local function concerned(source)
 end
 local removed = {}
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-    if not keep[id] and concerned(redis.call('HGET', '<prefix>stack:cron:entry:' .. id, 'source') or '') then
+    if not keep[id] and matches(redis.call('HGET', '<prefix>stack:cron:entry:' .. id, 'source') or '') then
         redis.call('ZREM', KEYS[1], id)
         redis.call('DEL', '<prefix>stack:cron:entry:' .. id, '<prefix>stack:cron:job:' .. id)
         redis.call('EXPIRE', '<prefix>stack:cron:state:' .. id, ARGV[1])

@@ -1,5 +1,5 @@
--- Write an entry of the cron table, if it is new or differs.
--- KEYS: 1 entry, 2 template of the job, 3 state of the entry, 4 next firings
+-- Insert or update an entry of the cron table.
+-- KEYS: 1 entry, 2 job template, 3 state of the entry, 4 next firings
 -- ARGV: 1 entry id, 2 now, 3 the next firing, 4 number of fields of the entry, then those fields with their values,
 --       then the fields of the template with theirs
 -- Returns 0 unchanged, 1 changed, 2 new.
@@ -19,11 +19,12 @@ redis.call('HSET', KEYS[2], unpack(ARGV, 5 + fields))
 local last = tonumber(redis.call('HGET', KEYS[3], 'last') or '-1') or -1
 local same_times = (not old[2]) or (old[2] == entry['timetable'] and old[3] == entry['zone'])
 if last >= 0 and same_times then
-    -- Changed otherwise, or removed a moment ago and back (a deploy in several steps): goes on where it was.
+    -- Its times are the same, or it was removed a moment ago (a deploy in several steps): continue from its last
+    -- firing, so that none is lost or repeated.
     redis.call('PERSIST', KEYS[3])
     redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
 else
-    -- What its new times would have been before now was never due.
+    -- Firings of the new timetable before now were never due.
     if last < tonumber(ARGV[2]) then
         redis.call('HSET', KEYS[3], 'last', ARGV[2])
     end

@@ -1,7 +1,7 @@
--- Pass over firings that were missed for too long, or set the next firing right.
+-- Skip firings that were missed for longer than the misfire grace, or correct the next firing.
 -- KEYS: 1 entry, 2 state of the entry, 3 next firings
--- ARGV: 1 entry id, 2 its version, 3 passed up to and including, 4 the next firing after it, 5 firings known to be passed
--- Returns 1 if this call did it, else 0.
+-- ARGV: 1 entry id, 2 its version, 3 last firing to skip, 4 the next firing after it, 5 increment of the counter `skipped`
+-- Returns 1 if this call skipped them, else 0.
 if redis.call('HGET', KEYS[1], 'version') ~= ARGV[2] then
     return 0
 end

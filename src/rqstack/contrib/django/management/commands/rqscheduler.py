@@ -1,4 +1,4 @@
-"""`manage.py rqscheduler`: a scheduler of the site."""
+"""`manage.py rqscheduler`: runs a scheduler with the site's settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Command(BaseCommand):
     help = "Fire the cron table and move delayed jobs, as `rqstack scheduler` does. Any number may run."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--name", help="Its name in Redis. Default: made of host name and process id.")
+        parser.add_argument("--name", help="Its name in Redis. Default: from host name and process id.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:

@@ -1,4 +1,4 @@
-"""`manage.py rqworker`: a worker of the site."""
+"""`manage.py rqworker`: runs a worker with the site's settings."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("queues", nargs="*", help="In order of priority. Default: RQSTACK_QUEUES.")
-        parser.add_argument("-n", "--processes", type=int, help="Jobs at once. Default: RQSTACK_PROCESSES.")
-        parser.add_argument("-b", "--burst", action="store_true", help="End when the queues are empty.")
+        parser.add_argument("-n", "--processes", type=int, help="Jobs to run concurrently. Default: RQSTACK_PROCESSES.")
+        parser.add_argument("-b", "--burst", action="store_true", help="Exit when the queues are empty.")
         parser.add_argument("--backend", help="Dotted path of a message backend. Default: QUEUE_BACKEND.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["processes"] is not None and not 1 <= options["processes"] <= 512:
-            raise CommandError(f"--processes: {options['processes']} is not allowed: should be 1 to 512.")
+            raise CommandError(f"--processes: {options['processes']} is out of range: should be 1 to 512.")
         try:
             code = run_worker(
                 options["queues"],

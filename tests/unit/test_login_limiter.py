@@ -1,4 +1,4 @@
-"""The throttle of logins, under a controlled clock."""
+"""The limiter of login attempts, with a controlled clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rqstack.api.throttle import Throttle
+from rqstack.api.login_limiter import LoginLimiter
 
 steps = st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 30), st.booleans()), max_size=60)
 
@@ -15,25 +15,25 @@ steps = st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 30), st.booleans(
 @given(steps)
 def test_no_address_tries_more_often_than_it_may(moves: list[tuple[str, float, bool]]) -> None:
     now = 0.0
-    throttle = Throttle(3, 60, clock=lambda: now)
+    limiter = LoginLimiter(3, 60, clock=lambda: now)
     tried: defaultdict[str, list[float]] = defaultdict(list)
     for address, later, right in moves:
         now += later
         recent = [moment for moment in tried[address] if moment > now - 60]
-        wait = throttle.enter(address)
+        wait = limiter.acquire(address)
         assert (wait == 0) == (len(recent) < 3), "each address by itself, and no longer than it must"
         if wait:
             assert wait == recent[0] + 60 - now
             continue
         tried[address].append(now)
         if right:
-            throttle.forget(address)
+            limiter.reset(address)
             tried[address].clear()
 
 
 def test_it_remembers_no_more_addresses_than_it_is_told() -> None:
-    throttle = Throttle(1, 60, addresses=2, clock=lambda: 0.0)
-    assert [throttle.enter(address) for address in ("a", "b", "c")] == [0, 0, 0]
-    assert throttle.enter("c") == 60
-    assert throttle.enter("b") == 60
-    assert throttle.enter("a") == 0
+    limiter = LoginLimiter(1, 60, max_addresses=2, clock=lambda: 0.0)
+    assert [limiter.acquire(address) for address in ("a", "b", "c")] == [0, 0, 0]
+    assert limiter.acquire("c") == 60
+    assert limiter.acquire("b") == 60
+    assert limiter.acquire("a") == 0

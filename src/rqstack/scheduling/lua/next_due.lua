@@ -1,0 +1,22 @@
+-- Read when the next firing and the next delayed job of each queue are due, in one round trip.
+-- KEYS: 1 next firings, 2 marker that exists while the declared table is in Redis, 3 rq:queues
+-- Returns now (seconds, microseconds), the marker, the next firing, then pairs of a queue and the time of its first
+-- delayed job. Queues whose delayed jobs RQ's own scheduler moves are left out.
+local now = redis.call('TIME')
+local result = {now[1], now[2], redis.call('GET', KEYS[2]) or '', ''}
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if first[2] then
+    result[4] = first[2]
+end
+for _, key in ipairs(redis.call('SMEMBERS', KEYS[3])) do
+    local queue = string.sub(key, #'<prefix>:queue:' + 1)
+    local head = redis.pcall('ZRANGE', '<prefix>:scheduled:' .. queue, 0, 0, 'WITHSCORES')
+    if head.err then
+        head = {'', '0'}  -- due at once: move.lua reports the damage
+    end
+    if head[2] and redis.call('EXISTS', '<prefix>:scheduler-lock:' .. queue) == 0 then
+        result[#result + 1] = queue
+        result[#result + 1] = head[2]
+    end
+end
+return result

@@ -1,0 +1,43 @@
+"""Writes files atomically."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from rqstack.errors import SettingsError
+
+
+def write_atomically(path: Path, text: str, mode: int) -> None:
+    """Replace a file if its text or mode differs. Readers see the old file or the new one.
+
+    Args:
+        path: Its folder must exist.
+        mode: Permissions of the file.
+
+    Raises:
+        SettingsError: The file cannot be written.
+    """
+    with contextlib.suppress(OSError):
+        if path.read_text() == text and path.stat().st_mode & 0o777 == mode:
+            return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    create(temporary, text, mode)
+    temporary.replace(path)
+
+
+def create(path: Path, text: str, mode: int = 0o600) -> None:
+    """Create a file that does not exist yet.
+
+    Raises:
+        SettingsError: The file exists or cannot be written.
+    """
+    try:
+        # Created without access for others; `mode` applies only after the text, which may be secret, is complete.
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+    except OSError as error:
+        raise SettingsError(f"cannot write {path}: {error.strerror}.") from error

@@ -1,0 +1,8 @@
+"""How the stack reports what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Report = Callable[[str], None]
+"""Prints a line for the user."""
