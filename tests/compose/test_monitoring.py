@@ -118,6 +118,7 @@ def test_the_jobs_page_needs_the_login(monitored: ComposeStack) -> None:
     assert "password" in get(monitored, "DASHBOARD", "/")
     with pytest.raises(urllib.error.HTTPError) as refused:
         get(monitored, "DASHBOARD", "/0/data/queues.json")
+    refused.value.close()
     assert refused.value.code == 401
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
     base = f"http://127.0.0.1:{setting(monitored, 'DASHBOARD_PORT')}"
