@@ -134,7 +134,7 @@ def test_requeue_loses_no_job_with_a_damaged_ttl(rqstack: Run, connection: Redis
     damaged, good = failed_job(queue), failed_job(queue)
     connection.hset(damaged.key, "ttl", ttl)
     connection.zadd("rq:failed:default", {damaged.id: 1})
-    assert rqstack("requeue", "--all").stdout == "2 jobs put back.\n"
+    assert rqstack("requeue", "--all").stdout == "2 jobs requeued.\n"
     assert queue.job_ids == [damaged.id, good.id]
 
 
@@ -165,7 +165,7 @@ def test_requeue_writes_what_rq_writes(rqstack: Run, connection: Redis) -> None:
     ours, rqs = failed_job(queue, **options), failed_job(queue, **options)
     FailedJobRegistry(queue=queue).requeue(rqs.id)
     done = rqstack("requeue", ours.id)
-    assert (done.returncode, done.stdout) == (0, "1 job put back.\n")
+    assert (done.returncode, done.stdout) == (0, "1 job requeued.\n")
     assert queue.job_ids == [rqs.id, ours.id]
     assert FailedJobRegistry(queue=queue).get_job_ids() == []
     left, right = connection.hgetall(ours.key), connection.hgetall(rqs.key)
@@ -187,7 +187,7 @@ def test_requeue_by_queue_and_all(rqstack: Run, connection: Redis) -> None:
     first, second, third = failed_job(a), failed_job(a), failed_job(b)
     connection.delete(second.key)
     done = rqstack("requeue", "--queue", "default")
-    assert done.stdout == "1 job put back. 1 job had expired.\n"
+    assert done.stdout == "1 job requeued. 1 job had expired.\n"
     assert (a.job_ids, b.job_ids) == ([first.id], [])
     assert json.loads(rqstack("requeue", "--all", "--json").stdout) == {"requeued": 1, "expired": 0}
     assert b.job_ids == [third.id]
@@ -198,7 +198,7 @@ def test_requeue_of_what_has_not_failed_changes_nothing(rqstack: Run, connection
     failed, waiting = failed_job(queue), queue.enqueue("time.time")
     done = rqstack("requeue", failed.id, waiting.id, "nobody")
     assert done.returncode == 1
-    assert f"these are not: {waiting.id} (queued), nobody (unknown). None was put back." in done.stderr
+    assert f"unlike: {waiting.id} (queued), nobody (unknown). None was requeued." in done.stderr
     assert queue.job_ids == [waiting.id]
     assert failed.id in FailedJobRegistry(queue=queue)
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from rqstack.cli.main import COMMANDS
+from rqstack.cli.group import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "cli.md").read_text()

@@ -102,7 +102,7 @@ def test_a_scheduler(health: Run, connection: Redis) -> None:
     heartbeat.beat(connection)
     done = health("--scheduler")
     assert (done.returncode, done.stdout) == (0, "ok: a live scheduler\n")
-    heartbeat.leave(connection)
+    heartbeat.remove(connection)
     assert health("--scheduler").returncode == 1
 
 

@@ -353,7 +353,7 @@ def test_ctrl_c_in_wait_leaves_the_jobs(rqstack: Run, home: Path, connection: Re
         until(lambda: blocked(connection))
         waiter.send_signal(signal.SIGINT)
         out, err = waiter.communicate(timeout=30)
-        assert (waiter.returncode, out, err) == (130, "", "Stopped waiting for 1 job; they go on.\n")
+        assert (waiter.returncode, out, err) == (130, "", "Stopped waiting for 1 job; they keep running.\n")
     assert connection.hgetall(f"rq:job:{job}") == before
     assert connection.lrange("rq:queue:default", 0, -1) == [job.encode()]
 
@@ -367,7 +367,7 @@ def test_wait_outlives_redis(rqstack: Run, home: Path, own_redis: Any, monkeypat
         until(lambda: blocked(client))
         own_redis.kill()
         assert waiter.stderr is not None
-        assert waiter.stderr.readline().startswith("Redis is away")
+        assert waiter.stderr.readline().startswith("Redis is unavailable")
         own_redis.start()
         work(rqstack)
         assert waiter.wait(timeout=30) == 0

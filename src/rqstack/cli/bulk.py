@@ -1,4 +1,4 @@
-"""`rqstack empty`, `purge` and `requeue`: what is done to many jobs at once."""
+"""`rqstack empty`, `purge` and `requeue`: bulk operations on jobs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 from rqstack.cli.output import confirm, json_option, plural, print_json, progress, yes_option
 from rqstack.errors import RqstackError
 from rqstack.transport import keys
+from rqstack.transport.replies import decode
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class NotFailed(RqstackError):
-    """Jobs that cannot be put back, because they have not failed."""
+    """Jobs cannot be requeued because they have not failed."""
 
 
 @click.command()
@@ -27,8 +28,8 @@ class NotFailed(RqstackError):
 @yes_option
 @json_option
 def empty(queues: tuple[str, ...], everything: bool, yes: bool, as_json: bool) -> None:
-    """Delete the waiting jobs of QUEUES. Running, failed and scheduled jobs stay."""
-    settings, connection = _open()
+    """Delete the queued jobs of QUEUES. Running, failed and scheduled jobs stay."""
+    settings, connection = _connect()
     with connection:
         names = _queues(queues, everything, connection, settings)
         _delete(connection, names, "queued", yes, as_json)
@@ -36,12 +37,14 @@ def empty(queues: tuple[str, ...], everything: bool, yes: bool, as_json: bool) -
 
 @click.command()
 @click.argument("queue")
-@click.option("--state", type=click.Choice(["queued", "failed", "scheduled"]), required=True, help="Which of its jobs.")
+@click.option(
+    "--state", type=click.Choice(["queued", "failed", "scheduled"]), required=True, help="State of the jobs to delete."
+)
 @yes_option
 @json_option
 def purge(queue: str, state: Literal["queued", "failed", "scheduled"], yes: bool, as_json: bool) -> None:
-    """Delete the jobs of QUEUE that are in a state, with their results."""
-    settings, connection = _open()
+    """Delete the jobs of QUEUE that are in a state, and their results."""
+    settings, connection = _connect()
     with connection:
         names = _queues((queue,), False, connection, settings)
         _delete(connection, names, state, yes, as_json)
@@ -54,14 +57,14 @@ def purge(queue: str, state: Literal["queued", "failed", "scheduled"], yes: bool
 @yes_option
 @json_option
 def requeue(jobs: tuple[str, ...], everything: bool, queues: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Put failed JOBS back on their queues, or all of them."""
+    """Requeue failed JOBS, or all failed jobs."""
     if bool(jobs) == bool(everything or queues):
         raise click.UsageError("Give the ids of jobs, or --queue, or --all.")
     from rqstack.bulk import count
-    from rqstack.bulk import requeue as put_back
+    from rqstack.bulk import requeue as requeue_jobs
 
-    settings, connection = _open()
-    back = gone = 0
+    settings, connection = _connect()
+    requeued = expired = 0
     with connection:
         if jobs:
             wanted = _by_queue(jobs, connection)
@@ -71,19 +74,19 @@ def requeue(jobs: tuple[str, ...], everything: bool, queues: tuple[str, ...], ye
             wanted = dict.fromkeys(names)
             total = sum(count(connection, name, "failed") for name in names)
             if total:
-                confirm(f"Put {plural(total, 'failed job')} of {', '.join(names)} back?", yes)
-        with progress("Putting back", total) as report:
+                confirm(f"Requeue {plural(total, 'failed job')} of {', '.join(names)}?", yes)
+        with progress("Requeuing", total) as report:
             for name, ids in wanted.items():
-                done = put_back(connection, name, ids, job_timeout=settings.job_timeout, progress=report)
-                back += done.requeued
-                gone += done.expired
+                done = requeue_jobs(connection, name, ids, job_timeout=settings.job_timeout, progress=report)
+                requeued += done.requeued
+                expired += done.expired
     if as_json:
-        print_json({"requeued": back, "expired": gone})
+        print_json({"requeued": requeued, "expired": expired})
         return
-    click.echo(f"{plural(back, 'job')} put back." + (f" {plural(gone, 'job')} had expired." if gone else ""))
+    click.echo(f"{plural(requeued, 'job')} requeued." + (f" {plural(expired, 'job')} had expired." if expired else ""))
 
 
-def _open() -> tuple[Settings, Redis]:
+def _connect() -> tuple[Settings, Redis]:
     from rqstack.settings import get_settings
     from rqstack.transport.client import connect
 
@@ -124,27 +127,27 @@ def _delete(
 
 
 def _by_queue(jobs: tuple[str, ...], connection: Redis) -> dict[str, list[str] | None]:
-    """The queue of each job, once all are known to have failed: half of a list is put back never.
+    """Group failed jobs by queue. All or nothing: if one has not failed, none is requeued.
 
     Raises:
-        NotFailed: Some are unknown, or have not failed; the message names them.
+        NotFailed: Some jobs are unknown or have not failed. The message lists them.
     """
     with connection.pipeline(transaction=False) as pipe:
         for job in jobs:
             pipe.hmget(keys.JOB + job, "origin", "status")
         records = pipe.execute()
         for job, (origin, _) in zip(jobs, records, strict=True):
-            pipe.zscore(keys.FAILED + (origin or b"").decode(), job)
+            pipe.zscore(keys.FAILED + decode(origin), job)
         failed = pipe.execute()
-    found: dict[str, list[str] | None] = defaultdict(list)
-    wrong = []
+    by_queue: dict[str, list[str] | None] = defaultdict(list)
+    not_failed = []
     for job, (origin, status), score in zip(jobs, records, failed, strict=True):
         if score is None:
-            wrong.append(f"{job} ({status.decode() if status else 'unknown'})")
+            not_failed.append(f"{job} ({decode(status) or 'unknown'})")
         else:
-            ids = found[origin.decode()]
+            ids = by_queue[decode(origin)]
             assert ids is not None
             ids.append(job)
-    if wrong:
-        raise NotFailed(f"only failed jobs can be put back, and these are not: {', '.join(wrong)}. None was put back.")
-    return found
+    if not_failed:
+        raise NotFailed(f"only failed jobs can be requeued, unlike: {', '.join(not_failed)}. None was requeued.")
+    return by_queue

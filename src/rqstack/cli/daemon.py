@@ -1,4 +1,4 @@
-"""`rqstack worker start|stop|restart|status`: a worker in the background (seed 001)."""
+"""`rqstack worker start|stop|restart|status`: runs a worker in the background."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ import click
 if TYPE_CHECKING:
     from rqstack.daemon.daemon import Daemon
 
-# What the init scripts of Linux (LSB) agree on.
+# Exit codes of LSB init scripts.
 DEAD_WITH_PID_FILE = 1
 NOT_RUNNING = 3
 
 
-def paths(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which background worker is meant."""
+def path_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that identify a background worker."""
     path = click.Path(dir_okay=False, path_type=Path)
     command = click.option("-p", "--pid", "pid_file", type=path, help="Pid file. Default: var/run/worker.pid.")(command)
     return click.option("-l", "--log", "log_file", type=path, help="Log file. Default: var/log/worker.log.")(command)
 
 
-def work(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The arguments that say what it does."""
+def start_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Arguments and options to start a worker."""
     for decorate in (
-        click.option("--wait", type=float, default=30.0, show_default=True, help="Seconds to wait until it works."),
+        click.option("--wait", type=float, default=30.0, show_default=True, help="Seconds to wait until it is ready."),
         click.option("--backend", help="Dotted path of a message backend to consume. Default: QUEUE_BACKEND."),
         click.option("--processes", "-n", type=click.IntRange(1, 512), help="Default: RQSTACK_PROCESSES."),
         click.argument("queues", nargs=-1),
     ):
         command = decorate(command)
-    return paths(command)
+    return path_options(command)
 
 
 def make_daemon(pid_file: Path | None, log_file: Path | None, backend: str | None = None) -> Daemon:
-    """The background worker of these options."""
+    """The background worker that the options identify."""
     from msgspec.structs import replace
 
     from rqstack.daemon.daemon import Daemon
@@ -53,23 +53,23 @@ def make_daemon(pid_file: Path | None, log_file: Path | None, backend: str | Non
 
 
 @click.command()
-@work
+@start_options
 def start(**options: Any) -> None:
     """Start a worker in the background. QUEUES in order of priority; default: RQSTACK_QUEUES."""
     _start(make_daemon(options["pid_file"], options["log_file"], options["backend"]), options)
 
 
 @click.command()
-@paths
+@path_options
 def stop(pid_file: Path | None, log_file: Path | None) -> None:
-    """Stop it: its jobs get RQSTACK_GRACE seconds to end."""
+    """Stop it gracefully: running jobs have RQSTACK_GRACE seconds to finish."""
     _stop(make_daemon(pid_file, log_file))
 
 
 @click.command()
-@work
+@start_options
 def restart(**options: Any) -> None:
-    """Stop it if it runs, and start it."""
+    """Stop it if it runs, then start it."""
     daemon = make_daemon(options["pid_file"], options["log_file"], options["backend"])
     daemon.check()
     _stop(daemon)
@@ -77,10 +77,10 @@ def restart(**options: Any) -> None:
 
 
 @click.command()
-@paths
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@path_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(pid_file: Path | None, log_file: Path | None, as_json: bool) -> None:
-    """Say whether it runs. Exit code 0: it does; 1: it died; 3: it does not."""
+    """Show whether it runs. Exit code: 0 running, 1 died, 3 not running."""
     daemon = make_daemon(pid_file, log_file)
     pid = daemon.pid()
     path = daemon.pid_file.path
@@ -115,6 +115,6 @@ def _stop(daemon: Daemon) -> None:
     if stopped is None:
         click.echo("Not running: removed a stale pid file." if stale else "Not running.")
     elif stopped[1]:
-        click.echo(f"Killed: process {stopped[0]} did not end in {daemon.settings.grace} s. Its jobs run again.")
+        click.echo(f"Killed: process {stopped[0]} did not stop within {daemon.settings.grace} s. Its jobs run again.")
     else:
         click.echo(f"Stopped: process {stopped[0]}.")

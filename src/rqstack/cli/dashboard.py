@@ -1,4 +1,4 @@
-"""`rqstack dashboard`: the web page of jobs."""
+"""`rqstack dashboard`: serves the jobs page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port. Default: DASHBOARD_PORT.")
 def dashboard(host: str, port: int | None) -> None:
-    """Serve the web page of jobs (rq-dashboard) behind a login, until SIGTERM or Ctrl-C."""
+    """Serve the jobs page (rq-dashboard) behind a login, until SIGTERM or Ctrl-C."""
     from rqstack.api.jobs_page import serve
     from rqstack.errors import RqstackError
 

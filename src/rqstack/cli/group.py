@@ -1,4 +1,4 @@
-"""The click group behind `rqstack`: its sub-commands, loaded when they are called, and errors as one line."""
+"""The click group of `rqstack`: imports commands on first use, and prints errors as one line."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import click
 
 from rqstack.errors import RqstackError
 
-# name -> (module with the command, attribute, its line in `rqstack --help`)
+# name -> (module of the command, attribute, line in `rqstack --help`)
 COMMANDS = {
-    "dashboard": ("rqstack.cli.dashboard", "dashboard", "Serve the web page of jobs."),
-    "empty": ("rqstack.cli.bulk", "empty", "Delete the waiting jobs of queues."),
-    "health": ("rqstack.cli.health_command", "health", "Tell whether Redis, workers and queues are alive."),
-    "info": ("rqstack.cli.info", "info", "Show queues, workers and states."),
+    "dashboard": ("rqstack.cli.dashboard", "dashboard", "Serve the jobs page."),
+    "empty": ("rqstack.cli.bulk", "empty", "Delete the queued jobs of queues."),
+    "health": ("rqstack.cli.health_command", "health", "Check whether Redis, workers and queues are healthy."),
+    "info": ("rqstack.cli.info", "info", "Show queues and workers."),
     "purge": ("rqstack.cli.bulk", "purge", "Delete the queued, failed or scheduled jobs of a queue."),
-    "requeue": ("rqstack.cli.bulk", "requeue", "Put failed jobs back on their queues."),
-    "result": ("rqstack.cli.result", "result", "Show what became of a job."),
-    "resume": ("rqstack.cli.suspend", "resume", "Let suspended workers start jobs again."),
+    "requeue": ("rqstack.cli.bulk", "requeue", "Requeue failed jobs."),
+    "result": ("rqstack.cli.result", "result", "Show the result of a job."),
+    "resume": ("rqstack.cli.suspend", "resume", "Resume suspended workers."),
     "scheduler": ("rqstack.cli.scheduler", "scheduler", "Fire the cron table and move delayed jobs."),
-    "smoke": ("rqstack.cli.smoke", "smoke", "Run small jobs over the queues, and count what became of them."),
+    "smoke": ("rqstack.cli.smoke", "smoke", "Run test jobs through the queues, and count the results."),
     "stack": ("rqstack.cli.stack", "stack", "Start and stop the whole stack on this machine."),
-    "suspend": ("rqstack.cli.suspend", "suspend", "Let workers start no jobs for a while."),
+    "suspend": ("rqstack.cli.suspend", "suspend", "Stop workers from starting jobs."),
     "tasks": ("rqstack.cli.tasks", "tasks", "List and check tasks, and ship their code."),
     "trigger": ("rqstack.cli.trigger", "trigger", "Enqueue a job."),
     "wait": ("rqstack.cli.wait", "wait", "Wait until jobs have ended."),
@@ -30,11 +30,11 @@ COMMANDS = {
 }
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+"""Exit code after Ctrl-C: 128 + SIGINT, as in shells."""
 
 
 class LazyGroup(click.Group):
-    """A group that imports a sub-command when it is called, so that a quick command stays quick."""
+    """A group that imports a command only when it is called, which keeps commands fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -59,7 +59,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # From the table: to import every command for one line of help takes most of a second.
+        # From the table, because importing every command for its help takes most of a second.
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name][2]) for name in self.list_commands(ctx)])
 
@@ -75,7 +75,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
 )
 def cli() -> None:
-    """Background jobs on RQ: enqueue, look, and run."""
+    """Background jobs on RQ: enqueue, inspect and run them."""
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -85,8 +85,8 @@ def run(arguments: list[str] | None = None) -> int:
         arguments: Default: those of the process.
 
     Returns:
-        The exit code. An error for a person is one line on stderr, without a traceback: 2 for a wrong option, 130
-        after Ctrl-C, else the `exit_code` of the error.
+        The exit code: 2 for a wrong option, 130 after Ctrl-C, else the `exit_code` of the error. Expected errors are
+        printed as one line on stderr, without a traceback.
     """
     try:
         value = cli.main(arguments, prog_name="rqstack", standalone_mode=False)
@@ -100,15 +100,15 @@ def run(arguments: list[str] | None = None) -> int:
         click.echo(f"Error: {error}", err=True)
         return error.exit_code
     except Exception as error:
-        if sentence := _redis_sentence(error):
-            click.echo(f"Error: {sentence}", err=True)
+        if message := _explain_redis_error(error):
+            click.echo(f"Error: {message}", err=True)
             return 1
         raise
     return value if isinstance(value, int) else 0
 
 
-def _redis_sentence(error: Exception) -> str | None:
-    """What an error of Redis's client means, or None for any other error."""
+def _explain_redis_error(error: Exception) -> str | None:
+    """A sentence for an error of redis-py; None for any other error."""
     from redis.exceptions import RedisError
 
     if not isinstance(error, RedisError):

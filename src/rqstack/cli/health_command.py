@@ -1,4 +1,4 @@
-"""`rqstack health` as click sees it. The entry point calls `rqstack.cli.health` without click, which takes longer."""
+"""Registers `rqstack health` with click. The entry point calls `rqstack.cli.health` directly, which is faster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rqstack info`: queues, workers and states, once or all the time."""
+"""`rqstack info`: shows queues and workers, once or continuously."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("queues", nargs=-1)
 @click.option("--by-queue", "-R", is_flag=True, help="List the workers of each queue.")
-@click.option("--watch", "-w", is_flag=True, help="Keep showing it, until Ctrl-C.")
+@click.option("--watch", "-w", is_flag=True, help="Refresh until Ctrl-C.")
 @click.option(
-    "--interval", "-i", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Seconds, for --watch."
+    "--interval",
+    "-i",
+    type=click.FloatRange(0.1),
+    default=1.0,
+    show_default=True,
+    help="Seconds between refreshes, with --watch.",
 )
 @json_option
 def info(queues: tuple[str, ...], by_queue: bool, watch: bool, interval: float, as_json: bool) -> None:
     """Show QUEUES (default: all) and workers.
 
-    `oldest` is for how long the first job of a queue has been waiting. With --watch --json: one document a line.
+    `oldest` is the waiting time of the first job of a queue. --watch --json prints one document per line.
     """
     from rqstack.cli.queues import check_queues
     from rqstack.cli.snapshot import take_snapshot
@@ -36,18 +41,18 @@ def info(queues: tuple[str, ...], by_queue: bool, watch: bool, interval: float, 
         check_queues(queues, connection, settings)
         configured = tuple(queues) or (*settings.queues, *settings.long_queues)
 
-        def look() -> Snapshot:
+        def read() -> Snapshot:
             return _only(take_snapshot(connection, configured), queues)
 
         if not watch:
             if as_json:
-                print_json(look().as_dict())
+                print_json(read().as_dict())
             else:
-                show(*_parts(look(), by_queue))
+                show(*_parts(read(), by_queue))
         elif as_json:
-            _stream(look, interval)
+            _stream(read, interval)
         else:
-            _watch(look, interval, by_queue)
+            _watch(read, interval, by_queue)
 
 
 def _only(snapshot: Snapshot, queues: tuple[str, ...]) -> Snapshot:
@@ -60,7 +65,7 @@ def _only(snapshot: Snapshot, queues: tuple[str, ...]) -> Snapshot:
 
 
 def _parts(snapshot: Snapshot, by_queue: bool) -> list[Any]:
-    """What is printed, from top to bottom."""
+    """The tables and lines to print, in order."""
     columns = ["queue", "queued", "started", "failed", "scheduled", "deferred", "finished", "workers", "oldest"]
     rows = [
         [
@@ -101,17 +106,17 @@ def _parts(snapshot: Snapshot, by_queue: bool) -> list[Any]:
     return parts
 
 
-def _stream(look: Any, interval: float) -> None:
+def _stream(read: Any, interval: float) -> None:
     import json
 
     while True:
-        click.echo(json.dumps(look().as_dict()))
+        click.echo(json.dumps(read().as_dict()))
         time.sleep(interval)
 
 
-def _watch(look: Any, interval: float, by_queue: bool) -> None:
-    from redis.exceptions import ConnectionError as Lost
-    from redis.exceptions import TimeoutError as Late
+def _watch(read: Any, interval: float, by_queue: bool) -> None:
+    from redis.exceptions import ConnectionError as ConnectionLost
+    from redis.exceptions import TimeoutError as TimedOut
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
@@ -119,8 +124,8 @@ def _watch(look: Any, interval: float, by_queue: bool) -> None:
     with Live(auto_refresh=False) as live:
         while True:
             try:
-                parts = _parts(look(), by_queue)
-            except (Lost, Late) as error:
-                parts = [f"Redis is away ({error}); trying again."]
+                parts = _parts(read(), by_queue)
+            except (ConnectionLost, TimedOut) as error:
+                parts = [f"Redis is unavailable ({error}); trying again."]
             live.update(Group(*(Text(part) if isinstance(part, str) else part for part in parts)), refresh=True)
             time.sleep(interval)

@@ -1,7 +1,7 @@
 """The entry point of the `rqstack` command.
 
-Nothing heavy is imported here: `rqstack health` runs every few seconds in every container and answers before click,
-msgspec or Redis's client would have been loaded.
+It imports nothing heavy: `rqstack health` runs every few seconds in every container, and is done before click, msgspec
+or redis-py would have been imported.
 """
 
 from __future__ import annotations

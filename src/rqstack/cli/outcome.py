@@ -1,4 +1,4 @@
-"""What became of a job: its state, its value, or why it failed, in a form to print."""
+"""Fetches the outcome of a job: its state, its result, or why it failed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rqstack.settings import Settings
 
-DONE, FAILED, NOT_YET, UNKNOWN = 0, 1, 2, 3
+DONE, FAILED, NOT_ENDED, UNKNOWN = 0, 1, 2, 3
 """Exit codes of `result` and `wait`."""
 
 FAILURES = frozenset(("failed", "stopped", "canceled"))
@@ -21,20 +21,19 @@ ENDED = FAILURES | {"finished"}
 
 
 class NoSuchJob(RqstackError):
-    """Redis holds no job of this id."""
+    """No job has this id."""
 
     exit_code = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a job.
+    """The outcome of a job.
 
     Args:
-        id: Its id.
         state: RQ's status.
-        value: What the task returned, where it finished.
-        reason: Why it failed, in one line; "" if it did not.
+        value: The return value of a finished job.
+        reason: One line on why it failed; "" if it did not.
         details: The traceback; "" if there is none.
     """
 
@@ -46,34 +45,29 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        return DONE if self.state == "finished" else FAILED if self.state in FAILURES else NOT_YET
+        return DONE if self.state == "finished" else FAILED if self.state in FAILURES else NOT_ENDED
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields for JSON output."""
         return {"id": self.id, "state": self.state, "value": self.value, "reason": self.reason or None}
 
 
 def fetch_outcome(job_id: str, connection: Redis, settings: Settings) -> Outcome:
-    """What became of a job.
-
-    Args:
-        job_id: As `trigger` printed it.
-        connection: Redis.
-        settings: Whose serializer reads the value.
+    """Fetch the outcome of a job.
 
     Raises:
-        NoSuchJob: Redis holds none of this id.
-        RqstackError: The value cannot be read here.
+        NoSuchJob: No job has this id.
+        RqstackError: The result cannot be deserialized.
     """
     from rq.exceptions import NoSuchJobError
     from rq.job import Job
 
     from rqstack.security import get_serializer
 
-    unknown = NoSuchJob(f"no job has the id {job_id!r}: it never had one, or was removed with its result.")
+    unknown = NoSuchJob(f"no job has the id {job_id!r}: it never existed, or has expired or been deleted.")
     try:
         job = Job(job_id, connection=connection, serializer=get_serializer(settings))
-    except ValueError:  # no job can have it: ids are letters, digits, dashes and underscores
+    except ValueError:  # not a valid id: letters, digits, dashes and underscores
         raise unknown from None
     try:
         job.refresh()
@@ -95,7 +89,7 @@ def _latest_result(job: Any, settings: Settings) -> Any:
     try:
         return job.latest_result()
     except (ImportError, AttributeError):
-        # The value is an object of the user's own class: its module is found where the tasks are.
+        # The value may be an instance of a class in the task code, so make that importable and try again.
         from rqstack.registry.discovery import autodiscover
 
         autodiscover(settings)
@@ -110,27 +104,27 @@ def _latest_result(job: Any, settings: Settings) -> Any:
 
 
 def _unreadable(job_id: str, error: Exception) -> RqstackError:
-    return RqstackError(f"the result of {job_id} cannot be read here: {type(error).__name__}: {error}.")
+    return RqstackError(f"the result of {job_id} cannot be deserialized: {type(error).__name__}: {error}.")
 
 
-# The line of a traceback that names the exception: `package.module.Name: words`, or the name alone.
-_NAMED = re.compile(r"^(?:[A-Za-z_]\w*\.)*(?P<name>[A-Za-z_]\w*)(?::(?P<words>| .*))?$")
+# The last line of a traceback: `package.module.Name: message`, or only the name.
+_EXCEPTION_LINE = re.compile(r"^(?:[A-Za-z_]\w*\.)*(?P<name>[A-Za-z_]\w*)(?::(?P<message>| .*))?$")
 
 
 def reason_of(traceback: str) -> str:
-    """Why a job failed, in one line: the exception's name and words, without module and frames.
+    """One line on why a job failed: the name and message of the exception.
 
     Args:
-        traceback: As RQ stores it, or a line of RQ's own ('Moved to FailedJobRegistry, due to …').
+        traceback: As RQ stores it, or a line by RQ ('Moved to FailedJobRegistry, due to …').
     """
     lines = traceback.rstrip().splitlines()
     if not lines:
         return ""
-    # The exception follows the last indented line (a frame's source, or its markers); its words may have more lines.
+    # The exception follows the last indented line (source or markers of a frame). Its message may have several lines.
     last = max((i for i, line in enumerate(lines) if line.startswith("  ")), default=-1)
     is_traceback = any(line.startswith("Traceback (most recent call last)") for line in lines)
     line = lines[last + 1] if is_traceback and last + 1 < len(lines) else lines[-1 if is_traceback else 0]
-    if is_traceback and (found := _NAMED.match(line)):
-        said = (found["words"] or "").strip()
-        return f"{found['name']}: {said}" if said else str(found["name"])
+    if is_traceback and (match := _EXCEPTION_LINE.match(line)):
+        message = (match["message"] or "").strip()
+        return f"{match['name']}: {message}" if message else str(match["name"])
     return line

@@ -1,4 +1,4 @@
-"""How commands speak: tables and colours on a terminal, plain columns in a pipe, JSON for scripts."""
+"""Formats command output: tables and colours on a terminal, plain columns in a pipe, JSON for scripts."""
 
 from __future__ import annotations
 
@@ -14,38 +14,37 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout. What JSON does not know is written as its text."""
+    """Print a JSON document. Values that JSON cannot represent are converted to strings."""
     click.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """A table; columns whose values are all numbers are set to the right.
+    """A table. Columns of numbers are right-aligned.
 
     Args:
-        title: Above it; "" for none.
-        columns: Headings.
-        rows: Their values; None is shown as nothing.
+        title: "" for none.
+        rows: None becomes an empty cell.
     """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    result = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, heading in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
-        made.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+        result.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        # Text, not markup: a task's name or an error may hold square brackets.
-        made.add_row(*(Text("" if value is None else str(value)) for value in row))
-    return made
+        # Text instead of markup, because names and errors may contain square brackets.
+        result.add_row(*(Text("" if value is None else str(value)) for value in row))
+    return result
 
 
 def show(*parts: Any) -> None:
-    """Print tables and lines on stdout; in a pipe without colours, and never cut to a width."""
+    """Print tables and lines: in a pipe without colours and without truncation."""
     from rich.console import Console
 
     console = Console() if sys.stdout.isatty() else Console(width=200, color_system=None)
@@ -55,14 +54,10 @@ def show(*parts: Any) -> None:
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, on a terminal only.
-
-    Args:
-        label: What is being done.
-        total: Steps.
+    """Show a progress bar on stderr, if that is a terminal.
 
     Yields:
-        A function that is told how many steps were done.
+        A function that advances the bar by a number of steps.
     """
     if not sys.stderr.isatty():
         yield lambda steps: None
@@ -77,10 +72,10 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask before something is lost; a script, which has no terminal, is not asked.
+    """Ask for confirmation, if stdin and stderr are a terminal and `yes` is not set.
 
     Raises:
-        click.Abort: The answer is no.
+        click.Abort: The user declined.
     """
     if not yes and sys.stdin.isatty() and sys.stderr.isatty():
         click.confirm(question, abort=True, err=True)

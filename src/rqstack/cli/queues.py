@@ -1,14 +1,14 @@
-"""Which queues there are, so that a misspelt one is told from an empty one."""
+"""Checks queue names, to tell a misspelt queue from an empty one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rqstack.cli.snapshot import as_text
 from rqstack.errors import UnknownQueue
 from rqstack.transport import keys
+from rqstack.transport.replies import decode_all
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -17,22 +17,20 @@ if TYPE_CHECKING:
 
 
 def known_queues(connection: Redis, settings: Settings) -> list[str]:
-    """The queues that Redis holds, and those of the settings, sorted."""
-    found = {as_text(key).removeprefix(keys.QUEUE) for key in connection.smembers(keys.QUEUES)}
-    return sorted(found | set(settings.queues) | set(settings.long_queues))
+    """The queues in Redis and those of the settings, sorted."""
+    members: Any = connection.smembers(keys.QUEUES)
+    existing = {key.removeprefix(keys.QUEUE) for key in decode_all(members)}
+    return sorted(existing | set(settings.queues) | set(settings.long_queues))
 
 
 def check_queues(names: Iterable[str], connection: Redis, settings: Settings, more: Iterable[str] = ()) -> None:
-    """Refuse a queue that is not known.
+    """Reject unknown queue names.
 
     Args:
-        names: As typed.
-        connection: Redis.
-        settings: Whose queues are known, used or not.
-        more: Names that are known besides.
+        more: Further known names.
 
     Raises:
-        UnknownQueue: The message lists those that are known.
+        UnknownQueue: The message lists the known queues.
     """
     known = sorted({*known_queues(connection, settings), *more})
     for name in names:
@@ -40,5 +38,5 @@ def check_queues(names: Iterable[str], connection: Redis, settings: Settings, mo
             near = get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise UnknownQueue(
-                f"no queue is named {name!r}.{hint} Known are {', '.join(known)}; RQSTACK_QUEUES adds to them."
+                f"no queue is named {name!r}.{hint} Known are {', '.join(known)}; add others to RQSTACK_QUEUES."
             )

@@ -1,4 +1,4 @@
-"""The part of `rqstack tasks` that ships task code: build packages, install a release, go back to an older one."""
+"""`rqstack tasks build`, `install`, `rollback` and `releases`: ship task code."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(path_type=Path, file_okay=False, resolve_path=True)
 INTO = click.option(
-    "--into", type=FOLDER, default=Path("/tasks"), show_default=True, help="The folder of releases; a shared volume."
+    "--into", type=FOLDER, default=Path("/tasks"), show_default=True, help="Folder of releases, on a shared volume."
 )
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, type=FOLDER)
-@click.option("--into", type=FOLDER, required=True, help="Where each project gets a folder of its own.")
+@click.option("--into", type=FOLDER, required=True, help="Target folder, with one sub-folder per project.")
 def build(sources: tuple[Path, ...], into: Path) -> None:
-    """Build the projects of folders, each with its own dependencies. Used by tasks/Dockerfile."""
+    """Build the projects in folders, each with its own dependencies. Used by tasks/Dockerfile."""
     from rqstack.stack import build_projects
 
     names = build_projects.build(sources, into, click.echo)
@@ -30,11 +30,11 @@ def build(sources: tuple[Path, ...], into: Path) -> None:
 @click.command()
 @click.argument("source", type=FOLDER)
 @INTO
-@click.option("--again", is_flag=True, help="Also what was installed last, for example after a rollback.")
+@click.option("--again", is_flag=True, help="Also install what was installed last, for example after a rollback.")
 def install(source: Path, into: Path, again: bool) -> None:
-    """Install built packages as a new release, and switch to it. One that does not import is refused."""
+    """Install built packages as a new release, and switch to it. A release that cannot be imported is refused."""
     release, new = _releases(into).install(source, again=again)
-    done = "installed" if new else "is current already"
+    done = "installed" if new else "is already current"
     click.echo(f"Release {release.id} {done}: {', '.join(release.projects)}.")
 
 
@@ -43,23 +43,23 @@ def install(source: Path, into: Path, again: bool) -> None:
 @INTO
 def rollback(release: str | None, into: Path) -> None:
     """Switch back to the release before the current one, or to RELEASE."""
-    now = _releases(into).rollback(release)
-    click.echo(f"Release {now.id} is current again: {', '.join(now.projects)}.")
+    current = _releases(into).rollback(release)
+    click.echo(f"Release {current.id} is current again: {', '.join(current.projects)}.")
 
 
 @click.command()
 @INTO
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def releases(into: Path, as_json: bool) -> None:
-    """List the releases that are kept; a star marks the current one."""
-    found = _releases(into).all()
+    """List the installed releases; a star marks the current one."""
+    installed = _releases(into).all()
     if as_json:
         import json
 
-        rows = [{"id": each.id, "current": each.current, "projects": list(each.projects)} for each in found]
+        rows = [{"id": each.id, "current": each.current, "projects": list(each.projects)} for each in installed]
         click.echo(json.dumps(rows))
         return
-    for each in found:
+    for each in installed:
         click.echo(f"{'*' if each.current else ' '} {each.id}  {', '.join(each.projects)}")
 
 

@@ -1,4 +1,4 @@
-"""`rqstack result`: what became of a job (seed 002)."""
+"""`rqstack result`: prints the result of a job."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rqstack.cli.output import json_option, print_json
 
 @click.command()
 @click.argument("job", required=False)
-@click.option("--jobid", metavar="ID", help="The same as JOB.")
-@click.option("--traceback", is_flag=True, help="Print the whole traceback of a failed job.")
+@click.option("--jobid", metavar="ID", help="Same as JOB.")
+@click.option("--traceback", is_flag=True, help="Print the full traceback of a failed job.")
 @json_option
 def result(job: str | None, jobid: str | None, traceback: bool, as_json: bool) -> None:
-    """Print what a JOB returned, or its state, or why it failed.
+    """Print the result of a JOB, why it failed, or its state if it has not ended.
 
-    Exit code: 0 it finished, 1 it failed, 2 not yet, 3 there is no such job.
+    Exit code: 0 finished, 1 failed, 2 not ended, 3 no such job.
     """
     if (job is None) == (jobid is None):
         raise click.UsageError("Give the id of a job.")
@@ -33,7 +33,7 @@ def result(job: str | None, jobid: str | None, traceback: bool, as_json: bool) -
     if as_json:
         print_json(outcome.as_dict() | ({"traceback": outcome.details or None} if traceback else {}))
     elif outcome.state == "finished":
-        click.echo(as_text(outcome.value))
+        click.echo(format_value(outcome.value))
     elif outcome.state in FAILURES:
         click.echo(outcome.details.rstrip() if traceback and outcome.details else outcome.reason)
     else:
@@ -41,8 +41,8 @@ def result(job: str | None, jobid: str | None, traceback: bool, as_json: bool) -
     sys.exit(outcome.exit_code)
 
 
-def as_text(value: Any) -> str:
-    """A value as it is printed: words as they are, what JSON knows as JSON, the rest as Python shows it."""
+def format_value(value: Any) -> str:
+    """Format a result: strings as they are, other JSON values as JSON, everything else as its `repr`."""
     if isinstance(value, str):
         return value
     try:

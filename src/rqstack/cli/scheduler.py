@@ -1,4 +1,4 @@
-"""`rqstack scheduler`: run a scheduler process."""
+"""`rqstack scheduler`: runs a scheduler process."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import click
 
 
 @click.command()
-@click.option("--name", help="Its name in Redis. Default: made of host name and process id.")
+@click.option("--name", help="Its name in Redis. Default: from host name and process id.")
 def scheduler(name: str | None) -> None:
     """Run a scheduler in the foreground: it fires the cron table and moves delayed jobs. Any number may run.
 
-    SIGHUP reads the task code again; a deploy or a `git pull` is noticed by itself.
+    SIGHUP reloads the task code; a deploy or a `git pull` is detected automatically.
     """
     from rqstack.processes.logs import configure
     from rqstack.registry.preload import preloaded_settings

@@ -1,4 +1,4 @@
-"""`rqstack smoke`: jobs through the queues and back, to see that a stack works."""
+"""`rqstack smoke`: runs test jobs through the queues to check that a stack works."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from redis import Redis
     from rq.job import Job
 
-POLL = 0.1
-AT_ONCE = 500
-OVER = ("finished", "failed", "stopped", "canceled")
-SUCCEEDED, WRONG, GONE, NOT_ENDED = "succeeded", "wrong answer", "gone", "not ended"
+POLL_INTERVAL = 0.1
+CHUNK = 500
+ENDED_STATUSES = ("finished", "failed", "stopped", "canceled")
+SUCCEEDED, WRONG_RESULT, GONE, NOT_ENDED = "succeeded", "wrong result", "gone", "not ended"
 
 
 @click.command()
 @click.option("--jobs", "-n", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="Jobs to run.")
 @click.option(
-    "--rate", "-r", default="50", show_default=True, help="Starts a second, or a rate such as 100/minute; 0: no limit."
+    "--rate", "-r", default="50", show_default=True, help="Jobs per second, or a rate such as 100/minute; 0: no limit."
 )
 @click.option("--queue", "-q", "queues", multiple=True, help="May be repeated. Default: short-running, long-running.")
 @click.option(
@@ -35,13 +35,13 @@ SUCCEEDED, WRONG, GONE, NOT_ENDED = "succeeded", "wrong answer", "gone", "not en
     type=click.FloatRange(0, min_open=True),
     default=60,
     show_default=True,
-    help="Seconds to wait without a job that ends.",
+    help="Seconds to wait for the next job to end.",
 )
 @json_option
 def smoke(jobs: int, rate: str, queues: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Run small jobs over the queues in turn, rate limited over all workers, and count what became of them.
+    """Run test jobs through the queues, rate limited over all workers, and count the results.
 
-    Exit code: 0 all succeeded, 1 some failed, 2 some have not ended.
+    Exit code: 0 all succeeded, 1 some failed, 2 some did not end.
     """
     from rqstack.settings import get_settings
     from rqstack.smoke import QUEUES
@@ -49,10 +49,10 @@ def smoke(jobs: int, rate: str, queues: tuple[str, ...], timeout: float, as_json
 
     limit = _limit(rate)
     names = tuple(dict.fromkeys(queues)) or QUEUES
-    begun = time.monotonic()
+    started = time.monotonic()
     with connect(get_settings()) as connection, progress("Smoke", jobs) as report:
-        counts = _run(connection, jobs, names, limit, timeout, report)
-    _print(counts, time.monotonic() - begun, as_json)
+        counts = _run_jobs(connection, jobs, names, limit, timeout, report)
+    _print(counts, time.monotonic() - started, as_json)
     totals = sum(counts.values(), Counter[str]())
     sys.exit(1 if totals.keys() - {SUCCEEDED, NOT_ENDED} else 2 if totals[NOT_ENDED] else 0)
 
@@ -68,7 +68,7 @@ def _limit(text: str) -> str | None:
         raise click.BadParameter(str(error), param_hint="--rate") from None
 
 
-def _run(
+def _run_jobs(
     connection: Redis,
     jobs: int,
     queues: tuple[str, ...],
@@ -76,17 +76,17 @@ def _run(
     timeout: float,
     report: Callable[[int], None],
 ) -> dict[str, Counter[str]]:
-    """Enqueue the jobs and wait for them. Returns, for each queue, how many ended how."""
+    """Enqueue the jobs and wait for them. Returns the number of jobs by queue and outcome."""
     from rqstack.smoke import check
 
     counts: dict[str, Counter[str]] = {name: Counter() for name in queues}
     waiting: dict[str, Job] = {}
-    for start in range(0, jobs, AT_ONCE):
-        numbers = range(start, min(start + AT_ONCE, jobs))
-        for place, name in enumerate(queues):
-            calls = [check.call(number, rate) for number in numbers if number % len(queues) == place]
-            made = check.enqueue_many(calls, queue=name, connection=connection)
-            waiting.update((job.id, job) for job in made)
+    for start in range(0, jobs, CHUNK):
+        numbers = range(start, min(start + CHUNK, jobs))
+        for index, name in enumerate(queues):
+            calls = [check.call(number, rate) for number in numbers if number % len(queues) == index]
+            enqueued = check.enqueue_many(calls, queue=name, connection=connection)
+            waiting.update((job.id, job) for job in enqueued)
     last = time.monotonic()
     while waiting and time.monotonic() - last < timeout:
         ended = _ended(connection, waiting)
@@ -96,18 +96,18 @@ def _run(
             report(len(ended))
             last = time.monotonic()
         if waiting:
-            time.sleep(POLL)
+            time.sleep(POLL_INTERVAL)
     for job in waiting.values():
         counts[job.origin][NOT_ENDED] += 1
     return counts
 
 
 def _ended(connection: Redis, waiting: Mapping[str, Job]) -> dict[str, str]:
-    """Those jobs that have ended, and how."""
-    found = {}
+    """The outcomes of the jobs that have ended, by id."""
+    outcomes = {}
     ids = list(waiting)
-    for start in range(0, len(ids), AT_ONCE):
-        chunk = ids[start : start + AT_ONCE]
+    for start in range(0, len(ids), CHUNK):
+        chunk = ids[start : start + CHUNK]
         with connection.pipeline(transaction=False) as pipe:
             for job_id in chunk:
                 pipe.hget(waiting[job_id].key, "status")
@@ -115,15 +115,15 @@ def _ended(connection: Redis, waiting: Mapping[str, Job]) -> dict[str, str]:
             answers: list[Any] = pipe.execute()
         for job_id, status, entries in zip(chunk, answers[::2], answers[1::2], strict=True):
             state = status.decode() if status else GONE
-            if state not in (*OVER, GONE):
+            if state not in (*ENDED_STATUSES, GONE):
                 continue
             if state == "finished":
                 job = waiting[job_id]
                 result = _result(job, entries[0]) if entries else None
-                right = result is not None and result.return_value == 2 * job.args[0]
-                state = SUCCEEDED if right else WRONG
-            found[job_id] = state
-    return found
+                is_correct = result is not None and result.return_value == 2 * job.args[0]
+                state = SUCCEEDED if is_correct else WRONG_RESULT
+            outcomes[job_id] = state
+    return outcomes
 
 
 def _result(job: Job, entry: tuple[bytes, dict[Any, Any]]) -> Any:
@@ -147,4 +147,4 @@ def _print(counts: dict[str, Counter[str]], seconds: float, as_json: bool) -> No
         f"{totals[NOT_ENDED]} not ended."
     )
     if totals[NOT_ENDED]:
-        click.echo("Is a worker listening to each queue, and a scheduler running? See `rqstack info`.", err=True)
+        click.echo("Does a worker listen to each queue, and does a scheduler run? See `rqstack info`.", err=True)

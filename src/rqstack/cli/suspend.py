@@ -1,4 +1,4 @@
-"""`rqstack suspend` and `resume`: workers start no jobs for a while."""
+"""`rqstack suspend` and `resume`: stop workers from starting jobs, temporarily."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import click
 
 
 @click.command()
-@click.option("--duration", "-d", type=click.IntRange(1), metavar="SECONDS", help="Resume by itself after this time.")
+@click.option(
+    "--duration", "-d", type=click.IntRange(1), metavar="SECONDS", help="Resume automatically after this time."
+)
 def suspend(duration: int | None) -> None:
-    """Let all workers end their job and start no other, until `resume`. Jobs can be enqueued all the same."""
+    """Let workers finish their job but start no other until `resume`. Jobs can still be enqueued."""
     from rq.suspension import suspend as suspend_workers
 
     from rqstack.settings import get_settings
@@ -28,5 +30,5 @@ def resume() -> None:
     from rqstack.transport.client import connect
 
     with connect(get_settings()) as connection:
-        was = resume_workers(connection)
-    click.echo("Resumed." if was else "Workers were not suspended.")
+        was_suspended = resume_workers(connection)
+    click.echo("Resumed." if was_suspended else "Workers were not suspended.")

@@ -1,4 +1,4 @@
-"""`rqstack tasks`: which tasks there are, whether their code loads, and how it is shipped."""
+"""`rqstack tasks`: lists, checks and ships tasks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def tasks() -> None:
 @tasks.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """List the registered tasks. What does not import is named on stderr; the rest is listed."""
+    """List the registered tasks. Modules that cannot be imported are reported on stderr."""
     from rqstack.registry.discovery import autodiscover
     from rqstack.registry.preload import preload
     from rqstack.registry.registry import registry
 
-    _quiet()
+    _silence_discovery()
     found = autodiscover(preload())
     rows = [
         {
@@ -49,14 +49,14 @@ def list_(as_json: bool) -> None:
 
 
 @tasks.command()
-@click.option("--traceback", is_flag=True, help="Print the traceback of each failure too.")
+@click.option("--traceback", is_flag=True, help="Also print the traceback of each failure.")
 def check(traceback: bool) -> None:
-    """Import all task code. Exit code 1 if some of it fails, naming each module and its error."""
+    """Import all task code, and report each module that fails. Exit code: 0 none failed, 1 some failed."""
     from rqstack.registry.discovery import autodiscover
     from rqstack.registry.preload import preload
     from rqstack.registry.registry import registry
 
-    _quiet()
+    _silence_discovery()
     found = autodiscover(preload())
     for failure in found.failures:
         click.echo(f"Error: {failure}", err=True)
@@ -71,8 +71,8 @@ def _rate(limit: object) -> str | None:
     return None if limit is None else "by arguments" if callable(limit) else str(limit)
 
 
-def _quiet() -> None:
-    """Failures are printed once, by the command."""
+def _silence_discovery() -> None:
+    """Do not log failures, because the command prints them."""
     import logging
 
     logging.getLogger("rqstack.discovery").setLevel(logging.CRITICAL)

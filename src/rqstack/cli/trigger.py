@@ -1,4 +1,4 @@
-"""`rqstack trigger`: enqueue a job from the command line (seed 002)."""
+"""`rqstack trigger`: enqueues a job from the command line."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def trigger(
     queue: str | None,
     as_json: bool,
 ) -> None:
-    """Enqueue a job of TASK, and print its id alone on the last line.
+    """Enqueue a job of TASK, and print its id on the last line.
 
-    TASK is a full name (`wordcount.tasks.count_words_at_url`) or its end (`count_words_at_url`). An argument is JSON
-    where it is valid JSON, else a plain word; '"5"' is the word 5. Write -- before a negative number.
+    TASK is a full name (`wordcount.tasks.count_words_at_url`) or a unique end of it (`count_words_at_url`). An argument
+    is parsed as JSON if it is valid JSON, else it is a string; '"5"' is the string 5. Put -- before negative numbers.
     """
     if (task is None) == (url is None):
         raise click.UsageError("Give either a TASK or --url.")
@@ -48,55 +48,52 @@ def trigger(
     args = [url] if url is not None else [parse_value(text) for text in arguments]
     kwargs = parse_keywords(keywords)
     autodiscover(settings)
-    found = registry.get(str(task))
-    name = queue or found.options.queue
+    registered = registry.get(str(task))
+    name = queue or registered.options.queue
     with connect(settings) as connection:
         if queue is not None:
             check_queues([queue], connection, settings, {each.options.queue for each in registry})
-        job = found.enqueue(args, kwargs, connection=connection, **({"queue": queue} if queue else {}))
+        job = registered.enqueue(args, kwargs, connection=connection, **({"queue": queue} if queue else {}))
         listened = connection.scard(keys.QUEUE_WORKERS + name)
     if as_json:
-        print_json({"id": job.id, "task": found.name, "queue": name})
+        print_json({"id": job.id, "task": registered.name, "queue": name})
         return
-    click.echo(f"Enqueued {found.name} on the queue {name}.", err=True)
+    click.echo(f"Enqueued {registered.name} on the queue {name}.", err=True)
     if not listened:
-        click.echo(f"No worker listens to {name} now; the job waits.", err=True)
+        click.echo(f"No worker listens to {name} now, so the job waits.", err=True)
     click.echo(job.id)
 
 
 def parse_value(text: str) -> Any:
-    """An argument as a person types it.
-
-    Args:
-        text: JSON, else a plain word.
+    """Parse an argument of the command line: JSON, else a string.
 
     Raises:
-        InvalidJob: It begins as a JSON list, object or string does, and is none.
+        InvalidJob: It starts like a JSON list, object or string, but is not valid JSON.
     """
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_reject_constant)
     except ValueError as error:
         if text[:1] in ("[", "{", '"'):
-            raise InvalidJob(f'{text!r} is not valid JSON: {error}. A plain word begins with none of [ {{ ".') from None
+            raise InvalidJob(f'{text!r} is not valid JSON: {error}. A string must not start with [, {{ or ".') from None
         return text
 
 
 def parse_keywords(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """('n=1', 'name=word') to a dictionary.
+    """Parse keyword arguments such as ('n=1', 'name=word').
 
     Raises:
-        InvalidJob: A pair has no name, is no pair, or is given twice.
+        InvalidJob: A pair is not NAME=VALUE, or a name is repeated.
     """
-    found: dict[str, Any] = {}
+    kwargs: dict[str, Any] = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not sign or not name.isidentifier():
             raise InvalidJob(f"--kw {pair!r} is not NAME=VALUE.")
-        if name in found:
+        if name in kwargs:
             raise InvalidJob(f"--kw {name} is given twice.")
-        found[name] = parse_value(value)
-    return found
+        kwargs[name] = parse_value(value)
+    return kwargs
 
 
-def _no_constant(text: str) -> Any:
+def _reject_constant(text: str) -> Any:
     raise ValueError(f"{text} is not JSON")

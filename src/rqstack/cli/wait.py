@@ -1,4 +1,4 @@
-"""`rqstack wait`: until jobs have ended."""
+"""`rqstack wait`: waits until jobs have ended."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rqstack.cli.output import json_option, plural, print_json, progress
-from rqstack.cli.snapshot import as_text
 from rqstack.transport import keys
+from rqstack.transport.replies import decode
 
 if TYPE_CHECKING:
     from redis import Redis
 
-RECHECK = 1.0
-"""Seconds after which all jobs are asked for their state: a job that is cancelled or deleted announces nothing."""
-WATCHED = 200
-"""Jobs whose streams of results are read at once."""
+RECHECK_INTERVAL = 1.0
+"""Seconds between checks of all jobs, because cancelling or deleting a job adds no result."""
+MAX_STREAMS = 200
+"""Result streams that one XREAD waits for."""
 CHUNK = 1000
 INTERRUPTED = 130
 GONE = "unknown"
@@ -34,26 +34,26 @@ GONE = "unknown"
 def wait(jobs: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
     """Wait until all JOBS have ended. `-` reads their ids from stdin.
 
-    Exit code: 0 all finished, 1 some failed, 2 some have not ended in time, 3 some are not known.
+    Exit code: 0 all finished, 1 some failed, 2 some did not end in time, 3 some are unknown.
     """
-    from rqstack.cli.outcome import DONE, ENDED, FAILED, FAILURES, NOT_YET, UNKNOWN
+    from rqstack.cli.outcome import DONE, ENDED, FAILED, FAILURES, NOT_ENDED, UNKNOWN
     from rqstack.settings import get_settings
     from rqstack.transport.client import connect
 
     ids = list(dict.fromkeys(_ids(jobs)))
     deadline = None if timeout is None else time.monotonic() + timeout
     settings = get_settings()
-    # No retries of its own: while Redis is away the loop below keeps trying, and says so.
+    # No retries by the client: the loop below retries while Redis is unavailable, and reports it.
     with connect(settings, retries=0) as connection:
-        waiting = Waiting(connection, ids)
+        waiter = JobWaiter(connection, ids)
         try:
             with progress("Waiting", len(ids)) as report:
-                waiting.run(deadline, report)
+                waiter.run(deadline, report)
         except KeyboardInterrupt:
-            left = len(waiting.pending)
-            click.echo(f"Stopped waiting for {plural(left, 'job')}; they go on.", err=True)
+            left = len(waiter.pending)
+            click.echo(f"Stopped waiting for {plural(left, 'job')}; they keep running.", err=True)
             sys.exit(INTERRUPTED)
-        states = waiting.states
+        states = waiter.states
         if as_json:
             print_json([{"id": job, "state": states[job]} for job in ids])
         else:
@@ -62,19 +62,15 @@ def wait(jobs: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
         sys.exit(UNKNOWN)
     if any(states[job] in FAILURES for job in ids):
         sys.exit(FAILED)
-    sys.exit(DONE if all(states[job] in ENDED for job in ids) else NOT_YET)
+    sys.exit(DONE if all(states[job] in ENDED for job in ids) else NOT_ENDED)
 
 
-class Waiting:
-    """Jobs that are waited for, over one connection: woken by their results, which RQ appends to a stream a job.
-
-    Args:
-        connection: Redis.
-        ids: Of the jobs.
+class JobWaiter:
+    """Waits for jobs over one connection, woken by the results that RQ appends to a stream per job.
 
     Attributes:
-        states: The last known state of each.
-        pending: Those that have not ended, with the last entry that was seen in each one's stream.
+        states: The last known state by job id.
+        pending: The last entry read from the result stream, by id of each job that has not ended.
     """
 
     def __init__(self, connection: Redis, ids: list[str]) -> None:
@@ -83,48 +79,48 @@ class Waiting:
         self.pending: dict[str, bytes] = dict.fromkeys(ids, b"0")
 
     def run(self, deadline: float | None, report: Callable[[int], None]) -> None:
-        """Wait.
+        """Wait until all jobs have ended or the deadline passes.
 
         Args:
-            deadline: When to give up, of `time.monotonic`; None for never.
-            report: Is told how many ended.
+            deadline: On the clock of `time.monotonic`; None for no limit.
+            report: Called with the number of jobs that ended.
 
         Raises:
-            RedisError: Redis is not there when it begins. Once there, it is waited for.
+            RedisError: Redis is unavailable at the start. Later outages are waited out.
         """
-        from redis.exceptions import ConnectionError as Lost
-        from redis.exceptions import TimeoutError as Late
+        from redis.exceptions import ConnectionError as ConnectionLost
+        from redis.exceptions import TimeoutError as TimedOut
 
         report(self._check(list(self.pending)))
-        recheck = time.monotonic() + RECHECK
-        away = 0
+        recheck = time.monotonic() + RECHECK_INTERVAL
+        failures = 0
         while self.pending and (deadline is None or time.monotonic() < deadline):
-            rest = RECHECK if deadline is None else min(RECHECK, deadline - time.monotonic())
+            rest = RECHECK_INTERVAL if deadline is None else min(RECHECK_INTERVAL, deadline - time.monotonic())
             try:
                 woken = self._listen(rest)
                 if not woken or time.monotonic() >= recheck:
-                    woken, recheck = list(self.pending), time.monotonic() + RECHECK
+                    woken, recheck = list(self.pending), time.monotonic() + RECHECK_INTERVAL
                 report(self._check(woken))
-                away = 0
-            except (Lost, Late) as error:
-                if not away:
-                    click.echo(f"Redis is away ({error}); still waiting.", err=True)
-                away += 1
-                time.sleep(min(2.0, 0.1 * 2**away))
+                failures = 0
+            except (ConnectionLost, TimedOut) as error:
+                if not failures:
+                    click.echo(f"Redis is unavailable ({error}); still waiting.", err=True)
+                failures += 1
+                time.sleep(min(2.0, 0.1 * 2**failures))
 
     def _listen(self, seconds: float) -> list[str]:
-        """Until one of the jobs has a new result, or the time is over. Returns those that have."""
-        streams: dict[Any, Any] = {keys.RESULTS + job: last for job, last in islice(self.pending.items(), WATCHED)}
+        """Wait until a job has a new result or the time is over. Returns the ids of jobs with a new result."""
+        streams: dict[Any, Any] = {keys.RESULTS + job: last for job, last in islice(self.pending.items(), MAX_STREAMS)}
         if seconds <= 0:
             return []
         found: Any = self.connection.xread(streams, count=1, block=max(1, int(seconds * 1000)))
-        # Redis 7 and RESP2 answer a list of pairs, RESP3 a dictionary.
+        # A list of pairs with RESP2, a dictionary with RESP3.
         return [
-            as_text(key).removeprefix(keys.RESULTS) for key in (found if isinstance(found, dict) else dict(found or []))
+            decode(key).removeprefix(keys.RESULTS) for key in (found if isinstance(found, dict) else dict(found or []))
         ]
 
     def _check(self, jobs: list[str]) -> int:
-        """Ask for the state of jobs. Returns how many have ended since."""
+        """Update the state of jobs. Returns how many have ended."""
         from rqstack.cli.outcome import ENDED
 
         ended = 0
@@ -159,7 +155,7 @@ def _ids(jobs: tuple[str, ...]) -> Iterator[str]:
 
 
 def _print(ids: list[str], states: dict[str, str], connection: Redis) -> None:
-    """Each job that did not finish, then one line that counts them all."""
+    """Print each job that did not finish, then one line with the counts."""
     from collections import Counter
 
     from rqstack.cli.outcome import FAILURES, fetch_outcome
