@@ -40,7 +40,7 @@ help: ## Print this
 setup: .venv/.installed ## Make .venv, and .env with random secrets if there is none
 	@$(RUN) stack setup
 
-start: .venv/.installed ## Start the stack in the background, and wait until it is well
+start: .venv/.installed ## Start the stack in the background, and wait until it is healthy
 	@$(START)
 
 stop: .venv/.installed ## Stop it; no job is lost

@@ -78,7 +78,7 @@ def test_no_file_needs_a_registry_to_be_read() -> None:
 
 @pytest.mark.skipif(shutil.which("docker") is None, reason="no docker command")
 @pytest.mark.parametrize("files", [FILES[-1:], FILES[:1] + FILES[-1:]], ids=["alone", "with monitoring"])
-@pytest.mark.parametrize("profile", ["", "ledger"])
+@pytest.mark.parametrize("profile", ["", "postgres"])
 def test_compose_reads_the_files(files: list[Path], profile: str, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("RQSTACK_SECRET_KEY=a-key\n")
     command = ["docker", "compose", "--project-directory", str(tmp_path)]
