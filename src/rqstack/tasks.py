@@ -305,7 +305,7 @@ def queue_command(
     meta: dict[str, Any] | None = ...,
 ) -> _CommandDecorator: ...
 def queue_command(func: Any = None, /, **options: Any) -> Any:
-    """Declare a command: a task whose call enqueues it (seed 001).
+    """Declare a command: a task whose call enqueues it.
 
     Args:
         func: The function.
