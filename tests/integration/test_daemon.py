@@ -183,7 +183,7 @@ def test_one_that_does_not_end_is_killed(machine: Machine) -> None:
     found = machine.status()
     for pid in (found["pid"], *found["children"]):
         os.kill(pid, signal.SIGSTOP)
-    assert f"Killed: process {found['pid']} did not end in 1 s" in machine.good("stop")
+    assert f"Killed: process {found['pid']} did not stop within 1 s" in machine.good("stop")
     machine.until(lambda: not any(is_alive(pid) for pid in (found["pid"], *found["children"])))
     assert not machine.pid_file.exists()
 

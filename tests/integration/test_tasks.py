@@ -343,7 +343,7 @@ def test_smoke_counts_successes_and_failures(
     assert nobody.returncode == 2
     assert "3 jobs in" in nobody.stdout
     assert "0 succeeded, 0 failed, 3 not ended." in nobody.stdout
-    assert "Is a worker listening" in nobody.stderr
+    assert "Does a worker listen" in nobody.stderr
     wrong = smoke("--rate", "5/fortnight")
     assert wrong.returncode == 2
     assert "'5/fortnight'" in wrong.stderr

@@ -350,7 +350,7 @@ def test_the_commands_show_the_present(upgrade: Upgrade) -> None:
 
 def test_a_failed_job_is_run_again(upgrade: Upgrade) -> None:
     assert upgrade.outcome
-    assert "1 job put back" in upgrade.run("requeue", "failed")
+    assert "1 job requeued" in upgrade.run("requeue", "failed")
     upgrade.until(lambda: upgrade.status("failed") == upgrade.status("deferred-on-failed") == "finished")
     assert upgrade.runs().count("failed") == upgrade.runs().count("deferred-on-failed") == 1
     assert upgrade.run("result", "failed").strip() == "order 6 in 1"
