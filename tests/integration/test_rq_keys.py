@@ -34,7 +34,7 @@ def enqueue_all(queue: rq.Queue, module: ModuleType) -> set[str]:
 
     Two kinds are not here, as RQ's way is mended on purpose: in place of a result that does not pickle RQ stores a text
     and calls the job finished, here it fails; a job that was deleted while it waited stays in RQ's intermediate list
-    for ever, here it is dropped.
+    forever, here it is dropped.
     """
 
     def add(name: str, func: Any, *args: Any, **options: Any) -> Job:

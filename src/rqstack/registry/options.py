@@ -26,7 +26,7 @@ class TaskOptions:
         backoff: Seconds before a retry: a number, a list, "exponential" or `Exponential(…)`.
         retry_on: Only failures by these exceptions are retried. Default: all.
         timeout: Seconds a job may run; -1 for no limit. Default: `RQSTACK_JOB_TIMEOUT`.
-        result_ttl: Seconds a result is kept; -1 for ever. Default: `RQSTACK_RESULT_TTL`.
+        result_ttl: Seconds a result is kept; -1 forever. Default: `RQSTACK_RESULT_TTL`.
         failure_ttl: Seconds a failed job is kept. Default: `RQSTACK_FAILURE_TTL`.
         ttl: Seconds after which a job that has not started is dropped. Default: never.
         unique: At most one job with the same arguments waits or runs; enqueueing it again gives that job. A function
@@ -119,5 +119,5 @@ def _at_least(name: str, value: object, least: int, *, forever: bool = False) ->
     if value is None or (forever and value == -1):
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        also = ", or -1 for ever" if forever else ""
+        also = ", or -1 forever" if forever else ""
         raise ValueError(f"{name}={value!r}: should be whole seconds, {least} or more{also}.")

@@ -77,8 +77,8 @@ class Settings(SettingsBase, frozen=True):
         bool, _jobs("1 lets workers run any importable function, for plain RQ producers.")
     ] = False
     job_timeout: Annotated[int, _jobs("Seconds a job may run, where its task does not say.", ge=1)] = 180
-    result_ttl: Annotated[int, _jobs("Seconds a result is kept; -1 for ever.", ge=-1)] = 500
-    failure_ttl: Annotated[int, _jobs("Seconds a failed job is kept; -1 for ever.", ge=-1)] = 31_536_000
+    result_ttl: Annotated[int, _jobs("Seconds a result is kept; -1 forever.", ge=-1)] = 500
+    failure_ttl: Annotated[int, _jobs("Seconds a failed job is kept; -1 forever.", ge=-1)] = 31_536_000
 
     queues: Annotated[QueueNames, _workers("Queues of the worker service, in order of priority.")] = (
         "short-running",

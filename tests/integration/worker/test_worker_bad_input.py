@@ -85,7 +85,7 @@ FAILS: dict[str, tuple[Callable[[Site, str], None], str]] = {
 RUNS: dict[str, tuple[Callable[[Site, str], None], Any]] = {
     "garbage-dates": (_spoiled(created_at="long ago", enqueued_at="lately", started_at="x"), 1),
     "garbage-meta": (_spoiled(meta=b"\x00\x01"), 1),
-    "garbage-ttl": (_spoiled(ttl="for ever"), 1),
+    "garbage-ttl": (_spoiled(ttl="forever"), 1),
     "garbage-status": (_spoiled(status="\x00"), 1),
     "no-origin": (_spoiled(origin=None), 1),
     "huge": (_call("huge", 20_000_000), b"x" * 20_000_000),

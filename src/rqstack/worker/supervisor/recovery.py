@@ -174,7 +174,3 @@ class Recovery:
             ),
         )
         return [Lease(*(part.decode() for part in row)) for row in reply]
-
-
-def _texts(values: Sequence[bytes]) -> list[str]:
-    return [value.decode() for value in values]
