@@ -43,7 +43,7 @@ def test_by_the_command_line(tmp_path: Path) -> None:
     source = package(tmp_path / "packages", 1)
     first = command("install", str(source), root=root).stdout
     assert "installed: shop." in first
-    assert "is current already" in command("install", str(source), root=root).stdout
+    assert "is already current" in command("install", str(source), root=root).stdout
     package(source, 2)
     command("install", str(source), root=root)
     assert current_version(root) == "2"
