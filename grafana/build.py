@@ -177,7 +177,7 @@ def rq() -> dashboard.Dashboard:
         number(
             3,
             "Running jobs",
-            "Jobs that workers have in hand.",
+            "Jobs that workers are running.",
             (4, 1, 4, 4),
             'sum(rq_jobs{queue=~"$queue", status="started"})',
             "short",

@@ -1,4 +1,4 @@
-"""The stack comes back with the engine (A3), as after a reboot; in an engine of its own, beside that of the machine."""
+"""The stack comes back with the engine, as after a reboot; in an engine of its own, beside that of the machine."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_killing_every_worker_loses_nothing(stack: ComposeStack) -> None:
     ids, expected = words(stack, range(1, 51))
     stack.start("--scale", "worker=8")
     check(stack.wait(ids), expected)
-    # What was in hand when its worker was killed runs again.
+    # What was running when its worker was killed runs again.
     outcomes = stack.wait(naps)
     assert {status for status, _, _ in outcomes.values()} == {"finished"}, outcomes
 

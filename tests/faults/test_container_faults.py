@@ -152,7 +152,7 @@ def test_the_network_of_workers_is_cut_and_restored(containers: Containers) -> N
         for network in networks:
             stack.docker("network", "connect", network, container)
     stack.until(lambda: containers.alive() == 4, 120)
-    # They had jobs in hand, which others have run meanwhile: what they bring back is not recorded.
+    # They were running jobs that others have run meanwhile: their results are not recorded.
     stack.until(lambda: containers.said("was given to another worker meanwhile"), 120)
     containers.finish()
     begun = containers.begun()

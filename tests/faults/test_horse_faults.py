@@ -1,4 +1,4 @@
-"""Horses, their template and what jobs have started are killed: every job runs, and is recorded once."""
+"""Horses, their forkserver and what jobs have started are killed: every job runs, and is recorded once."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_templates_killed_at_random(fleet: Fleet) -> None:
     fleet.start(2, **INNOCENT)
     kills = 0
     while fleet.ended() < len(ids):
-        if kills < 10 and (templates := fleet.templates()):
+        if kills < 10 and (forkservers := fleet.forkservers()):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(fleet.draw.choice(templates), signal.SIGKILL)
+                os.kill(fleet.draw.choice(forkservers), signal.SIGKILL)
                 kills += 1
         fleet.pause(0.1, 0.3)
     fleet.finish(ids)

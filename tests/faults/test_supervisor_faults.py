@@ -47,7 +47,7 @@ def test_the_last_supervisor_is_killed_and_a_new_one_takes_over(fleet: Fleet) ->
 
 
 def test_a_worker_that_stood_still_is_fenced(fleet: Fleet) -> None:
-    """It comes back with jobs in hand that have been given to another worker, and have been recorded."""
+    """It comes back with running jobs that have been given to another worker, and have been recorded."""
     short = fleet.enqueue([f"job-{n}" for n in range(1_000)], args=(0.002,))
     fleet.start()
     fleet.until(lambda: fleet.ended() > 100)
@@ -91,7 +91,7 @@ def test_workers_stand_still_in_turn_under_load(fleet: Fleet, rounds: int) -> No
     fleet.finish(ids)
     again = [job for job, times in fleet.begun().items() if times > 1]
     print(f"{rounds} stops, {len(again)} of {len(ids)} jobs begun more than once")
-    # Two were in hand at each stop, save for those that had just been handed over.
+    # Two were running at each stop, save for those that had just been handed over.
     assert len(again) >= rounds
     assert fleet.said("was given to another worker meanwhile") <= len(again)
 

@@ -76,12 +76,12 @@ class Project:
         return found
 
     def pid(self, name: str) -> int:
-        """The process id of a keeper."""
+        """The process id of `rqstack stack run NAME`."""
         status = json.loads(self.rqstack("stack", "status", "--mode", "local", "--json").stdout)
         return int(next(row["pid"] for row in status["processes"] if row["process"] == name))
 
     def child(self, name: str) -> psutil.Process:
-        """What a keeper keeps."""
+        """The process that it keeps running."""
         children: list[psutil.Process] = psutil.Process(self.pid(name)).children()
         assert len(children) == 1
         return children[0]

@@ -72,7 +72,7 @@ class Fleet:
                 found += [horse.pid for child in psutil.Process(each.pid).children() for horse in child.children()]
         return found
 
-    def templates(self) -> list[int]:
+    def forkservers(self) -> list[int]:
         """Processes that fork the horses."""
         found = []
         for each in self.running:

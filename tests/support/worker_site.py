@@ -140,10 +140,10 @@ class Site:
         return {tuple(json.loads(name)): float(value) for name, value in found.items()}
 
     def horses(self, process: subprocess.Popen[bytes]) -> set[int]:
-        """Process ids of the horses of a worker: the children of its templates."""
+        """Process ids of the horses of a worker: the children of its forkservers."""
         try:
-            templates = psutil.Process(process.pid).children()
-            return {horse.pid for template in templates for horse in template.children()}
+            forkservers = psutil.Process(process.pid).children()
+            return {horse.pid for forkserver in forkservers for horse in forkserver.children()}
         except psutil.NoSuchProcess:
             return set()
 

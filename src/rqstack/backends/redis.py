@@ -13,6 +13,7 @@ from rqstack.errors import BackendError
 from rqstack.settings import get_settings
 from rqstack.transport import keys
 from rqstack.transport.client import connect, explain, safe_url
+from rqstack.transport.scripts import Script
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -24,29 +25,8 @@ INVALID_CONNECTION = (
     "QUEUE_CONNECTION: {!r} is not a Redis. Give host:port:db, like 127.0.0.1:6379:0, or a redis:// URL."
 )
 
-# Both scripts use Redis's clock, so the clocks of the machines may differ.
-#
-# Return the messages of owners whose lease has expired to the queue, then open the lease of this owner.
-# KEYS: queue, leases. ARGV: prefix of the lists of owners, owner, lease in seconds.
-OPEN_LEASE = """
-local clock = redis.call('TIME')
-local now = clock[1] + clock[2] / 1000000
-for _, owner in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)) do
-  if owner ~= ARGV[2] then
-    while redis.call('LMOVE', ARGV[1] .. owner, KEYS[1], 'LEFT', 'LEFT') do end
-    redis.call('ZREM', KEYS[2], owner)
-  end
-end
-redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[2])
-"""
-
-# Extend the leases of owners. XX, because a lease that expired and was removed must not come back.
-# KEYS: leases. ARGV: lease in seconds, owners.
-EXTEND = """
-local clock = redis.call('TIME')
-local until_ = clock[1] + clock[2] / 1000000 + ARGV[1]
-for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', until_, ARGV[i]) end
-"""
+_OPEN_LEASE = Script("backends/lua/open_lease.lua")
+_EXTEND_LEASES = Script("backends/lua/extend_leases.lua")
 
 
 class RedisQueue(BaseQueue):
@@ -95,7 +75,7 @@ class RedisQueue(BaseQueue):
 
         def move() -> Any:
             with self.client.pipeline(transaction=False) as pipe:
-                pipe.eval(OPEN_LEASE, 2, self._key, self._leases, self._inbox, owner, lease + timeout)
+                pipe.eval(_OPEN_LEASE.source.decode(), 2, self._key, self._leases, self._inbox, owner, lease + timeout)
                 if timeout > 0:
                     pipe.blmove(self._key, inbox, timeout, "LEFT", "RIGHT")  # type: ignore[arg-type]  # Redis takes fractions
                 else:
@@ -119,7 +99,7 @@ class RedisQueue(BaseQueue):
     def extend(self, owners: Iterable[str], lease: float) -> None:
         names = list(owners)
         if names:
-            self._run(lambda: self.client.eval(EXTEND, 1, self._leases, lease, *names))
+            self._run(lambda: _EXTEND_LEASES(self.client, [self._leases], [lease, *names]))
 
     def held(self, owner: str) -> bytes | None:
         data: bytes | None = self._run(lambda: self.client.lindex(self._inbox + owner, 0))

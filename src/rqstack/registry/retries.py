@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from rqstack.transport.scripts import Script
+
 if TYPE_CHECKING:
     from rq import Retry
     from tenacity import RetryCallState
@@ -141,15 +143,14 @@ def _seconds(value: object) -> float:
     return value
 
 
-# A job that was deleted while it ran must not come back as a record with one field.
-_FORBID = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'retries_left', 0) end"
+_FORBID_RETRY = Script("registry/lua/forbid_retry.lua")
 
 
 def retrying_only(func: Callable[..., Any], types: tuple[type[BaseException], ...]) -> Callable[..., Any]:
     """The function, so that its job is not retried after other exceptions than these.
 
-    RQ retries while `retries_left` of the job is above 0, and asks after the function has raised. It asks the object in
-    hand or, on a fast path, one that it reads then: so both are set.
+    RQ retries while `retries_left` of the job is above 0. After the function has raised, it looks at the current job or
+    at one that it reads from Redis, so both are set.
     """
 
     def forbid(error: BaseException) -> None:
@@ -163,9 +164,9 @@ def retrying_only(func: Callable[..., Any], types: tuple[type[BaseException], ..
             return
         job.retries_left = 0
         try:
-            job.connection.eval(_FORBID, 1, job.key)
+            _FORBID_RETRY(job.connection, [job.key], [])
         except RedisError:
-            log.warning("Job %s may be retried after %s: Redis is away", job.id, type(error).__name__)
+            log.warning("Job %s may be retried after %s: Redis is unavailable", job.id, type(error).__name__)
 
     if inspect.iscoroutinefunction(func):
 

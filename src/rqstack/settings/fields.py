@@ -50,7 +50,8 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 _redis = group("Redis")
 _jobs = group("Jobs")
 _workers = group("Workers")
-_store = group("Another message store than RQ's queues")
+_store = group("Message backend and database")
+_framework = group("Frameworks")
 _logs = group("Logs")
 
 
@@ -116,13 +117,13 @@ class Settings(SettingsBase, frozen=True):
         "sqlite:///var/rqstack.db"
     )
     preload: Annotated[
-        Names, _store("Modules, or functions as module:function, that a worker loads before it forks.")
+        Names, _framework("Modules, or functions as module:function, that a worker loads before it forks.")
     ] = ()
-    django_settings_module: Annotated[str | None, _store("Django's settings; set, workers load the site.")] = field(
+    django_settings_module: Annotated[str | None, _framework("Django's settings; set, workers load the site.")] = field(
         default=None, name="DJANGO_SETTINGS_MODULE"
     )
 
-    log_level: Annotated[LogLevel, _logs("Least level that is logged.")] = "INFO"
+    log_level: Annotated[LogLevel, _logs("Minimum log level.")] = "INFO"
     log_format: Annotated[Literal["text", "json"], _logs("text for people, json for log collectors.")] = "text"
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 from rqstack.errors import RqstackError
+from rqstack.settings.sources import read_env_file
 from rqstack.stack.files import write_atomically
 from rqstack.stack.reporting import Report
 
@@ -20,7 +21,6 @@ OPTIONAL = ("grafana",)
 """Services that are left out if their image is not available."""
 
 IMAGES_ENV = Path("var") / "images.env"
-BUILD_TIMEOUT = 1800.0
 
 
 class ImagesMissing(RqstackError):
@@ -151,6 +151,4 @@ def save_built_images(root: Path, built: Mapping[str, str]) -> None:
 
 def load_built_images(root: Path) -> dict[str, str]:
     """Image names by environment variable from `var/images.env`; empty if the file does not exist."""
-    path = root / IMAGES_ENV
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    return read_env_file(root / IMAGES_ENV)

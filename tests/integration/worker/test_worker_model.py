@@ -67,7 +67,7 @@ class Rider:
 
     @property
     def job_id(self) -> str | None:
-        """The job in hand."""
+        """The running job."""
         if self.claimed is not None:
             return str(self.claimed[2].decode())
         return self.finished[0] if self.finished is not None else None

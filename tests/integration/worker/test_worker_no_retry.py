@@ -88,14 +88,14 @@ def test_the_callback_of_an_abandoned_job_is_held_to_the_allow_list(site: Site) 
 
 
 def test_each_horse_has_connections_of_its_own(site: Site) -> None:
-    """Redis sees a dead horse's connections close, though its template opened them and forked others at once."""
+    """Redis sees a dead horse's connections close, though its forkserver opened them and forked others at once."""
     site.add_project()
     process = site.worker("high", "default", "-n", "20")
     site.until_idle(20)
     horses = site.horses(process)
     assert len(horses) == 20
     owners: dict[int, set[int]] = {}
-    for pid in [process.pid, *horses, *(template.pid for template in psutil.Process(process.pid).children())]:
+    for pid in [process.pid, *horses, *(forkserver.pid for forkserver in psutil.Process(process.pid).children())]:
         for connection in psutil.Process(pid).net_connections("tcp"):
             owners.setdefault(connection.laddr.port, set()).add(pid)
     # The supervisor's own, which all others have by their forks, close with it.

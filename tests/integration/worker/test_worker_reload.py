@@ -1,4 +1,4 @@
-"""New task code without a restart: a release is switched, a checkout moves, a file is saved (E10)."""
+"""New task code without a restart: a release is switched, a checkout moves, a file is saved."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_a_switch_a_refusal_and_a_rollback(site: Site, releases: Releases) -> No
 
     before = site.output()
     releases.switch(releases.write(3, "\nimport nothing_of_that_name\n"))
-    site.until(lambda: "is refused" in site.output()[len(before) :], "the refusal")
-    said = next(line for line in site.output()[len(before) :].splitlines() if "is refused" in line)
+    site.until(lambda: "is rejected" in site.output()[len(before) :], "the refusal")
+    said = next(line for line in site.output()[len(before) :].splitlines() if "is rejected" in line)
     assert "nothing_of_that_name" in said
     assert "versioned.tasks" in said
     enqueue(site, "version", "still")
@@ -166,7 +166,7 @@ def test_a_saved_file(site: Site) -> None:
     module = package / "tasks.py"
     code = module.read_text()
     module.write_text(code + "\nthis is no python\n")
-    site.until(lambda: "is refused" in site.output(), "the refusal")
+    site.until(lambda: "is rejected" in site.output(), "the refusal")
     enqueue(site, "version", "still")
     assert value(site, "still")[0] == 22
     module.write_text(code)

@@ -243,7 +243,7 @@ class HorsePool:
             former.end()
 
     def _refuse(self, reason: str) -> None:
-        log.error("The new task code is refused, and the code before goes on: %s", reason)
+        log.error("The new task code is rejected and the old code stays: %s", reason)
         if self._next is not None:
             self._next.kill()
             self._next = None

@@ -83,8 +83,8 @@ def killed() -> None:
 def murder() -> None:
     """Kills the whole worker that runs it."""
     note("begin")
-    template = os.getppid()
-    supervisor = int(Path(f"/proc/{template}/stat").read_text().rpartition(")")[2].split()[1])
+    forkserver = os.getppid()
+    supervisor = int(Path(f"/proc/{forkserver}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(supervisor, signal.SIGKILL)
     time.sleep(300)
 
