@@ -64,7 +64,7 @@ deploy-tasks: .venv/.installed ## Ship the code in tasks/ to the running workers
 rollback-tasks: .venv/.installed ## Go back to the task code before it, or to RELEASE=...
 	@$(RUN) stack rollback-tasks --mode $(MODE) $(RELEASE)
 
-# -- For those who change it
+# -- Development
 
 test: .venv/.installed-dev ## Run the linters and every test that this machine can run
 	@.ci/test
@@ -87,7 +87,7 @@ package-table: .venv/.installed-dev ## Write the table of packages in docs/archi
 diagram: ## Draw docs/architecture.svg from its text (needs graphviz)
 	@dot -Tsvg docs/architecture.dot -o docs/architecture.svg
 
-bench: .venv/.installed-dev ## Measure this beside other task queues; QUICK=1 for a short run
+bench: .venv/.installed-dev ## Benchmark against other task queues; QUICK=1 for a short run
 	@.venv/bin/python -m bench $(if $(QUICK),--quick) $(OPTIONS)
 
 clean: ## Remove environments and caches; keeps .env and var/

@@ -119,9 +119,9 @@ class Settings(SettingsBase, frozen=True):
     preload: Annotated[
         Names, _framework("Modules, or functions as module:function, that a worker loads before it forks.")
     ] = ()
-    django_settings_module: Annotated[str | None, _framework("Django's settings; set, workers load the site.")] = field(
-        default=None, name="DJANGO_SETTINGS_MODULE"
-    )
+    django_settings_module: Annotated[
+        str | None, _framework("Django's settings module; if set, workers load the site.")
+    ] = field(default=None, name="DJANGO_SETTINGS_MODULE")
 
     log_level: Annotated[LogLevel, _logs("Minimum log level.")] = "INFO"
     log_format: Annotated[Literal["text", "json"], _logs("text for people, json for log collectors.")] = "text"

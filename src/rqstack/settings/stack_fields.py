@@ -72,7 +72,7 @@ class StackSettings(SettingsBase, frozen=True, rename="upper"):
     rq_exporter_log_level: Annotated[LogLevel, _containers("Least level that rq-exporter logs.")] = "INFO"
     tmp_size: Annotated[str, _containers("Size of /tmp, in memory, of a container.")] = "64m"
     log_max_size: Annotated[str, _containers("Size at which a log is rotated.")] = "10m"
-    log_max_files: Annotated[int, _containers("Log files kept a container.", ge=1)] = 3
+    log_max_files: Annotated[int, _containers("Log files kept per container.", ge=1)] = 3
     health_interval: Annotated[str, _containers("Time between health checks.")] = "5s"
 
     redis_port: Annotated[Port, _ports("Redis.")] = 6379
