@@ -63,7 +63,7 @@ def test_a_change_of_the_package_installs_no_requirements_again(new_stack: Compo
     own = {name: f"{image}:{new_stack.project}" for name, image in MONITORING_IMAGES.items()}
     with (new_stack.home / ".env").open("a") as file:
         file.writelines(f"{name}={image}\n" for name, image in own.items())
-    needed = images.named(Compose(new_stack.home, monitoring=True).config())
+    needed = images.external_images(Compose(new_stack.home, monitoring=True).config())
     images.ensure(new_stack.home, {"python": needed["python"]}, 60, print)
     build = ("--progress=plain", "-f", "docker-compose.yml", "-f", "docker-compose-monitor.yml", "build")
     try:
