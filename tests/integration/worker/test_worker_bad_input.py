@@ -204,3 +204,27 @@ def test_a_task_that_closes_all_files(site: Site) -> None:
     else:
         assert site.job("closes").return_value() == "closed"
     assert site.stop(process) == 0
+
+
+@pytest.mark.parametrize("damage", ["no hash", "no JSON", "no workers"])
+def test_a_damaged_record_of_a_dead_supervisor_holds_up_no_other(site: Site, damage: str) -> None:
+    """It is dropped, RQ's registries are cleaned after it, and jobs run."""
+    site.add_project("shop")
+    record = {"queues": '["default"]', "workers": '["ghost-1"]', "hostname": "gone"}
+    site.redis.hset("rqstack:supervisor:ghost", mapping=record)
+    if damage == "no hash":
+        site.redis.set("rqstack:running:ghost", "damaged")
+    elif damage == "no JSON":
+        site.redis.hset("rqstack:supervisor:ghost", "workers", "damaged")
+    else:
+        site.redis.hdel("rqstack:supervisor:ghost", "workers")
+    site.redis.zadd("rqstack:supervisors:dead", {"ghost": 1000})
+    site.redis.zadd("rqstack:supervisors", {"ghost": 1000, "alive": 9e9})
+    site.worker("default")
+    site.until(lambda: "cleaning registries" in site.output(), "RQ's registries to be cleaned")
+    assert site.redis.zscore("rqstack:supervisors", "ghost") is None
+    assert site.redis.zscore("rqstack:supervisors:dead", "ghost") is None
+    assert site.output().count("The record of dead supervisor ghost is damaged") == 1
+    site.queue().enqueue("shop.tasks.give", 1, job_id="after")
+    site.until_ended("after")
+    assert site.status("after") == "finished"

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from redis.exceptions import ResponseError
+
 from rqstack.transport import keys
+from rqstack.transport.errors import is_damage
 from rqstack.transport.timestamps import format_seconds
 from rqstack.worker.lease import Lease
 from rqstack.worker.scripts import EXECUTION_TTL, HEARTBEAT, RECOVER
 
 if TYPE_CHECKING:
     from rqstack.transport.raw import RawConnection
+
+log = logging.getLogger("rq.worker")
 
 SECOND_CHECK = 30.0
 """Seconds after which a dead supervisor's claims are checked once more: longer than any wait in Redis."""
@@ -140,13 +146,21 @@ class Recovery:
         self._connection.call("DEL", keys.supervisor(self._supervisor), keys.running(self._supervisor))
 
     def _recover_dead(self, supervisor: str, *, again: bool = False) -> list[Lease]:
-        raw = self._connection.call("HMGET", keys.supervisor(supervisor), "queues", "workers")
-        if raw[0] is None:
-            self._connection.call("ZREM", keys.SUPERVISORS, supervisor)
+        try:
+            raw = self._connection.call("HMGET", keys.supervisor(supervisor), "queues", "workers")
+            if raw[0] is None:
+                self._connection.call("ZREM", keys.SUPERVISORS, supervisor)
+                return []
+            queues, workers = json.loads(raw[0]), json.loads(raw[1])
+            return self._recover(supervisor, queues, workers, "again" if again else "crash", dead=True)
+        except (ResponseError, TypeError, ValueError) as error:
+            if isinstance(error, ResponseError) and not is_damage(error):
+                raise
+            # One damaged record must not keep those of other supervisors from being recovered.
+            log.error("The record of dead supervisor %s is damaged and is dropped: %s", supervisor, error)
+            for key in (keys.SUPERVISORS, keys.DEAD_SUPERVISORS):
+                self._connection.call("ZREM", key, supervisor)
             return []
-        return self._recover(
-            supervisor, json.loads(raw[0]), json.loads(raw[1]), "again" if again else "crash", dead=True
-        )
 
     def _recover(
         self,
