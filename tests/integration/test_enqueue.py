@@ -15,7 +15,8 @@ import rq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
-from rq.job import Callback, Job, Retry
+from rq import Callback, RateLimit, Retry
+from rq.job import Job
 from rq.repeat import Repeat
 from rq.utils import utcformat
 from rq.webhook import Webhook
@@ -118,7 +119,9 @@ def pair(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[R
     monkeypatch.setattr("rq.job.now", lambda: NOW)
     monkeypatch.setattr("rq.queue.now", lambda: NOW)
     monkeypatch.setattr(fields, "time_ns", lambda: int(NOW.timestamp()) * 10**9 + NOW.microsecond * 1000)
-    monkeypatch.setattr("rq.registry.current_timestamp", lambda: int(NOW.timestamp()))
+    monkeypatch.setattr("rq.rate_limit.now", lambda: NOW)
+    for module in ("rq.registry", "rq.rate_limit"):
+        monkeypatch.setattr(f"{module}.current_timestamp", lambda: int(NOW.timestamp()))
     monkeypatch.setattr(protocol, "_pack", pack_text)
     yield connection, other
     other.close()
@@ -178,6 +181,7 @@ calls = st.fixed_dictionaries(
         "on_success": callbacks,
         "on_failure": callbacks,
         "on_stopped": callbacks,
+        "rate_limit": st.sampled_from([None, RateLimit("few", 2)]),
         "webhooks": st.sampled_from([None, [], [Webhook("http://localhost/x", "finished", headers={"a": "b"})]]),
     },
 )
@@ -215,6 +219,7 @@ def test_any_call_writes_what_rq_writes(
         {"on_success": Callback("a.b")},
         {"on_failure": Callback("a.b", timeout=4)},
         {"on_stopped": Callback("a.b")},
+        {"rate_limit": RateLimit("few", 2)},
         {"webhooks": [Webhook("https://localhost/hook", "failed", method="POST")]},
     ],
     ids=lambda option: "-".join(option) or "none",
@@ -255,10 +260,18 @@ def test_an_id_used_again_changes_what_rq_changes(
         lambda queue: queue.enqueue_many([queue.prepare_data("a.b"), queue.prepare_data("a.b", (lambda: 1,))]),
         lambda queue: [queue.enqueue("a.b", unique=True)],
         lambda queue: [queue.enqueue("a.b", job_id="one", unique=True) for _ in range(2)],
+        lambda queue: [
+            queue.enqueue_at(datetime(2040, 1, 1, tzinfo=UTC), "a.b", job_id="one", unique=True) for _ in range(2)
+        ],
+        lambda queue: queue.enqueue_many(queue.prepare_data("a.b", job_id=name) for name in ("one", "two", "one")),
+        lambda queue: [queue.enqueue("a.b", job_id=name, rate_limit=RateLimit("few", 2)) for name in "abc"],
+        lambda queue: [queue.enqueue_in(timedelta(1), "a.b", job_id="one", rate_limit=RateLimit("few", 1))],
+        lambda queue: [queue.enqueue("a.b", job_id="one", unique=True, rate_limit=RateLimit("few", 1))],
     ],
     ids=[
         *("unique", "depends", "bulk-depends", "at", "bulk-empty", "bulk-front", "unpickled", "bulk-unpickled"),
-        *("unique-no-id", "duplicate"),
+        *("unique-no-id", "duplicate", "at-duplicate", "bulk-duplicate"),
+        *("rate-limit", "at-rate-limit", "unique-rate-limit"),
     ],
 )
 def test_what_the_short_way_leaves_to_rq(

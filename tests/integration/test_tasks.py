@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 from rq import Callback, Queue, SimpleWorker
-from rq.job import Job, _job_stack
+from rq.job import Job, _current_job
 
 from rqstack.enqueue import get_queue
 from rqstack.errors import BrokerUnavailable, InvalidJob, UnknownTask
@@ -292,7 +292,7 @@ def test_a_lost_redis_is_no_failure_of_a_task_with_a_rate(own_redis: RedisServer
     calls: list[int] = []
     body = limited(calls.append, "a.b", Rate(1, 3600))
     own_redis.kill()
-    _job_stack.push(job)
+    token = _current_job.set(job)
     try:
         result = body(1)
         assert isinstance(result, Snooze)
@@ -300,7 +300,7 @@ def test_a_lost_redis_is_no_failure_of_a_task_with_a_rate(own_redis: RedisServer
         own_redis.start()
         assert (body(2), calls) == (None, [2])
     finally:
-        _job_stack.pop()
+        _current_job.reset(token)
         connection.close()
 
 

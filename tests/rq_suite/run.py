@@ -27,7 +27,8 @@ AGAIN = 2
 MODULES = (
     *("test_worker", "test_callbacks", "test_retry", "test_repeat", "test_results", "test_dependencies"),
     *("test_executions", "test_webhooks", "test_commands", "test_registry", "test_group", "test_timeouts"),
-    *("test_job", "test_job_dependency", "test_queue", "test_queue_unique", "test_intermediate_queue"),
+    *("test_job", "test_job_dependency", "test_job_lifecycle", "test_queue", "test_queue_unique"),
+    *("test_intermediate_queue", "test_rate_limit", "test_key_prefix"),
     *("test_scheduler", "test_scripts", "test_decorator", "test_worker_registration", "test_worker_pool", "test_cli"),
 )
 

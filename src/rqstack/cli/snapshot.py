@@ -14,7 +14,7 @@ from rqstack.transport.replies import decode
 if TYPE_CHECKING:
     from redis import Redis
 
-WORKER_FIELDS = ("queues", "state", "hostname", "pid", "last_heartbeat", "current_job", "death")
+WORKER_FIELDS = ("queues", "state", "hostname", "pid", "last_heartbeat", "death")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,7 @@ def take_snapshot(connection: Redis, more: tuple[str, ...] = ()) -> Snapshot:
                 pipe.zcount(registry + name, 0, f"({now}")
         for key in records:
             pipe.hmget(key, *WORKER_FIELDS)
+            pipe.smembers(key + keys.WORKER_EXECUTIONS)
         rows = pipe.execute()
         width = 2 + 2 * len(keys.REGISTRIES)
         cells = [rows[i * width : (i + 1) * width] for i in range(len(names))]
@@ -133,7 +134,7 @@ def _queue(name: str, row: list[Any], workers: int, enqueued: str, now: float) -
 
 def _workers(records: list[str], rows: list[Any], now: float) -> list[WorkerInfo]:
     workers = []
-    for key, row in zip(records, rows, strict=True):
+    for key, row, executions in zip(records, rows[::2], rows[1::2], strict=True):
         record = dict(zip(WORKER_FIELDS, map(decode, row), strict=True))
         if not record["queues"] or record["death"]:
             continue
@@ -145,7 +146,7 @@ def _workers(records: list[str], rows: list[Any], now: float) -> list[WorkerInfo
                 record["pid"],
                 record["state"] or "unknown",
                 tuple(record["queues"].split(",")),
-                record["current_job"],
+                ", ".join(sorted(decode(run).rpartition(":")[0] for run in executions)),
                 max(0.0, now - heartbeat) if heartbeat else None,
             )
         )

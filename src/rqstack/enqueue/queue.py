@@ -1,7 +1,8 @@
 """The queue: RQ's, with jobs written in one round trip.
 
-The result in Redis is what RQ 2.12 writes. Plain jobs are written here; jobs with dependencies, unique jobs, jobs that
-run immediately (`is_async=False`) and jobs that are added to a caller's pipeline go through RQ's own methods.
+The result in Redis is what RQ 3.0 writes. Plain jobs are written here; jobs with dependencies or a rate limit, unique
+jobs, jobs that run immediately (`is_async=False`) and jobs that are added to a caller's pipeline go through RQ's own
+methods.
 
 Unlike RQ, a command whose reply was lost is sent again with a mark by which Redis detects whether the first one was
 done, so that an unreliable network does not run a job twice. (If such a job has already run and its hash is gone, with
@@ -21,15 +22,20 @@ from rq.utils import get_version, parse_timeout
 from rqstack.enqueue.job_fields import Field, PendingJob, PlainJobs, full_hash, job_hash
 from rqstack.transport.pooled import Command, PooledSender
 from rqstack.transport.protocol import pack
+from rqstack.transport.rq_version import check_rq_version
 from rqstack.transport.scripts import Script
 from rqstack.transport.timestamps import format_datetime
 
 if TYPE_CHECKING:
     from redis.client import Pipeline
-    from rq.job import Callback, Retry
+    from rq.callbacks import Callback
+    from rq.job import Retry
     from rq.queue import EnqueueData
+    from rq.rate_limit import RateLimit
     from rq.repeat import Repeat
     from rq.webhook import Webhook
+
+check_rq_version()
 
 _PLAIN_JOB = Script("enqueue/lua/plain_job.lua")
 _ANY_JOB = Script("enqueue/lua/any_job.lua")
@@ -38,7 +44,7 @@ _OPTIONS = frozenset(
     (
         *("job_timeout", "description", "result_ttl", "ttl", "failure_ttl", "depends_on", "job_id", "at_front"),
         *("meta", "retry", "repeat", "on_success", "on_failure", "on_stopped", "webhooks", "pipeline", "unique"),
-        *("args", "kwargs"),
+        *("rate_limit", "args", "kwargs"),
     )
 )
 # A subclass of the queue or the job that overrides one of these expects it to be called.
@@ -118,12 +124,13 @@ class Queue(RqQueue):
         on_success: Callback | Callable[..., Any] | None = None,
         on_failure: Callback | Callable[..., Any] | None = None,
         on_stopped: Callback | Callable[..., Any] | None = None,
+        rate_limit: RateLimit | None = None,
         pipeline: Pipeline | None = None,
         unique: bool = False,
         webhooks: Sequence[Webhook] | None = None,
     ) -> Job:
         """Enqueue a call, its arguments and options by name. Arguments and errors as `rq.Queue.enqueue_call`."""
-        special = depends_on or repeat or on_success or on_failure or on_stopped or webhooks or unique
+        special = depends_on or repeat or on_success or on_failure or on_stopped or rate_limit or webhooks or unique
         plain = None if special or pipeline is not None else self._plain_jobs()
         if plain is not None:
             limits = self._limits(timeout, result_ttl, ttl, failure_ttl)
@@ -131,14 +138,14 @@ class Queue(RqQueue):
             return self._enqueue_pending(made, at_front)
         return super().enqueue_call(
             func, args, kwargs, timeout, result_ttl, ttl, failure_ttl, description, depends_on, job_id, at_front,
-            meta, retry, repeat, on_success, on_failure, on_stopped, pipeline, unique, webhooks,
+            meta, retry, repeat, on_success, on_failure, on_stopped, rate_limit, pipeline, unique, webhooks,
         )  # fmt: skip
 
     def enqueue_job(
         self, job: Job, pipeline: Pipeline | None = None, at_front: bool = False, unique: bool = False
     ) -> Job:
         """Enqueue a job that was made before. Arguments and errors as `rq.Queue.enqueue_job`."""
-        if pipeline is not None or unique or not self._is_direct() or not _is_simple(job):
+        if pipeline is not None or unique or job.has_rate_limit or not self._is_direct() or not _is_simple(job):
             return super().enqueue_job(job, pipeline=pipeline, at_front=at_front, unique=unique)
         self._prepare_for_queue(job)
         assert job.enqueued_at
@@ -163,6 +170,7 @@ class Queue(RqQueue):
             return super().enqueue_many(datas, pipeline=pipeline, group_id=group_id)
         if not datas:
             return []
+        _check_ids(datas)
         jobs: list[Job] = []
         commands = [pack("SADD", self.redis_queues_keys, self._key)]
         front: list[str] = []
@@ -266,6 +274,13 @@ class Queue(RqQueue):
 
 def _seconds(given: Any) -> int | None:
     return given if given is None or type(given) is int else parse_timeout(given)
+
+
+def _check_ids(datas: Sequence[EnqueueData]) -> None:
+    ids = [data.job_id for data in datas if data.job_id is not None]
+    if len(set(ids)) < len(ids):
+        twice = next(job_id for job_id in ids if ids.count(job_id) > 1)
+        raise ValueError(f"Job ID '{twice}' appears more than once in enqueue_many()")
 
 
 def _is_simple(job: Job) -> bool:

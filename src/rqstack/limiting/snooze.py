@@ -11,6 +11,7 @@ from rq.job import JobStatus
 
 if TYPE_CHECKING:
     from rq import Queue, Worker
+    from rq.executions import Execution
     from rq.job import Job
 
 
@@ -30,7 +31,7 @@ class Snooze(Retry):
         self.wait = wait
 
 
-def snooze(worker: Worker, job: Job, queue: Queue, wait: float) -> None:
+def snooze(worker: Worker, job: Job, queue: Queue, wait: float, execution: Execution) -> None:
     """Schedule a job that was claimed and not run: neither a success nor a failure, and no retry is used up.
 
     Called by a worker in the place of RQ's `handle_job_retry`, when the result is a `Snooze`.
@@ -40,10 +41,14 @@ def snooze(worker: Worker, job: Job, queue: Queue, wait: float) -> None:
         job: The job.
         queue: Its queue.
         wait: Seconds.
+        execution: The execution that ended.
     """
+    from rq.rate_limit import release_slot  # not at the head: with an older RQ, the worker shall say so
+
     with worker.connection.pipeline() as pipeline:
         pipeline.sadd(queue.redis_queues_keys, queue.key)
         job.set_status(JobStatus.SCHEDULED, pipeline=pipeline)
         pipeline.zadd(queue.scheduled_job_registry.key, {job.id: round(time.time() + wait, 3)})
-        worker.cleanup_execution(job, pipeline=pipeline)
+        worker.cleanup_execution(job, pipeline=pipeline, execution=execution)
         pipeline.execute()
+    release_slot(job)

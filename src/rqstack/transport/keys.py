@@ -43,6 +43,7 @@ QUEUE = f"{PREFIX}:queue:"
 JOB = f"{PREFIX}:job:"
 RESULTS = f"{PREFIX}:results:"
 WORKER = f"{PREFIX}:worker:"
+WORKER_EXECUTIONS = ":executions"  # after the key of a worker
 QUEUE_WORKERS = f"{PREFIX}:workers:"
 SCHEDULER_LOCK = f"{PREFIX}:scheduler-lock:"
 STARTED = f"{PREFIX}:wip:"

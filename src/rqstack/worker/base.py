@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 from rq import Worker as RqWorker
 
 from rqstack.limiting.snooze import Snooze, snooze
+from rqstack.transport.rq_version import check_rq_version
 
 if TYPE_CHECKING:
     from rq import Queue, Retry
     from rq.executions import Execution
     from rq.job import Job
     from rq.registry import StartedJobRegistry
+
+
+check_rq_version()
 
 
 class BaseWorker(RqWorker):
@@ -26,11 +30,11 @@ class BaseWorker(RqWorker):
     killed_on_purpose: bool = False
     """Whether the horse was killed by a command, so that the job fails at once instead of running again."""
 
-    def register_again(self, job_id: str | None = None) -> None:
+    def register_again(self, *, busy: bool) -> None:
         """Write this worker's record again, where it was lost while the worker lives (RQ never does: rq#469).
 
         Args:
-            job_id: The job that it is running.
+            busy: It runs a job. (The heartbeat script writes which.)
         """
         birth = self.birth_date
         with contextlib.suppress(ValueError):
@@ -38,9 +42,7 @@ class BaseWorker(RqWorker):
         if birth is not None:
             self.birth_date = birth
         # Unless the horse was faster.
-        if job_id is not None:
-            self.connection.hsetnx(self.key, "current_job", job_id)
-        self.connection.hsetnx(self.key, "state", "busy" if job_id is not None else "idle")
+        self.connection.hsetnx(self.key, "state", "busy" if busy else "idle")
 
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
         """Kill the horse and what it has started. The supervisor then fails its job, as RQ does."""
@@ -52,7 +54,7 @@ class BaseWorker(RqWorker):
     ) -> None:
         """As RQ's; but a job over its rate limit is snoozed, and counts neither as a failure nor as a retry."""
         if isinstance(retry, Snooze):
-            snooze(self, job, queue, retry.wait)
+            snooze(self, job, queue, retry.wait, execution)
         else:
             super().handle_job_retry(job, queue, retry, started_job_registry, execution)
 

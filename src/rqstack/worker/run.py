@@ -112,12 +112,16 @@ def run_supervisor(
         The exit code.
 
     Raises:
+        RqstackError: The installed RQ is of a series that is not supported.
         SettingsError: What `RQSTACK_PRELOAD` names does not load.
         BrokerUnavailable: Redis refuses the user or the password.
         WorkerError: A worker of this name is alive, or an exception handler does not import.
     """
     with _without_garbage_collection():
         from rqstack.transport.client import connect
+        from rqstack.transport.rq_version import check_rq_version
+
+        check_rq_version()
         from rqstack.worker.limits import Limits
         from rqstack.worker.supervisor.embedded_scheduler import EmbeddedScheduler
         from rqstack.worker.supervisor.supervisor import Supervisor

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
 from rq.worker.base import DequeueStrategy
 
+from rqstack.transport import keys
 from rqstack.worker.base import BaseWorker
 from rqstack.worker.limits import Limits
 from rqstack.worker.supervisor.commands import CommandListener
@@ -14,7 +15,7 @@ from rqstack.worker.supervisor.supervisor import Supervisor
 class Worker(BaseWorker):
     """RQ's worker with a horse that lives on: it claims, runs and finishes jobs in a loop, one call to Redis for each.
 
-    Arguments, methods and what is stored in Redis are RQ 2.12's, except: a job whose horse or whole worker is killed
+    Arguments, methods and what is stored in Redis are RQ 3.0's, except: a job whose horse or whole worker is killed
     runs again, at the front of its queue, until it has killed `RQSTACK_MAX_CRASHES` horses; what has not ended when a
     stop's grace is over is put back instead of failed; a lost Redis ends neither the worker nor the running job; and
     only registered tasks run, unless `RQSTACK_ALLOW_UNREGISTERED` is set.
@@ -36,8 +37,13 @@ class Worker(BaseWorker):
         """Work until stopped. Arguments and result as RQ's.
 
         Raises:
-            ValueError: A worker of this name is alive, or the strategy is unknown.
+            ValueError: A worker of this name is alive, the strategy is unknown, or the job class has keys of its own.
         """
+        if self.job_class.redis_job_namespace_prefix != keys.JOB:
+            raise ValueError(
+                f"The jobs of {self.job_class.__name__} are kept below {self.job_class.redis_job_namespace_prefix}, "
+                f"where this worker does not look. Use {keys.JOB}, RQ's own prefix."
+            )
         if dequeue_strategy not in ("default", "random", "round_robin"):
             raise ValueError(
                 f"Dequeue strategy {dequeue_strategy} is not allowed. Use `default`, `random` or `round_robin`."

@@ -265,7 +265,7 @@ class Jobs(RuleBasedStateMachine):
         reply = self.recoveries[supervisor].heartbeat([rider.worker.name for rider in riders])
         for rider in riders:
             if rider.worker.name in reply.missing:
-                rider.worker.register_again()
+                rider.worker.register_again(busy=False)
 
     @rule(horse=horses, crashed=st.booleans())
     def lose_horse(self, horse: int, crashed: bool) -> None:

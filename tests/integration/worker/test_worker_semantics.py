@@ -14,10 +14,16 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from rq import Retry
-from rq.command import send_kill_horse_command, send_shutdown_command, send_stop_job_command
+from rq import Callback, Retry
+from rq.command import (
+    send_command,
+    send_kill_horse_command,
+    send_shutdown_command,
+    send_stop_execution_command,
+    send_stop_job_command,
+)
 from rq.group import Group
-from rq.job import Callback, Dependency
+from rq.job import Dependency
 from rq.repeat import Repeat
 
 from support.worker_site import Site
@@ -223,23 +229,31 @@ def test_what_the_tools_show(running: Site) -> None:
     running.until_idle(2)
     busy.refresh()
     assert busy.successful_job_count == before + 1
-    assert busy.get_current_job_id() is None
+    assert busy.get_current_executions(refresh=True) == []  # RQ keeps what it has read
     shown = json.loads(running.run("info", "--json").stdout)
     assert shown
 
 
-def test_stop_job(running: Site) -> None:
-    enqueue(running, "hold", "stop-me", on_stopped=Callback("shop.tasks.on_stopped"), retry=Retry(3))
-    pid = holding(running, "stop-me")
-    send_stop_job_command(running.redis, "stop-me")
-    running.until(lambda: running.status("stop-me") == "stopped", "it to be stopped")
-    assert "stopped by user" in running.error("stop-me")
-    running.until(lambda: running.redis.get("stopped:stop-me"), "its callback")
-    enqueue(running, "hold", "after-stop")
-    assert holding(running, "after-stop") != pid
-    running.redis.rpush("release:after-stop", 1)
-    assert value(running, "after-stop") == "released"
-    assert int(running.redis.hget("rqstack:crashes:stop-me", "count") or 0) == 0
+@pytest.mark.parametrize("command", ["stop-job", "stop-execution"])
+def test_stop_job(running: Site, command: str) -> None:
+    enqueue(running, "hold", command, on_stopped=Callback("shop.tasks.on_stopped"), retry=Retry(3))
+    pid = holding(running, command)
+    if command == "stop-job":
+        send_stop_job_command(running.redis, command)
+    else:
+        worker = running.job(command).worker_name
+        send_command(running.redis, worker, "stop-execution", job_id=command, execution_id="another")
+        (execution,) = running.job(command).get_executions()
+        send_stop_execution_command(running.redis, command, execution.id)
+    running.until(lambda: running.status(command) == "stopped", "it to be stopped")
+    assert "stopped by user" in running.error(command)
+    running.until(lambda: running.redis.get(f"stopped:{command}"), "its callback")
+    after = f"after-{command}"
+    enqueue(running, "hold", after)
+    assert holding(running, after) != pid
+    running.redis.rpush(f"release:{after}", 1)
+    assert value(running, after) == "released"
+    assert int(running.redis.hget(f"rqstack:crashes:{command}", "count") or 0) == 0
 
 
 def test_kill_horse(running: Site) -> None:

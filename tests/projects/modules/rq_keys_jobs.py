@@ -83,5 +83,9 @@ def on_failure(job: Job, connection: Redis, kind: type[BaseException], value: ob
     connection.set(f"seen:failure:{job.id}", repr(value))
 
 
+def on_stopped(job: Job, connection: Redis) -> None:
+    connection.set(f"seen:stopped:{job.id}", 1)
+
+
 def bad_callback(*args: object) -> None:
     raise RuntimeError("bad callback")

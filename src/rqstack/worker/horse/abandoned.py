@@ -48,7 +48,7 @@ def fail_abandoned(worker: BaseWorker, abandoned: AbandonedJob) -> bool:
         Whether it is done; if not, Redis is away.
     """
     lease = abandoned.lease
-    running = RunningJob(lease.queue, lease.job_id, lease.execution, 0.0, None)
+    running = RunningJob(lease.queue, lease.job_id, lease.execution, 0.0, None, worker=lease.worker)
     rq_path = RQPath(worker)
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:

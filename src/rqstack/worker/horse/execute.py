@@ -11,7 +11,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from rq.exceptions import DeserializationError
-from rq.job import _job_stack
+from rq.job import _current_job
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from rq.utils import parse_timeout
 
@@ -65,7 +65,7 @@ class Executor:
             raise DeserializationError(f"the job's function and arguments cannot be read: {error}") from error
         function = resolve(running.name, instance)
         running.job = lazy_job(worker.job_class, running.job_id, worker.connection, worker.serializer)
-        _job_stack.push(running.job)
+        token = _current_job.set(running.job)
         try:
             if running.timeout <= 0:
                 return _call(function, args, kwargs)
@@ -75,7 +75,7 @@ class Executor:
             with worker.death_penalty_class(running.timeout, JobTimeoutException, job_id=running.job_id):
                 return _call(function, args, kwargs)
         finally:
-            _job_stack.pop()
+            _current_job.reset(token)
 
     def serialize_result(self, value: Any) -> bytes:
         """A return value, as RQ stores it.

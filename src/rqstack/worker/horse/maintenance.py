@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rq.job import Job
@@ -24,23 +23,16 @@ class Maintenance(NamedTuple):
 
 
 class CheckedJob(Job):
-    """A job of a dead RQ worker. Its callback is held to the allow-list, and cannot end the cleaning."""
+    """A job of a dead RQ worker. Its callback is held to the allow-list."""
 
-    def execute_failure_callback(
-        self,
-        death_penalty_class: Any,
-        exc_type: type[BaseException],
-        exc_value: BaseException,
-        trace: TracebackType | None,
-    ) -> None:
-        """As RQ's, but what goes wrong is logged."""
+    @property
+    def failure_callback(self) -> Any:
+        """As RQ's; None where the callback is refused, which is logged."""
         try:
             check_callbacks(self)
-            super().execute_failure_callback(death_penalty_class, exc_type, exc_value, trace)
         except UnknownTask as error:
             self.log.error("Job %s: %s", self.id, error)
-        except Exception:
-            self.log.exception("Job %s: its failure callback failed", self.id)
+        return super().failure_callback
 
 
 def maintain(worker: BaseWorker) -> int:

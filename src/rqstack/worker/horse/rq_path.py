@@ -13,8 +13,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import RedisError
+from rq.callbacks import execute_failure_callback, execute_stopped_callback, execute_success_callback
 from rq.executions import Execution
 from rq.job import Job, JobStatus, Retry
+from rq.rate_limit import RateLimitRegistry
 from rq.timeouts import JobTimeoutException
 from rq.utils import now
 
@@ -93,21 +95,17 @@ class RQPath:
         job._result = value
         if isinstance(value, Retry):
             registry = queue.started_job_registry
-
-            def retry() -> None:
-                assert worker.execution is not None
-                worker.handle_job_retry(job, queue, value, registry, worker.execution)
-
-            done = self._record(running, job, retry)
+            done = self._record(running, job, lambda run: worker.handle_job_retry(job, queue, value, registry, run))
             if done and isinstance(value, Snooze):
                 return Outcome("snoozed")
             return Outcome(_status(job)) if done else Outcome("fenced")
         try:
             job._status = JobStatus.FINISHED
-            job.execute_success_callback(worker.death_penalty_class, value)
+            execute_success_callback(job, worker.death_penalty_class, value)
         except BaseException:
             return self.fail(running, _current(), job)
-        done = self._record(running, job, lambda: worker.handle_job_success(job, queue, queue.started_job_registry))
+        registry = queue.started_job_registry
+        done = self._record(running, job, lambda run: worker.handle_job_success(job, queue, registry, run))
         if done:
             job.send_webhooks(JobStatus.FINISHED)
         return Outcome("finished" if done else "fenced")
@@ -120,18 +118,21 @@ class RQPath:
             return Outcome("deleted")
         queue = self.queue(job)
         if not self._owned(running):
+            self._drop(running, job)
             return Outcome("fenced")
         job._status = JobStatus.FAILED
         job.ended_at = now()
         exc_string = "".join(traceback.format_exception(*exc_info))
         try:
             check_callbacks(job)
-            job.execute_failure_callback(worker.death_penalty_class, *exc_info)
+            execute_failure_callback(job, worker.death_penalty_class, *exc_info)
         except BaseException:
             exc_info = _current()
             exc_string = "".join(traceback.format_exception(*exc_info))
         worker.handle_exception(job, *exc_info)
-        done = self._record(running, job, lambda: worker.handle_job_failure(job, queue, exc_string=exc_string))
+        done = self._record(
+            running, job, lambda run: worker.handle_job_failure(job, queue, exc_string=exc_string, execution=run)
+        )
         return Outcome(_status(job), exc_info[0].__name__) if done else Outcome("fenced")
 
     def note_release(self, running: RunningJob, release: str) -> None:
@@ -162,11 +163,14 @@ class RQPath:
                 worker._stopped_job_id = job.id
                 with contextlib.suppress(UnknownTask):
                     check_callbacks(job)
-                job.execute_stopped_callback(worker.death_penalty_class)
+                with contextlib.suppress(Exception):  # RQ has logged it
+                    execute_stopped_callback(job, worker.death_penalty_class)
             job.ended_at = now()
-            self._begin(running)
-            worker.handle_job_failure(job, self.queue(job), exc_string=reason)
-            return not self._is_owned(running)
+            worker.handle_job_failure(job, self.queue(job), exc_string=reason, execution=self._execution(running))
+            if self._is_owned(running):
+                return False
+            self._release_slot(job)
+            return True
         except RedisError as error:
             worker.log.warning("Worker %s: job %s waits to be recorded: %s", worker.name, running.job_id, error)
             return False
@@ -227,30 +231,54 @@ class RQPath:
         # A job that was canceled while it ran has left the registry; RQ records how it ended all the same.
         return connection.hget(Job.key_for(running.job_id), "status") == b"canceled"
 
-    def _begin(self, running: RunningJob) -> None:
-        """Tell RQ's methods which run of the job they record."""
+    def _execution(self, running: RunningJob) -> Execution:
+        """RQ's object for a run of a job."""
         worker = self._worker
-        worker.execution = Execution(running.execution, running.job_id, worker.connection, worker.name)
+        execution = Execution(running.execution, running.job_id, worker.connection, running.worker or worker.name)
         if running.started:
-            worker.execution.created_at = datetime.fromtimestamp(running.started, UTC)
+            execution.created_at = datetime.fromtimestamp(running.started, UTC)
+        return execution
 
-    def _record(self, running: RunningJob, job: Job, record: Callable[[], None]) -> bool:
+    def _drop(self, running: RunningJob, job: Job) -> None:
+        """Remove the record of a run that counts no more, so that it keeps no slot of a rate limit.
+
+        RQ leaves that record to the worker where a job with a rate limit is deleted while it runs.
+        """
+        if not job.has_rate_limit:
+            return
+        with contextlib.suppress(RedisError), self._client.pipeline() as pipeline:
+            self._execution(running).delete(job, pipeline)
+            pipeline.execute()
+            self._release_slot(job)
+
+    def _release_slot(self, job: Job) -> None:
+        """Release a job's slot of a rate limit, where RQ's method lost Redis between the outcome and the slot.
+
+        It does nothing where the slot is free already, or the job is queued again and keeps it. RQ's maintenance finds
+        the slot too, minutes later: so there is one try.
+        """
+        if job.has_rate_limit:
+            with contextlib.suppress(RedisError):
+                RateLimitRegistry(job.rate_limit_key or "", self._client).release_stale_and_enqueue(job.id)
+
+    def _record(self, running: RunningJob, job: Job, record: Callable[[Execution], None]) -> bool:
         """Record an outcome, again and again while Redis is away. False if the job is not this horse's any more."""
         worker = self._worker
         before = dict(job.__dict__)
         wait = 0.05
         if not self._owned(running):
+            self._drop(running, job)
             return False
         while True:
-            self._begin(running)
             job.connection = self._no_retry
             try:
-                record()
+                record(self._execution(running))
             except RedisError as error:
                 worker.log.warning("Worker %s: job %s waits to be recorded: %s", worker.name, job.id, error)
             # RQ's methods log and swallow a lost connection; the registry tells whether they were done.
             if not self._owned(running):
                 job.connection = self._client
+                self._release_slot(job)
                 return True
             job.__dict__.clear()
             job.__dict__.update(before)

@@ -19,6 +19,7 @@ class RunningJob:
         timeout: Seconds it may run; 0 or less for no limit. RQ's default is 180.
         name: Its function's name, as soon as it is known.
         job: What `get_current_job()` gives the task, as soon as it runs.
+        worker: The worker that ran it, where another one records it; else "".
     """
 
     queue: str
@@ -29,3 +30,4 @@ class RunningJob:
     timeout: int = 180
     name: str = "unknown"
     job: Any = None
+    worker: str = ""

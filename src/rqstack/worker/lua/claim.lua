@@ -37,11 +37,11 @@ local function put_back_claims()
 end
 
 local FIELDS = {'data', 'timeout', 'result_ttl', 'enqueued_at', 'origin', 'status', 'success_callback_name', 'webhooks',
-  'repeats_left', 'group_id', 'dependency_ids'}
+  'repeats_left', 'group_id', 'dependency_ids', 'rate_limit_key'}
 
 local function job_reply(queue, id, f, meta)
   local unusual = '0'
-  for i = 7, 11 do
+  for i = 7, #FIELDS do
     if f[i] and f[i] ~= '' then unusual = '1' end
   end
   return {'job', queue, id, f[1], f[2], f[3], f[4], unusual, meta}
@@ -93,7 +93,6 @@ local function claim(ended)
     put_back_claims()
     note_idle(ended)
     call('HSET', KEYS[1], 'state', 'suspended')
-    call('HDEL', KEYS[1], 'current_job')
     return {'suspended'}
   end
   if not call('ZSCORE', KEYS[3], ARGV[2]) then
@@ -106,7 +105,6 @@ local function claim(ended)
   if not id then
     note_idle(ended)
     call('HSET', KEYS[1], 'state', 'idle')
-    call('HDEL', KEYS[1], 'current_job')
     return {'empty'}
   end
 
@@ -117,14 +115,17 @@ local function claim(ended)
   local run = id .. ':' .. execution
   call('HSET', KEYS[2], worker, queue .. '\n' .. run)
   local execution_key = '<prefix>:execution:' .. run
-  call('HSET', execution_key, 'id', execution, 'created_at', now, 'last_heartbeat', now, 'worker_name', worker)
+  call('HSET', execution_key, 'id', execution, 'job_id', id, 'created_at', now, 'last_heartbeat', now,
+    'worker_name', worker)
   call('EXPIRE', execution_key, ttl)
   call('ZADD', '<prefix>:executions:' .. id, seconds + ttl + 60, execution)
   call('EXPIRE', '<prefix>:executions:' .. id, ttl + 60)
   call('ZADD', '<prefix>:wip:' .. queue, seconds + ttl, run)
+  call('SADD', KEYS[1] .. ':executions', run)
+  call('EXPIRE', KEYS[1] .. ':executions', ttl)
   call('HSET', job_key, 'status', 'started', 'last_heartbeat', iso, 'started_at', iso, 'worker_name', worker)
   call('PERSIST', job_key)
-  call('HSET', KEYS[1], 'state', 'busy', 'current_job', id, 'current_job_working_time', 0, 'last_heartbeat', iso)
+  call('HSET', KEYS[1], 'state', 'busy', 'last_heartbeat', iso)
   local meta = ARGV[8] ~= '' and call('HSETNX', job_key, 'meta', ARGV[8]) == 0
   return job_reply(queue, id, fields, meta and '1' or '0')
 end

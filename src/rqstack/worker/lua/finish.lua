@@ -29,6 +29,7 @@ local function finish()
   if call('EXISTS', '<prefix>:job:' .. id .. ':dependents') == 1 then return 'unusual' end
   local run, job_key, results_key = id .. ':' .. execution, '<prefix>:job:' .. id, '<prefix>:results:' .. id
   local status = call('HGET', job_key, 'status')
+  call('SREM', KEYS[1] .. ':executions', run)
   -- A job that was canceled while it ran has left the registry; RQ records how it ended all the same.
   if call('ZREM', '<prefix>:wip:' .. queue, run) == 0 and status ~= 'canceled' then return 'fenced', execution end
   call('DEL', '<prefix>:execution:' .. run)

@@ -46,6 +46,10 @@ for i = 1, #leases, 2 do
       call('EXPIRE', key, ttl)
       call('ZADD', '<prefix>:executions:' .. id, seconds + ttl + 60, execution)
       call('EXPIRE', '<prefix>:executions:' .. id, ttl + 60)
+      -- RQ's workers write this set once; here it comes back if it was lost.
+      local index = '<prefix>:worker:' .. leases[i] .. ':executions'
+      call('SADD', index, id .. ':' .. execution)
+      call('EXPIRE', index, ttl)
     end
     local job_key = '<prefix>:job:' .. id
     local started = call('HGET', job_key, 'status')

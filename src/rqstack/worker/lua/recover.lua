@@ -49,6 +49,7 @@ local function requeue(worker, queue, id, execution)
   call('ZREM', '<prefix>:wip:' .. queue, id .. ':' .. execution)
   call('DEL', '<prefix>:execution:' .. id .. ':' .. execution)
   call('ZREM', '<prefix>:executions:' .. id, execution)
+  call('SREM', '<prefix>:worker:' .. worker .. ':executions', id .. ':' .. execution)
   if not exists then return 'gone' end
   call('HSET', job_key, 'status', 'queued', 'started_at', '', 'worker_name', '')
   if ttl > 0 then call('EXPIRE', job_key, ttl) end
@@ -71,9 +72,8 @@ for i = 7 + queues, #ARGV do
   end
   if what ~= 'abandon' and what ~= 'other' then
     call('HDEL', KEYS[1], worker)
-    call('HDEL', '<prefix>:worker:' .. worker, 'current_job')
     if ARGV[3] ~= '' then
-      call('DEL', '<prefix>:worker:' .. worker)
+      call('DEL', '<prefix>:worker:' .. worker, '<prefix>:worker:' .. worker .. ':executions')
       call('SREM', '<prefix>:workers', '<prefix>:worker:' .. worker)
       for q = 7, 6 + queues do
         call('SREM', '<prefix>:workers:' .. ARGV[q], '<prefix>:worker:' .. worker)

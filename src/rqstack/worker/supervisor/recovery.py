@@ -108,12 +108,13 @@ class Recovery:
         mode = "fail" if fail else "crash" if crashed else "return"
         return self._recover(self._supervisor, self._queues, workers, mode, dead=False)
 
-    def running_job(self, worker: str) -> str | None:
-        """The id of the job that a worker of this supervisor is on record as running; None if there is none."""
+    def running(self, worker: str) -> tuple[str, str] | None:
+        """The ids of the job that a worker of this supervisor runs and of its execution; None if it runs none."""
         lease = self._connection.call("HGET", keys.running(self._supervisor), worker)
         if lease is None or lease.startswith(b"="):
             return None
-        return str(lease.decode().rpartition("\n")[2].partition(":")[0])
+        job_id, _, execution = lease.decode().rpartition("\n")[2].rpartition(":")
+        return job_id, execution
 
     def take_over(self, supervisor: str) -> list[Lease]:
         """Put back what the workers of a dead supervisor hold, and forget them."""

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from redis.exceptions import RedisError
 from rq.command import handle_command
+from rq.executions import Execution
 from rq.utils import now
 
 import rqstack.tasks  # noqa: F401 - what every module of tasks imports: once, before a forkserver is forked
@@ -214,7 +215,8 @@ class Supervisor:
         """Put back what a horse that has ended held. Returns its leases, also of jobs that are to be abandoned."""
         worker = slot.worker
         stopped = worker._stopped_job_id
-        if stopped is not None and self._recovery.running_job(worker.name) == stopped:
+        running = None if stopped is None else self._recovery.running(worker.name)
+        if running is not None and running[0] == stopped:
             return self._recovery.put_back([worker.name], crashed=True, fail=True)
         meant = slot.why == "overrun" or (worker.killed_on_purpose and stopped is None)
         crashed = slot.why != "return" and stopped is None
@@ -272,7 +274,7 @@ class Supervisor:
             reply = self._recovery.heartbeat(names)
             for slot in self._pool.slots:
                 if slot.worker.name in reply.missing:
-                    slot.worker.register_again(self._recovery.running_job(slot.worker.name))
+                    slot.worker.register_again(busy=self._recovery.running(slot.worker.name) is not None)
             if not (reply.known and self._has_scripts):  # Redis is new, was away, or has lost all it had
                 # A horse that sends a script itself keeps half a megabyte for the rest of its life.
                 for script in (CLAIM, FINISH):
@@ -308,7 +310,7 @@ class Supervisor:
         self._abandon_for_dead(leases)
 
     def _obey_commands(self) -> None:
-        """Carry out RQ's commands for the workers: stop-job, kill-horse, shutdown."""
+        """Carry out RQ's commands for the workers: stop-job, stop-execution, kill-horse, shutdown."""
         for worker, payload in self._commands.read():
             slot = next(slot for slot in self._pool.slots if slot.worker is worker)
             command = payload["command"]
@@ -320,7 +322,16 @@ class Supervisor:
                 worker.log.info("Worker %s is not working, kill horse command ignored", worker.name)
             elif slot.pid:
                 with contextlib.suppress(RedisError):
+                    self._note_execution(worker)
                     handle_command(worker, payload)
+                worker.executions.clear()
+
+    def _note_execution(self, worker: BaseWorker) -> None:
+        """Tell RQ's worker object what its horse runs: RQ looks for it there when it carries out a command."""
+        worker._executions = []  # RQ's cache of what was read from Redis before
+        if (running := self._recovery.running(worker.name)) is not None:
+            job_id, execution = running
+            worker.executions = {execution: Execution(execution, job_id, worker.connection, worker.name)}
 
     def _clean_registries(self, moment: float) -> None:
         """Clean RQ's registries in a side job, at RQ's interval."""
