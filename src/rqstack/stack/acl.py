@@ -1,6 +1,6 @@
 """The Redis users of the stack: one per role with the least privileges that the role needs. The default user is off.
 
-The rules allow the commands that RQ 2.12, rq-dashboard and this package send. They work with Redis 6.2 to 8: they use
+The rules allow the commands that RQ 3.0, rq-dashboard and this package send. They work with Redis 6.2 to 8: they use
 no selectors, and no commands that are newer than 6.2.
 """
 
@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from hashlib import sha256
 
 from rqstack.errors import SettingsError
+from rqstack.transport.keys import PREFIX, STACK
 
-KEYS = "resetkeys ~rq:* ~rqstack:*"
-CHANNELS = "resetchannels &rq:pubsub:* &rqstack:*"
+KEYS = f"resetkeys ~{PREFIX}:* ~{STACK}*"
+CHANNELS = f"resetchannels &{PREFIX}:pubsub:* &{STACK}*"
 
 # `@dangerous` contains FLUSHALL, CONFIG, KEYS, DEBUG and the like; `@scripting` also SCRIPT FLUSH and functions. In
 # Redis 6.2 `@dangerous` contains all CLIENT subcommands, so those that clients need are allowed again.

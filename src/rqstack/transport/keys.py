@@ -2,7 +2,7 @@
 
 Lua scripts write `<prefix>` for the prefix; `rqstack.transport.scripts` fills it in.
 
-rqstack's keys:
+rqstack's keys, with the default prefix `rq`:
 
 | key | type | content |
 |---|---|---|
@@ -27,8 +27,16 @@ rqstack's keys:
 
 from __future__ import annotations
 
-PREFIX = "rq"
-"""RQ's key prefix."""
+import os
+
+from rqstack.errors import SettingsError
+
+PREFIX = os.environ.get("RQ_KEY_PREFIX", "rq")
+"""RQ's key prefix. As RQ does, it is taken from the process's environment when it is first imported."""
+
+if not PREFIX or not all(char in "_.:{}-" or (char.isascii() and char.isalnum()) for char in PREFIX):
+    # RQ's own rule, without its regular expression: `rqstack health` imports this module every few seconds.
+    raise SettingsError(f"RQ_KEY_PREFIX: {PREFIX!r} is not allowed. Use letters, digits and _ . : - {{ }} only.")
 
 STACK = f"{PREFIX}stack:"
 """The prefix of what rqstack adds."""
