@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from rq import Queue, Worker
+from rq import Queue, RateLimit, Worker
 from rq.job import Job
 from rq.registry import DeferredJobRegistry, FailedJobRegistry, ScheduledJobRegistry
 
@@ -183,6 +183,30 @@ def test_requeue_writes_what_rq_writes(rqstack: Run, connection: Redis) -> None:
     assert fetched.latest_result().exc_string == rqs.latest_result().exc_string != ""
     run_all([queue])
     assert {ours.id, rqs.id} == set(FailedJobRegistry(queue=queue).get_job_ids())
+
+
+def test_requeue_waits_for_a_slot_as_rq_does(rqstack: Run, connection: Redis) -> None:
+    queue = Queue("default", connection=connection)
+    jobs = [failed_job(queue, job_id=name, rate_limit=RateLimit("few", 2)) for name in ("a", "b", "c")]
+    before = {key: connection.dump(key) for key in connection.scan_iter("*")}
+    for job in jobs:
+        FailedJobRegistry(queue=queue).requeue(job.id)
+
+    def state() -> dict[str, object]:
+        seen: dict[str, object] = {key: sorted(connection.zrange(key, 0, -1)) for key in connection.keys("rq:rl:few:*")}
+        for job in jobs:
+            seen[job.id] = {key: value for key, value in connection.hgetall(job.key).items() if key != b"enqueued_at"}
+        return seen | {"queue": queue.job_ids, "config": connection.hgetall("rq:rl:few")}
+
+    wanted = state()
+    connection.flushall()
+    for key, dump in before.items():
+        connection.restore(key, 0, dump)
+    assert rqstack("requeue", "a", "b", "c").stdout == "3 jobs requeued.\n"
+    assert state() == wanted
+    assert [job.get_status().value for job in jobs] == ["queued", "queued", "rate_limited"]
+    run_all([queue])
+    assert [job.get_status().value for job in jobs] == ["failed"] * 3
 
 
 def test_requeue_by_queue_and_all(rqstack: Run, connection: Redis) -> None:

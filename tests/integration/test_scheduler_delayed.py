@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 from redis.exceptions import ResponseError
-from rq import Queue, Retry, SimpleWorker
+from rq import Queue, RateLimit, Retry, SimpleWorker
 from rq.job import Job
 from rq.registry import ScheduledJobRegistry
 from rq.scheduler import RQScheduler
@@ -47,7 +47,7 @@ def snapshot(connection: Redis) -> dict[bytes, object]:
         elif kind == b"set":
             found[key] = connection.smembers(key)
         elif kind == b"zset":
-            found[key] = connection.zrange(key, 0, -1, withscores=True)
+            found[key] = connection.zrange(key, 0, -1, withscores=not key.startswith(b"rq:rl:"))
     return found
 
 
@@ -65,16 +65,19 @@ job_options = st.fixed_dictionaries(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.integers(-20, 20), job_options, st.booleans()), max_size=8))
+@given(
+    jobs=st.lists(st.tuples(st.integers(-20, 20), job_options, st.booleans()), max_size=8),
+    limit=st.sampled_from([None, None, RateLimit("few", 1), RateLimit("some", 3)]),
+)
 def test_what_is_moved_is_what_rq_would_have_written(
-    connection: Redis, jobs: list[tuple[int, dict[str, object], bool]]
+    connection: Redis, jobs: list[tuple[int, dict[str, object], bool]], limit: RateLimit | None
 ) -> None:
     connection.flushall()
     queue = Queue("q", connection=connection)
     base = datetime.now(UTC)
     for number, (seconds, options, failed_before) in enumerate(jobs):
         delta = timedelta(seconds=seconds * 10)
-        job = queue.enqueue_at(base + delta, fails, job_id=f"j{number}", **options)
+        job = queue.enqueue_at(base + delta, fails, job_id=f"j{number}", rate_limit=limit, **options)
         if failed_before:
             connection.hset(job.key, "ended_at", "2026-01-01T00:00:00.000000Z")
     before = {key: (connection.dump(key), connection.pttl(key)) for key in connection.scan_iter("*")}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _EMPTY = Script("bulk/lua/empty.lua")
 _PURGE = Script("bulk/lua/purge.lua")
-_REQUEUE = Script("bulk/lua/requeue.lua")
+_REQUEUE = Script("enqueue/lua/rate_limited.lua", "bulk/lua/requeue.lua")
 
 State = Literal["queued", "failed", "scheduled"]
 
@@ -107,8 +107,9 @@ def requeue(
     batches: Iterator[list[Any]] = _batches(connection, key) if ids is None else _chunks(ids)
     requeued = expired = 0
     for batch in batches:
-        now = format_seconds(time.time())
-        done = _REQUEUE(connection, [key], [now, zlib.compress(b""), job_timeout, *batch])
+        now = time.time()
+        arguments = [format_seconds(now), zlib.compress(b""), job_timeout, int(now), *batch]
+        done = _REQUEUE(connection, [key], arguments)
         requeued += int(done[0])
         expired += int(done[1])
         if progress:

@@ -35,7 +35,7 @@ class MoveResult:
     """The outcome of `DelayedJobs.move_due`.
 
     Args:
-        moved: Jobs moved into their queue.
+        moved: Jobs moved into their queue, or to those that wait for a slot of their RateLimit.
         dropped: Ids removed because their job does not exist.
         pending: Ids kept although their job does not exist: RQ may be about to write it.
         damaged: Queues that were skipped because their data in Redis is damaged.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rqstack.transport.scripts import Script
 
 FIRE = Script("scheduling/lua/fire.lua")
-MOVE = Script("scheduling/lua/move.lua")
+MOVE = Script("enqueue/lua/rate_limited.lua", "scheduling/lua/move.lua")
 NEXT_DUE = Script("scheduling/lua/next_due.lua")
 PRUNE = Script("scheduling/lua/prune.lua")
 PUT = Script("scheduling/lua/put.lua")

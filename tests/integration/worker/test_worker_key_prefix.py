@@ -10,7 +10,6 @@ import pytest
 from redis import Redis
 
 from rqstack.transport import keys
-
 from support.worker_site import Site
 
 

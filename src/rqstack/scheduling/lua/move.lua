@@ -20,7 +20,7 @@ for i = 1, #due, 2 do
     local id = due[i]
     local key = '<prefix>:job:' .. id
     local job = redis.pcall('HMGET', key, 'enqueue_at_front', 'enqueue_at_front_on_retry', 'ended_at', 'ttl', 'timeout',
-        'data')
+        'data', 'rate_limit_key', 'rate_limit_concurrency')
     if job.err then
         if redis.call('TYPE', key).ok == 'hash' then
             return job
@@ -37,8 +37,12 @@ for i = 1, #due, 2 do
         end
     else
         local ttl = math.floor(tonumber(job[4] or '0') or 0)
+        local slots = job[7] and tonumber(job[8] or '')
         redis.call('ZREM', KEYS[1], id)
-        redis.call('HSET', key, 'status', 'queued', 'enqueued_at', ARGV[3], 'origin', ARGV[4])
+        redis.call('HSET', key, 'origin', ARGV[4])
+        if not slots then
+            redis.call('HSET', key, 'status', 'queued', 'enqueued_at', ARGV[3])
+        end
         if not job[5] then
             redis.call('HSET', key, 'timeout', ARGV[5])
         end
@@ -48,7 +52,13 @@ for i = 1, #due, 2 do
             redis.call('EXPIRE', '<prefix>:job:' .. ':' .. id .. ':dependencies', ttl)
         end
         local retried = job[3] and job[3] ~= ''
-        if job[1] == '1' or (job[2] == '1' and retried) then
+        local at_front = job[1] == '1' or (job[2] == '1' and retried)
+        if slots then
+            if at_front then
+                redis.call('HSET', key, 'enqueue_at_front', 1)
+            end
+            enqueue_rate_limited(id, job[7], slots, math.floor(tonumber(ARGV[1])), ARGV[3])
+        elseif at_front then
             redis.call('LPUSH', KEYS[2], id)
         else
             redis.call('RPUSH', KEYS[2], id)
