@@ -48,6 +48,12 @@ def test_setup_never_overwrites_env(tmp_path: Path) -> None:
     assert (tmp_path / ".env").read_text() == text
 
 
+def test_setup_refuses_a_key_prefix_that_rq_would_not_see(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("RQ_KEY_PREFIX=shop\n")
+    with pytest.raises(SettingsError, match=r"sets it to 'shop', but RQ reads it from the environment only"):
+        env.setup(tmp_path)
+
+
 def test_a_changed_secret_reaches_the_files(tmp_path: Path) -> None:
     env.setup(tmp_path)
     before = (tmp_path / "var" / "redis" / "users.acl").read_text()

@@ -16,9 +16,11 @@ from rqstack.errors import SettingsError
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.loader import SecretStr, Setting, declared_settings
 from rqstack.settings.paths import home
+from rqstack.settings.sources import read_env_file
 from rqstack.stack.acl import ROLES, users_acl
 from rqstack.stack.files import create, write_atomically
 from rqstack.stack.rq_settings import rq_settings
+from rqstack.transport.keys import PREFIX
 
 HEADER = """\
 # The settings of rqstack. `make start` copies this file to .env, with random secrets, if there is no .env.
@@ -93,7 +95,7 @@ def setup(root: Path | None = None) -> bool:
         Whether `.env` was created.
 
     Raises:
-        SettingsError: An existing `.env` lacks a secret or has an invalid value.
+        SettingsError: An existing `.env` lacks a secret, has an invalid value, or sets RQ_KEY_PREFIX.
     """
     root = root or home()
     is_new = False
@@ -102,6 +104,12 @@ def setup(root: Path | None = None) -> bool:
         values = {name: secrets.token_urlsafe(24) for name in generated_secrets()}
         create(root / ".env", example(values))
         is_new = True
+    prefix = read_env_file(root / ".env").get("RQ_KEY_PREFIX")
+    if prefix and prefix != PREFIX:
+        raise SettingsError(
+            f"RQ_KEY_PREFIX: {root / '.env'} sets it to {prefix!r}, but RQ reads it from the environment only. "
+            "Export it, and remove the line."
+        )
     known = {**secret_values(load(Settings)), **secret_values(load(StackSettings))}
     missing = [name for name in generated_secrets() if not known.get(name)]
     if missing:
