@@ -10,6 +10,7 @@ import psutil
 import pytest
 from rq import RateLimit
 from rq.executions import ExecutionRegistry
+from rq.rate_limit import RateLimitRegistry
 
 from support.worker_site import Site
 
@@ -102,3 +103,32 @@ def test_a_job_that_is_deleted_while_it_runs_gives_its_slot_back_when_it_ends(ru
     running.redis.rpush("release:second", 1)
     running.until_ended("second")
     running.until(lambda: slots(running) == ([], []), "no slot to be held")
+
+
+def test_a_job_that_is_canceled_while_it_runs_keeps_its_slot_as_long(running: Site) -> None:
+    for name in ("first", "second"):
+        enqueue(running, "hold", name)
+    holding(running, "first")
+    (execution,) = running.job("first").get_executions()
+    running.job("first").cancel()
+    running.redis.expire(execution.key, 20)
+    running.until(lambda: running.redis.ttl(execution.key) > 20, "a heartbeat")
+    RateLimitRegistry("one", running.redis).cleanup()
+    assert slots(running) == ([b"first"], [b"second"])
+    running.redis.rpush("release:first", 1)
+    holding(running, "second")
+    running.redis.rpush("release:second", 1)
+    running.until_ended("second")
+
+
+def test_the_cleaning_finds_the_slot_of_a_canceled_job_whose_horse_died(running: Site) -> None:
+    for name in ("first", "second"):
+        enqueue(running, "hold", name)
+    process = holding(running, "first")
+    running.job("first").cancel()
+    os.kill(process, signal.SIGKILL)
+    running.until(lambda: not running.redis.keys("rq:execution:first:*"), "its execution to be gone")
+    RateLimitRegistry("one", running.redis).cleanup()
+    holding(running, "second")
+    running.redis.rpush("release:second", 1)
+    running.until_ended("second")

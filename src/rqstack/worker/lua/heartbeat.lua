@@ -38,9 +38,14 @@ local ttl, seconds = tonumber(ARGV[8]), math.floor(clock)
 local leases = call('HGETALL', KEYS[3])
 for i = 1, #leases, 2 do
   local queue, id, execution = string.match(leases[i + 1], '^(.*)\n(.*):(%x+)$')
-  if id and call('ZSCORE', '<prefix>:wip:' .. queue, id .. ':' .. execution) then
-    call('ZADD', '<prefix>:wip:' .. queue, 'XX', seconds + ttl, id .. ':' .. execution)
-    local key = '<prefix>:execution:' .. id .. ':' .. execution
+  if id then
+    local run, registry, job_key = id .. ':' .. execution, '<prefix>:wip:' .. queue, '<prefix>:job:' .. id
+    if call('ZSCORE', registry, run) then
+      call('ZADD', registry, 'XX', seconds + ttl, run)
+      if call('HGET', job_key, 'status') == 'started' then call('HSET', job_key, 'last_heartbeat', ARGV[5]) end
+    end
+    -- A job that was canceled while it runs has left the registry, but keeps its slot of a rate limit by this.
+    local key = '<prefix>:execution:' .. run
     if call('EXISTS', key) == 1 then
       call('HSET', key, 'last_heartbeat', ARGV[6])
       call('EXPIRE', key, ttl)
@@ -48,12 +53,9 @@ for i = 1, #leases, 2 do
       call('EXPIRE', '<prefix>:executions:' .. id, ttl + 60)
       -- RQ's workers write this set once; here it comes back if it was lost.
       local index = '<prefix>:worker:' .. leases[i] .. ':executions'
-      call('SADD', index, id .. ':' .. execution)
+      call('SADD', index, run)
       call('EXPIRE', index, ttl)
     end
-    local job_key = '<prefix>:job:' .. id
-    local started = call('HGET', job_key, 'status')
-    if started == 'started' then call('HSET', job_key, 'last_heartbeat', ARGV[5]) end
   end
 end
 return {known, missing, call('ZRANGEBYSCORE', KEYS[1], '-inf', clock - tonumber(ARGV[9])),

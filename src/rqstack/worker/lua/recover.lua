@@ -26,9 +26,19 @@ if ARGV[3] ~= '' then
   call('ZREM', KEYS[2], ARGV[3])
 end
 
+local function forget(worker, id, execution)
+  call('DEL', '<prefix>:execution:' .. id .. ':' .. execution)
+  call('ZREM', '<prefix>:executions:' .. id, execution)
+  call('SREM', '<prefix>:worker:' .. worker .. ':executions', id .. ':' .. execution)
+end
+
 local function requeue(worker, queue, id, execution)
   local job_key = '<prefix>:job:' .. id
-  if not call('ZSCORE', '<prefix>:wip:' .. queue, id .. ':' .. execution) then return 'gone' end
+  if not call('ZSCORE', '<prefix>:wip:' .. queue, id .. ':' .. execution) then
+    -- Recorded, or canceled or deleted: then RQ's cleaning releases a slot that the job may have of a rate limit.
+    forget(worker, id, execution)
+    return 'gone'
+  end
   local exists = call('EXISTS', job_key) == 1
   if exists and ARGV[1] == 'fail' then return 'abandon' end
   if exists and ARGV[1] ~= 'return' then
@@ -47,9 +57,7 @@ local function requeue(worker, queue, id, execution)
   end
   local ttl = math.floor(tonumber(call('HGET', job_key, 'ttl') or '') or 0)
   call('ZREM', '<prefix>:wip:' .. queue, id .. ':' .. execution)
-  call('DEL', '<prefix>:execution:' .. id .. ':' .. execution)
-  call('ZREM', '<prefix>:executions:' .. id, execution)
-  call('SREM', '<prefix>:worker:' .. worker .. ':executions', id .. ':' .. execution)
+  forget(worker, id, execution)
   if not exists then return 'gone' end
   call('HSET', job_key, 'status', 'queued', 'started_at', '', 'worker_name', '')
   if ttl > 0 then call('EXPIRE', job_key, ttl) end
