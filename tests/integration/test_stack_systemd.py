@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from rqstack.stack import systemd
 from support.ports import free_port
 from support.processes import environment_without
 from support.waiting import until
@@ -89,3 +90,12 @@ def test_the_units_run_the_stack_and_stop_it(tmp_path: Path) -> None:
     finally:
         for process in running:
             process.kill()
+
+
+def test_another_key_prefix_reaches_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = 'Environment="RQ_KEY_PREFIX={shop}"'
+    assert not any(line in text for _, text in systemd.units(ROOT, "Procfile", {}))
+    monkeypatch.setattr(systemd, "PREFIX", "{shop}")
+    services = [text.splitlines() for name, text in systemd.units(ROOT, "Procfile", {}) if name != systemd.TARGET]
+    assert services
+    assert all(line in lines for lines in services)

@@ -15,6 +15,7 @@ from honcho.environ import expand_processes, parse_procfile
 from rqstack.settings import Settings, load
 from rqstack.stack import runner
 from rqstack.stack.files import write_atomically
+from rqstack.transport.keys import PREFIX
 
 TARGET = "rqstack.target"
 
@@ -28,6 +29,8 @@ def units(root: Path, procfile: str, scale: Mapping[str, int]) -> Iterator[tuple
     """
     lines = parse_procfile((root / procfile).read_text()).processes
     wait = load(Settings).grace + runner.STOP_MARGIN
+    # RQ reads it from its environment, and systemd passes none on.
+    prefix = "" if PREFIX == "rq" else f'\nEnvironment="RQ_KEY_PREFIX={PREFIX}"'
     names = []
     for process in expand_processes(lines, concurrency=dict(scale)):
         name = f"rqstack-{process.name.replace('.', '-')}.service"
@@ -45,7 +48,7 @@ After=network.target
 [Service]
 Type=exec
 WorkingDirectory={_escape(root)}
-Environment="RQSTACK_HOME={_escape(root)}"
+Environment="RQSTACK_HOME={_escape(root)}"{prefix}
 Environment="RQSTACK_KILL_WAIT={wait:g}"
 Environment="HONCHO_PROCESS_NAME={process.name}"
 ExecStart="{_escape(root / program)}" {rest}
