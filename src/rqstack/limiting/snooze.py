@@ -43,7 +43,7 @@ def snooze(worker: Worker, job: Job, queue: Queue, wait: float, execution: Execu
         wait: Seconds.
         execution: The execution that ended.
     """
-    from rq.rate_limit import release_slot  # not at the head: with an older RQ, the worker shall say so
+    from rq.rate_limit import release_slot  # not at the head: with an older RQ, the worker says so
 
     with worker.connection.pipeline() as pipeline:
         pipeline.sadd(queue.redis_queues_keys, queue.key)
