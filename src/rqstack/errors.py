@@ -1,4 +1,4 @@
-"""Errors that are meant for a person: one sentence of what was wrong, where, and what to do."""
+"""Exceptions whose message is shown to the user: what was wrong, where, and what to do."""
 
 from __future__ import annotations
 

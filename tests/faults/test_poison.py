@@ -22,7 +22,7 @@ POISON = {
     "exit-1": ("leave", (1,), 60, 3, ["waitpid returned 256;", OFTEN]),
     "exit-73": ("leave", (73,), 60, 3, ["waitpid returned 18688;", OFTEN]),
     "greedy": ("greedy", (4096,), 60, 1, ["MemoryError"]),
-    "deaf": ("deaf", (300.0,), 1, 1, ["went on after its time-out, and did not react to it"]),
+    "deaf": ("deaf", (300.0,), 1, 1, ["The job ignored its timeout"]),
 }
 
 

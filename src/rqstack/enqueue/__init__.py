@@ -1,4 +1,4 @@
-"""How a call becomes a job in a queue."""
+"""Enqueues task calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue that producers get: it refuses what no worker would run."""
+"""The queue that producers get: it rejects functions that are not registered tasks."""
 
 from __future__ import annotations
 

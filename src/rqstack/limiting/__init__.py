@@ -1,4 +1,4 @@
-"""Holds a task to its rate over all workers: a job over it is snoozed, in order, and waits in no horse.
+"""Limits how often a task starts, across all workers: a job over the limit is snoozed and waits in no horse.
 
 The `limits` library counts the starts in a moving window in Redis: no window of that length has more than the rate
 allows. A job that may not start reserves a turn (`reserve_turn.lua`): a time of its own, one interval after the job
@@ -31,9 +31,9 @@ log = logging.getLogger("rqstack.limiting")
 
 _RESERVE_TURN = Script("limiting/lua/reserve_turn.lua")
 AWAY = 1.0
-"""Seconds after which a job asks again where Redis could not be asked."""
+"""Seconds after which a job tries again if Redis was unavailable."""
 KEPT = 60.0
-"""Seconds for which the place of a job that has not come back at its time still keeps new jobs behind it."""
+"""Seconds for which a missed turn still keeps new jobs behind it."""
 
 _SLACK = 0.005
 _held: ContextVar[bool] = ContextVar("rqstack_rates_held", default=True)
@@ -49,7 +49,7 @@ def acquire(connection: Redis, name: str, rate: Rate, job_id: str) -> float:
         job_id: The job that wants to start.
 
     Returns:
-        0 if it may start now; else seconds after which it should ask again, with a place in the line kept for it.
+        0 if it may start now; else seconds after which it should ask again. Its turn is reserved.
     """
     turns = f"{keys.RATE_LIMIT}:line:{name}"
     interval = rate.seconds / rate.count
@@ -84,7 +84,7 @@ def limited(func: Callable[..., Any], name: str, rule: Rate | Callable[..., str 
             wait = acquire(job.connection, name, rate, job.id)
         except (RedisConnectionError, RedisTimeoutError) as error:
             # Not the task's failure. The worker waits for Redis to record what became of the job, as for any other.
-            log.warning("%s: Redis could not be asked for its rate (%s); job %s is put back", name, error, job.id)
+            log.warning("%s: its rate limit is unavailable (%s); job %s is snoozed", name, error, job.id)
             wait = AWAY
         if wait == 0:
             return None

@@ -1,1 +1,1 @@
-"""What processes share: hooks around forks and jobs, ending with the parent, logging."""
+"""Process helpers: hooks, signals, ending with the parent, logging."""

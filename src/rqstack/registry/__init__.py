@@ -1,1 +1,1 @@
-"""What a task is, and where tasks are found."""
+"""Task declarations, their options and their discovery."""

@@ -51,7 +51,7 @@ def _load(name: str) -> None:
 
 
 def preloaded_settings() -> Settings:
-    """The settings as a process has them that preloads, without loading anything here: a child of its own does.
+    """The settings after preloading, which happens in a child process.
 
     For a command that only looks at a worker, or forks one: what a framework opens, such as log files, is not to be
     shared with the worker.

@@ -1,4 +1,4 @@
-"""What an error of Redis is about."""
+"""Classifies errors of Redis."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _pack: Callable[[tuple[Any, ...]], bytes] = cast(Any, hiredis).pack_command
 def pack(*command: str | bytes | int) -> bytes:
     """A command in Redis's protocol.
 
-    Where a signal's exception may come, such as a job's time-out, numbers have to be text already: hiredis ends the
+    Where a signal's exception may come, such as a job's timeout, numbers have to be text already: hiredis ends the
     process if one comes while it writes a number.
 
     Raises:

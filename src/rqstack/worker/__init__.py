@@ -1,4 +1,4 @@
-"""The worker: a supervisor process and its horses, in RQ's own keys."""
+"""The worker: a supervisor process and its horses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker as RQ knows it: its record in Redis, and what of RQ's behaviour differs. Horses and supervisors use it."""
+"""RQ's worker record and the behaviour that rqstack changes. Horses and supervisors use it."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ log = logging.getLogger("rqstack.worker")
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 WORKER_TTL = 15
-"""Seconds (and RQ's 60 besides) after which a dead worker's record expires."""
+"""Seconds after which a dead worker's record expires; RQ adds 60."""
 
 
 def run_worker(
@@ -157,7 +157,7 @@ def run_supervisor(
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """While inside, nothing looks for garbage: imports make none, and looking takes a tenth of a worker's start."""
+    """Disables garbage collection during imports, which saves a tenth of a worker's start-up time."""
     gc.disable()
     try:
         yield
@@ -233,4 +233,6 @@ def _deregister(worker: Worker) -> None:
     try:
         worker.teardown()  # type: ignore[no-untyped-call]
     except RedisError as error:
-        worker.log.warning("Worker %s: Redis is away (%s); its record expires by itself", worker.name, error)
+        worker.log.warning(
+            "Worker %s: it could not be deregistered (%s); its record expires by itself", worker.name, error
+        )

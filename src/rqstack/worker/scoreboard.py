@@ -1,4 +1,4 @@
-"""What a supervisor sees of its horses without asking Redis: a few numbers per horse, in shared memory."""
+"""Shared memory through which horses report their running job to their supervisor."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def fail_abandoned(worker: BaseWorker, abandoned: AbandonedJob) -> bool:
         abandoned: The job.
 
     Returns:
-        Whether it is done; if not, Redis is away.
+        Whether it is done; if not, Redis is unavailable.
     """
     lease = abandoned.lease
     running = RunningJob(lease.queue, lease.job_id, lease.execution, 0.0, None, worker=lease.worker)
@@ -65,6 +65,8 @@ def fail_abandoned(worker: BaseWorker, abandoned: AbandonedJob) -> bool:
                 worker.connection.hincrbyfloat(keys.METRICS, field("processed", lease.queue, task, outcome), 1)
                 return True
         except RedisError as error:
-            worker.log.warning("Worker %s: job %s waits to be recorded: %s", worker.name, lease.job_id, error)
+            worker.log.warning(
+                "Worker %s: the outcome of job %s cannot be recorded yet: %s", worker.name, lease.job_id, error
+            )
         time.sleep(0.2)
     return False

@@ -1,4 +1,4 @@
-"""What a forkserver's children do: a horse's work, or a side job. Prepared in the forkserver, done in the child.
+"""Child processes of a forkserver: a horse or a side job. Prepared in the forkserver, run in the child.
 
 A page of memory that a child writes to is copied, and CPython writes to every object that it uses, since it counts
 references in the objects. So as much as possible is done before the fork: a horse that is made and connected by its

@@ -98,7 +98,7 @@ def _call(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 
 def seconds(text: bytes) -> int:
-    """A job's time-out; RQ writes a number, or text such as 10m."""
+    """A job's timeout; RQ writes a number, or text such as 10m."""
     try:
         return int(text)
     except ValueError:

@@ -158,7 +158,11 @@ class Horse:
                 os.kill(self._supervisor_pid, signal.SIGUSR1)
                 self._pause(0.2)
             else:
-                self._worker.log.error("Worker %s: %r is still on record as running", self._worker.name, reply[1:])
+                self._worker.log.error(
+                    "Worker %s: its claim was rejected, since %r is still recorded as running",
+                    self._worker.name,
+                    reply[1:],
+                )
                 return 1
 
     # -- calls
@@ -178,7 +182,7 @@ class Horse:
                 return self._connection.run(CLAIM, tail)  # type: ignore[no-any-return]
             except Lost as error:
                 self._worker.log.warning(
-                    "Worker %s: Redis is away (%s); trying again in %.1f s", self._worker.name, error, wait
+                    "Worker %s: Redis is unavailable (%s); trying again in %.1f s", self._worker.name, error, wait
                 )
             except RedisError as error:
                 # Loading, out of memory, a full disk: Redis is there but does not accept it now.
@@ -328,7 +332,7 @@ class Horse:
                     return
                 self._clear_wakeup()
         except RedisError as error:
-            self._worker.log.warning("Worker %s: Redis is away (%s)", self._worker.name, error)
+            self._worker.log.warning("Worker %s: Redis is unavailable (%s)", self._worker.name, error)
             self._blocking_claim.close()
             self._pause(random.uniform(0.1, 0.5))
 

@@ -42,7 +42,7 @@ def touched(job: Any) -> Any:
     try:
         return job._status and job
     except Exception:
-        return None  # deleted meanwhile, or Redis is away: it is read again
+        return None  # deleted meanwhile, or Redis is unavailable: it is read again
 
 
 def _load(job: Any, name: str) -> Any:

@@ -152,7 +152,7 @@ class RQPath:
             stopped: It was stopped by a person's command.
 
         Returns:
-            Whether it is settled; if not, Redis is away, and it is to be tried again.
+            Whether it is settled; if not, Redis is unavailable, and it is to be tried again.
         """
         worker = self._worker
         try:
@@ -172,7 +172,9 @@ class RQPath:
             self._release_slot(job)
             return True
         except RedisError as error:
-            worker.log.warning("Worker %s: job %s waits to be recorded: %s", worker.name, running.job_id, error)
+            worker.log.warning(
+                "Worker %s: the outcome of job %s cannot be recorded yet: %s", worker.name, running.job_id, error
+            )
             return False
 
     def job(self, running: RunningJob) -> Job | None:
@@ -262,7 +264,7 @@ class RQPath:
                 RateLimitRegistry(job.rate_limit_key or "", self._client).release_stale_and_enqueue(job.id)
 
     def _record(self, running: RunningJob, job: Job, record: Callable[[Execution], None]) -> bool:
-        """Record an outcome, again and again while Redis is away. False if the job is not this horse's any more."""
+        """Record an outcome; repeats while Redis is unavailable. False if the job is not this horse's any more."""
         worker = self._worker
         before = dict(job.__dict__)
         wait = 0.05
@@ -274,7 +276,9 @@ class RQPath:
             try:
                 record(self._execution(running))
             except RedisError as error:
-                worker.log.warning("Worker %s: job %s waits to be recorded: %s", worker.name, job.id, error)
+                worker.log.warning(
+                    "Worker %s: the outcome of job %s cannot be recorded yet: %s", worker.name, job.id, error
+                )
             # RQ's methods log and swallow a lost connection; the registry tells whether they were done.
             if not self._owned(running):
                 job.connection = self._client

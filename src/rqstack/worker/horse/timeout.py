@@ -1,4 +1,4 @@
-"""A job's time-out by SIGALRM, as RQ's UnixSignalDeathPenalty, but the handler is set once and not for each job."""
+"""A job's timeout by SIGALRM, as RQ's UnixSignalDeathPenalty, but the handler is set once and not for each job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIGALRM = int(signal.SIGALRM)
 
 
 class JobTimeout:
-    """A context manager that can be entered again and again, with a different time-out each time.
+    """A context manager that can be entered again and again, with a different timeout each time.
 
     The handler stays set between jobs; where a task has set another, the next job finds its own again.
     """
@@ -40,7 +40,7 @@ class JobTimeout:
         try:
             signal.alarm(0)
         except JobTimeoutException:
-            # It rang when the job had just ended: then it has ended, as RQ sees it too.
+            # The alarm fired just after the job ended: it counts as ended, as in RQ.
             signal.alarm(0)
 
     def _ring(self, number: int, frame: FrameType | None) -> None:

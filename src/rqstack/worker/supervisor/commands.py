@@ -34,12 +34,12 @@ class CommandListener:
         return getattr(getattr(self._pubsub, "connection", None), "_sock", None)
 
     def subscribe(self) -> None:
-        """Subscribe. A Redis that is away is left to `read`, which tries again."""
+        """Subscribe. If Redis is unavailable, `read` tries again."""
         try:
             self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
             self._pubsub.subscribe(*self._workers)
         except RedisError as error:
-            log.debug("No commands while Redis is away: %s", error)
+            log.debug("No commands while Redis is unavailable: %s", error)
             self.close()
 
     def read(self) -> list[tuple[BaseWorker, dict[str, Any]]]:
@@ -55,11 +55,11 @@ class CommandListener:
                         payload = json.loads(message["data"])
                         payload["command"]
                     except (ValueError, KeyError, TypeError):
-                        log.error("Worker %s: a command that cannot be read: %r", worker.name, message["data"])
+                        log.error("Worker %s: an invalid command is ignored: %r", worker.name, message["data"])
                         continue
                     found.append((worker, payload))
         except RedisError as error:
-            log.debug("No commands while Redis is away: %s", error)
+            log.debug("No commands while Redis is unavailable: %s", error)
             self.close()
         return found
 

@@ -119,12 +119,12 @@ class Forkserver:
             self.connection.send(None)
 
     def messages(self) -> list[Message]:
-        """What it has said since."""
-        said: list[Message] = []
+        """The messages since the last call."""
+        received: list[Message] = []
         with contextlib.suppress(EOFError, OSError):
             while self.connection.poll():
-                said.append(self.connection.recv())
-        return said
+                received.append(self.connection.recv())
+        return received
 
     def has_ended(self) -> bool:
         """Whether the process is gone. True once only."""
@@ -234,4 +234,4 @@ class _Process:
 
 
 def _note(signum: int, frame: FrameType | None) -> None:
-    """Only to be woken: a horse has ended."""
+    """A handler that does nothing: the signal interrupts `select` by the wakeup descriptor."""

@@ -290,7 +290,7 @@ class HorsePool:
         slot.pid = slot.worker._horse_pid = 0
         slot.status = status
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) in (DONE, RECYCLE):
-            # A job may end the process with any code; whether it did is decided by what is on record.
+            # A job may end its process with these codes too, so the lease decides.
             if os.WEXITSTATUS(status) == DONE and not slot.why and not slot.worker.killed_on_purpose:
                 slot.why = "done"
         else:

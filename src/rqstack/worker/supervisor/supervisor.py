@@ -47,7 +47,7 @@ _TICK = 1.0
 """Seconds after which the supervisor looks at its horses' deadlines."""
 
 OVERRUN = 5.0
-"""Seconds past a job's time-out after which its horse is killed: it did not react to the signal."""
+"""Seconds past a job's timeout after which its horse is killed: it did not react to the signal."""
 
 
 class Supervisor:
@@ -118,8 +118,8 @@ class Supervisor:
         its queue. A second one, a second later or more, puts back at once.
         """
         previous = self._install_signals()
-        # What is there now is shared with all horses: the collector must not write to it. (Collecting first would take
-        # longer than the rest of the start, and there is next to nothing to collect.)
+        # Freeze what is there now, so that the garbage collector does not copy the pages that horses share. (Collecting
+        # first would take longer than the rest of the start, and there is next to nothing to collect.)
         gc.freeze()
         self._pool.open()
         try:
@@ -172,7 +172,7 @@ class Supervisor:
 
     def _is_over(self) -> bool:
         if self._stops and time.monotonic() > self._stops[0] + self._settings.grace:
-            # Redis is away; the next supervisor finds on record what is left.
+            # Redis is unavailable; the next supervisor finds on record what is left.
             return not any(slot.pid for slot in self._pool.slots)
         return self._pool.is_empty() and self._pool.is_done()
 
@@ -194,7 +194,9 @@ class Supervisor:
             try:
                 leases = self._put_back(slot)
             except RedisError as error:
-                self._log.warning("Worker %s: its job waits until Redis is back: %s", slot.worker.name, error)
+                self._log.warning(
+                    "Worker %s: Redis is unavailable, so its job cannot be put back yet: %s", slot.worker.name, error
+                )
                 return
             if abandoned := [lease for lease in leases if lease.what == "abandon"]:
                 slot.failures = 0
@@ -234,7 +236,7 @@ class Supervisor:
         if stopped:
             reason = "Job stopped by user, work-horse terminated."
         elif slot.why == "overrun":
-            reason = "The job went on after its time-out, and did not react to it; its work-horse was killed."
+            reason = "The job ignored its timeout; its work-horse was killed."
         elif worker.killed_on_purpose:
             reason = f"Work-horse terminated unexpectedly; {describe(status)}; it was killed by a command."
         else:
@@ -260,7 +262,9 @@ class Supervisor:
                 continue
             deadline = self._scoreboard.deadline(slot.index)
             if deadline and moment > deadline + OVERRUN:
-                self._log.warning("Worker %s: the running job ignores its time-out", slot.worker.name)
+                self._log.warning(
+                    "Worker %s: the running job ignores its timeout, so the horse is killed", slot.worker.name
+                )
                 self._pool.kill(slot, "overrun")
             elif moment >= self._put_back_at:
                 self._pool.kill(slot, "return")
@@ -296,7 +300,7 @@ class Supervisor:
                 self._abandon_for_dead(self._recovery.check_dead_again())
                 self._recovered = True
         except RedisError as error:
-            self._log.warning("Redis is away (%s); trying again", error)
+            self._log.warning("Redis is unavailable (%s); trying again", error)
             self._has_scripts = False
             self._in_touch_since = None if self._in_touch_since is None else moment
             self._recovered = False
@@ -373,7 +377,7 @@ class Supervisor:
             self._recovery.put_back([slot.worker.name for slot in self._pool.slots], crashed=False)
             self._recovery.deregister()
         except RedisError as error:
-            self._log.warning("Redis is away (%s); the next supervisor puts back what is left", error)
+            self._log.warning("Redis is unavailable (%s); the next supervisor puts back what is left", error)
         self._commands.close()
         self._connection.close()
 
@@ -403,4 +407,4 @@ class Supervisor:
 
 
 def _ignore(signum: int, frame: FrameType | None) -> None:
-    """Only to be woken: a child has ended."""
+    """A handler that does nothing: the signal interrupts `select` by the wakeup descriptor."""
