@@ -10,8 +10,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
-
 from rqstack.errors import SettingsError
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.loader import SecretStr, Setting, declared_settings
@@ -162,8 +160,7 @@ def write_stack_env(mode: str, values: Mapping[str, str | int], root: Path | Non
 
 def read_stack_env(root: Path | None = None) -> dict[str, str]:
     """The content of `var/stack.env`; empty if no stack runs."""
-    path = (root or home()) / "var" / "stack.env"
-    return {name: value or "" for name, value in dotenv_values(path).items()} if path.is_file() else {}
+    return read_env_file((root or home()) / "var" / "stack.env")
 
 
 def update_stack_env(values: Mapping[str, str | int], root: Path | None = None) -> None:
