@@ -37,6 +37,35 @@ class AbandonedJob(NamedTuple):
     status: int = 0
 
 
+def failure_reason(
+    ended: str,
+    max_crashes: int,
+    *,
+    stopped: bool = False,
+    ignored_timeout: bool = False,
+    killed_by_command: bool = False,
+) -> str:
+    """What is stored as the exception of an abandoned job, beginning as RQ does.
+
+    Args:
+        ended: How its process ended.
+        max_crashes: How often a job may end its process.
+        stopped: It was stopped by a command.
+        ignored_timeout: It went on after its timeout.
+        killed_by_command: Its process was killed by a command.
+    """
+    if stopped:
+        return "Job stopped by user, work-horse terminated."
+    if ignored_timeout:
+        return "The job ignored its timeout; its work-horse was killed."
+    if killed_by_command:
+        return f"Work-horse terminated unexpectedly; {ended}; it was killed by a command."
+    return (
+        f"Work-horse terminated unexpectedly; {ended}; the job has ended its process {max_crashes} times, so it is not "
+        "run again. See RQSTACK_MAX_CRASHES."
+    )
+
+
 def fail_abandoned(worker: BaseWorker, abandoned: AbandonedJob) -> bool:
     """Fail the job, as RQ does for a horse that has died.
 

@@ -27,7 +27,7 @@ from rqstack.registry.discovery import autodiscover
 from rqstack.registry.preload import preload
 from rqstack.settings import Settings, get_settings
 from rqstack.transport.raw import RawConnection
-from rqstack.worker.horse.abandoned import AbandonedJob
+from rqstack.worker.horse.abandoned import AbandonedJob, failure_reason
 from rqstack.worker.horse.child import ChildFactory
 from rqstack.worker.horse.maintenance import Maintenance
 from rqstack.worker.lease import Lease
@@ -233,25 +233,18 @@ class Supervisor:
         worker = slot.worker
         status = slot.status or 0
         stopped = worker._stopped_job_id == lease.job_id
-        if stopped:
-            reason = "Job stopped by user, work-horse terminated."
-        elif slot.why == "overrun":
-            reason = "The job ignored its timeout; its work-horse was killed."
-        elif worker.killed_on_purpose:
-            reason = f"Work-horse terminated unexpectedly; {describe(status)}; it was killed by a command."
-        else:
-            reason = (
-                f"Work-horse terminated unexpectedly; {describe(status)}; the job has ended its process "
-                f"{self._settings.max_crashes} times, so it is not run again. See RQSTACK_MAX_CRASHES."
-            )
+        reason = failure_reason(
+            describe(status),
+            self._settings.max_crashes,
+            stopped=stopped,
+            ignored_timeout=slot.why == "overrun",
+            killed_by_command=worker.killed_on_purpose,
+        )
         worker._stopped_job_id = None
         self._abandoned[slot.index] = self._pool.start_side_job(AbandonedJob(lease, reason, stopped, status))
 
     def _abandon_for_dead(self, leases: Sequence[Lease]) -> None:
-        reason = (
-            "Work-horse terminated unexpectedly, with its whole worker; the job has ended its process "
-            f"{self._settings.max_crashes} times, so it is not run again. See RQSTACK_MAX_CRASHES."
-        )
+        reason = failure_reason("with its whole worker", self._settings.max_crashes)
         for lease in leases:
             if lease.what == "abandon":
                 self._pool.start_side_job(AbandonedJob(lease, reason))
