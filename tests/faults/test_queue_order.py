@@ -84,6 +84,7 @@ def test_an_idle_horse_takes_the_higher_of_two(fleet: Fleet) -> None:
     from rqstack.transport.raw import RawConnection
     from rqstack.worker.horse.claim_wait import BlockingClaim
     from rqstack.worker.scripts import CLAIM
+    from rqstack.worker.settle import claim_arguments
 
     client = fleet.client
     queue_keys = ["rq:queue:high", "rq:queue:low"]
@@ -96,14 +97,14 @@ def test_an_idle_horse_takes_the_higher_of_two(fleet: Fleet) -> None:
         assert waiters.wait(begin, 20)
         assert client.lrange("rqstack:claim:worker:rq:queue:low", 0, -1) == [b"low-1"]
         fleet.enqueue(["high-1"], queue="high")
-        names = ("rq:worker:worker", keys.running("supervisor"), keys.SUPERVISORS, *queue_keys, "worker", "supervisor")
-        tail = (5, *names, "0f", "2026-01-01T00:00:00.000000Z", f"{time.time():.6f}", 90, b"1", b"")
-        reply = waiters.claim(channel, tail)
-        assert reply[:3] == [b"job", b"high", b"high-1"]
+        fixed_keys = ("rq:worker:worker", keys.running("supervisor"), keys.SUPERVISORS)
+        tail = claim_arguments(fixed_keys, queue_keys, ("worker", "supervisor"), time.time(), idle=True)
+        status, job = waiters.claim(channel, tail)
+        assert [status, *job[:2]] == [b"jobs", b"high", b"high-1"]
         assert client.lrange("rq:queue:low", 0, -1) == [b"low-1", b"low-2"]
         assert client.keys("rqstack:claim:*") == []
         # The same call again, as after a lost reply, is the same job.
-        assert channel.run(CLAIM, tail)[:3] == [b"job", b"high", b"high-1"]
+        assert channel.run(CLAIM, tail)[1][:3] == job[:3]
     finally:
         waiters.close()
         channel.close()

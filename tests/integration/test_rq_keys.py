@@ -26,6 +26,7 @@ from rq.command import send_stop_execution_command
 from rq.executions import ExecutionRegistry
 from rq.group import Group
 from rq.job import Dependency, Job
+from rq.rate_limit import RateLimitRegistry
 
 from support.paths import MODULES
 from support.processes import rqstack_command, start
@@ -38,9 +39,10 @@ NEAR = 30  # seconds by which times may differ between the two runs
 def enqueue_all(queue: rq.Queue, module: ModuleType) -> set[str]:
     """One job of each kind; its id names it. Returns the ids.
 
-    Two kinds are not here, as RQ's way is mended on purpose: in place of a result that does not pickle RQ stores a text
-    and calls the job finished, here it fails; a job that was deleted while it waited stays in RQ's intermediate list
-    forever, here it is dropped.
+    Three kinds are not here, as RQ's way is mended on purpose: in place of a result that does not pickle RQ stores a
+    text and calls the job finished, here it fails; a job that was deleted while it waited stays in RQ's intermediate
+    list forever, here it is dropped; a job with `failure_ttl=0` leaves its id in RQ's registry of failed jobs, and its
+    dependents for ever deferred, here neither.
     """
 
     def add(name: str, func: Any, *args: Any, **options: Any) -> Job:
@@ -131,8 +133,8 @@ def plain(field: str, value: bytes) -> Any:
     if field == "exc_string":  # the lines of the traceback name the code of the worker
         last = zlib.decompress(base64.b64decode(value)).decode().strip().splitlines()[-1]
         return last.partition(":")[0] if "DeserializationError" in last else last  # here it also says why
-    if field == "data" and value[:1] == b"x":
-        return zlib.decompress(value)
+    if field == "data":  # RQ compresses a damaged one, too, when it writes the whole record again
+        return zlib.decompress(value) if value[:1] == b"x" else value
     return value.decode("utf-8", "backslashreplace")
 
 
@@ -148,6 +150,8 @@ def flat(client: Redis) -> dict[tuple[str, str], Any]:
         parts: dict[str, Any] = {"type": kind, "ttl": client.ttl(raw)}
         if kind == "hash":
             parts |= {name.decode(): plain(name.decode(), value) for name, value in client.hgetall(raw).items()}
+            # A copy of the last value of a job that runs again, which RQ writes and never reads: results are a stream.
+            parts.pop("result", None)
         elif kind == "zset":
             for member, score in client.zrange(raw, 0, -1, withscores=True):
                 parts[f"member {member.decode()}"] = score - seconds if score > 1e9 else score
@@ -270,6 +274,8 @@ def test_a_stopped_execution_leaves_what_rq_s_leaves(
             send_stop_execution_command(client, "hang", execution)
         for _, wait in runs:
             wait()
+        for client, _ in runs:
+            RateLimitRegistry("one", client).cleanup()  # as RQ's maintenance does at its own times
     stopped = [flat(client) for client, _ in runs]
     # RQ's process that is told to stop does not know what its horse has written of the job, and writes over it.
     forgotten = [("rq:job:hang", field) for field in ("ended_at", "last_heartbeat", "worker_name")]

@@ -59,7 +59,6 @@ def fetch_outcome(job_id: str, connection: Redis, settings: Settings) -> Outcome
         NoSuchJob: No job has this id.
         RqstackError: The result cannot be deserialized.
     """
-    from rq.exceptions import NoSuchJobError
     from rq.job import Job
 
     from rqstack.security import get_serializer
@@ -69,19 +68,17 @@ def fetch_outcome(job_id: str, connection: Redis, settings: Settings) -> Outcome
         job = Job(job_id, connection=connection, serializer=get_serializer(settings))
     except ValueError:  # not a valid id: letters, digits, dashes and underscores
         raise unknown from None
-    try:
-        job.refresh()
-    except NoSuchJobError:
-        raise unknown from None
-    except ValueError as error:
-        raise RqstackError(f"the record of {job_id} in Redis is damaged: {error}.") from error
-    state = str(getattr(job._status, "value", job._status))
+    # Not the whole record: parts of it may be damaged, which is why the job has failed.
+    status: Any = connection.hget(job.key, "status")
+    if status is None:
+        raise unknown
+    state = status.decode(errors="replace")
     if state not in ENDED:
         return Outcome(job_id, state)
     result = _latest_result(job, settings)
     if state == "finished":
-        return Outcome(job_id, state, result.return_value if result else job._result)
-    details = (result.exc_string if result else None) or job._exc_info or ""
+        return Outcome(job_id, state, result.return_value if result else None)
+    details = (result.exc_string if result else None) or ""
     return Outcome(job_id, state, reason=reason_of(details) or f"The job was {state}.", details=details)
 
 

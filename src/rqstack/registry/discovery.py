@@ -157,30 +157,45 @@ def resolve(name: str, instance: Any = None, settings: Settings | None = None) -
     return _import_function(name)
 
 
+def check_callback(name: str, settings: Settings | None = None) -> None:
+    """Hold the allow-list for a callback, whose name is not part of what is signed: it is a function of a package that
+    declares tasks.
+
+    Args:
+        name: Its dotted name.
+        settings: As `resolve`.
+
+    Raises:
+        UnknownTask: It is of another package, and `RQSTACK_ALLOW_UNREGISTERED` is not set.
+    """
+    if not _may_be_called_back(name) and not (settings or get_settings()).allow_unregistered:
+        raise UnknownTask(
+            f"the job's callback {name!r} is of no package that declares tasks, so neither was run. "
+            "Move it to one, such as the module of the task."
+        )
+
+
 def check_callbacks(job: Job, settings: Settings | None = None) -> None:
-    """Hold the allow-list for a job's callbacks, which are not part of what is signed: they are functions of packages
-    that declare tasks, and no others. Those that are not are taken from the job, so that nobody calls them.
+    """As `check_callback`, for all callbacks of a job. Those that are refused are taken from it, so that nobody calls
+    them.
 
     Args:
         job: RQ's object.
         settings: As `resolve`.
 
     Raises:
-        UnknownTask: A callback is of another package, and `RQSTACK_ALLOW_UNREGISTERED` is not set.
+        UnknownTask: One is refused.
     """
-    refused = []
+    refused: UnknownTask | None = None
     for field_name in ("_success_callback_name", "_failure_callback_name", "_stopped_callback_name"):
-        name = getattr(job, field_name)
-        if name and not _may_be_called_back(name):
-            if (settings or get_settings()).allow_unregistered:
-                return
-            setattr(job, field_name, None)
-            refused.append(name)
-    if refused:
-        raise UnknownTask(
-            f"the job's callback {refused[0]!r} is of no package that declares tasks, so neither was run. "
-            "Move it to one, such as the module of the task."
-        )
+        if name := getattr(job, field_name):
+            try:
+                check_callback(name, settings)
+            except UnknownTask as error:
+                setattr(job, field_name, None)
+                refused = refused or error
+    if refused is not None:
+        raise refused
 
 
 def _may_be_called_back(name: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from rqstack.transport.scripts import Script
+from rqstack.transport.job_record import set_fields
 
 if TYPE_CHECKING:
     from rq import Retry
@@ -143,9 +143,6 @@ def _seconds(value: object) -> float:
     return value
 
 
-_FORBID_RETRY = Script("registry/lua/forbid_retry.lua")
-
-
 def retrying_only(func: Callable[..., Any], types: tuple[type[BaseException], ...]) -> Callable[..., Any]:
     """The function, so that its job is not retried after other exceptions than these.
 
@@ -164,7 +161,7 @@ def retrying_only(func: Callable[..., Any], types: tuple[type[BaseException], ..
             return
         job.retries_left = 0
         try:
-            _FORBID_RETRY(job.connection, [job.key], [])
+            set_fields(job.connection, job.key, {"retries_left": 0})
         except RedisError:
             log.warning("Job %s may be retried after %s: Redis is unavailable", job.id, type(error).__name__)
 

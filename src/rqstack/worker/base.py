@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from typing import TYPE_CHECKING
 
 from rq import Worker as RqWorker
 
-from rqstack.limiting.snooze import Snooze, snooze
 from rqstack.transport.rq_version import check_rq_version
-
-if TYPE_CHECKING:
-    from rq import Queue, Retry
-    from rq.executions import Execution
-    from rq.job import Job
-    from rq.registry import StartedJobRegistry
-
 
 check_rq_version()
 
@@ -48,15 +39,6 @@ class BaseWorker(RqWorker):
         """Kill the horse and what it has started. The supervisor then fails its job, as RQ does."""
         self.killed_on_purpose = True
         super().kill_horse(sig)
-
-    def handle_job_retry(
-        self, job: Job, queue: Queue, retry: Retry, started_job_registry: StartedJobRegistry, execution: Execution
-    ) -> None:
-        """As RQ's; but a job over its rate limit is snoozed, and counts neither as a failure nor as a retry."""
-        if isinstance(retry, Snooze):
-            snooze(self, job, queue, retry.wait, execution)
-        else:
-            super().handle_job_retry(job, queue, retry, started_job_registry, execution)
 
     def procline(self, message: str) -> None:
         """The title of the process; not once per job, which would cost more than a short job."""

@@ -15,6 +15,7 @@ class Lease(NamedTuple):
         queue: The job's queue.
         job_id: The job's id.
         execution: The id of the execution that ended.
+        supervisor: The supervisor of the worker.
     """
 
     worker: str
@@ -22,3 +23,4 @@ class Lease(NamedTuple):
     queue: str
     job_id: str
     execution: str
+    supervisor: str

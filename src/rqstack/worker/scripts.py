@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from rqstack.transport.scripts import Script
 
-CLAIM = Script("worker/lua/claim.lua", tail="return claim()")
-FINISH = Script("worker/lua/claim.lua", "worker/lua/finish.lua")
-RECOVER = Script("worker/lua/recover.lua")
-HEARTBEAT = Script("worker/lua/heartbeat.lua")
+_LEASE = "worker/lua/lease.lua"
+_CLAIM = "worker/lua/claim.lua"
+_RELEASE = ("enqueue/lua/rate_limited.lua", "enqueue/lua/put_on_queue.lua", "enqueue/lua/dependents.lua")
+
+CLAIM = Script(_LEASE, _CLAIM, tail="return claim()")
+SETTLE = Script(*_RELEASE, "enqueue/lua/delete_job.lua", _LEASE, _CLAIM, "worker/lua/settle.lua")
+RELEASE = Script(*_RELEASE, "worker/lua/release.lua")
+RECOVER = Script(_LEASE, "worker/lua/recover.lua")
+HEARTBEAT = Script(_LEASE, "worker/lua/heartbeat.lua")
 
 EXECUTION_TTL = 90
 """Seconds until RQ's registries take an execution for abandoned, as RQ writes them; supervisors keep refreshing it."""
+
+JOB_TIMEOUT = 180
+"""Seconds that a job may run whose record does not say so: RQ's default."""

@@ -29,12 +29,12 @@ from rqstack.transport import keys
 from rqstack.transport.raw import RawConnection
 from rqstack.worker import Worker
 from rqstack.worker.horse.horse import Horse
-from rqstack.worker.horse.rq_path import RQPath
-from rqstack.worker.horse.running import RunningJob
 from rqstack.worker.lease import Lease
 from rqstack.worker.limits import Limits
+from rqstack.worker.outcome import Outcome
 from rqstack.worker.scoreboard import Scoreboard
-from rqstack.worker.scripts import CLAIM, FINISH
+from rqstack.worker.scripts import CLAIM, SETTLE
+from rqstack.worker.settle import settle
 from rqstack.worker.supervisor.recovery import Recovery
 
 QUEUES = ("high", "low: 1")
@@ -61,16 +61,24 @@ class Rider:
         self.horse._on_stop = signal.getsignal(signal.SIGTERM)  # type: ignore[assignment]  # the test keeps its own
         self.supervisor = supervisor
         self.claimed: list[Any] | None = None
-        """A claim's reply, with a job that has not run yet."""
-        self.finished: list[Any] | None = None
-        """A job that has run, and is not recorded yet."""
+        """A claimed job that has not run yet, as claim.lua gives it."""
 
     @property
     def job_id(self) -> str | None:
         """The running job."""
         if self.claimed is not None:
-            return str(self.claimed[2].decode())
-        return self.finished[0] if self.finished is not None else None
+            return str(self.claimed[1].decode())
+        return self.ended.job_id if self.ended is not None else None
+
+    @property
+    def ended(self) -> Outcome | None:
+        """How a job ended that has run, and is not recorded yet."""
+        return self.horse._ended[0][1] if self.horse._ended else None
+
+    def forget(self) -> None:
+        """What a horse knows is lost when it dies."""
+        self.claimed = None
+        self.horse._ended.clear()
 
     def close(self) -> None:
         self.horse._connection.close()
@@ -117,7 +125,7 @@ class Jobs(RuleBasedStateMachine):
         for number, recovery in enumerate(self.recoveries):
             self.heartbeat(number)
             for rider in self.riders[number * 2 : number * 2 + 2]:
-                rider.claimed = rider.finished = None
+                rider.forget()
                 self.settle(rider, recovery.put_back([rider.worker.name], crashed=False))
         rider = self.riders[0]
         for _ in range(1000):
@@ -201,7 +209,7 @@ class Jobs(RuleBasedStateMachine):
     def claim(self, horse: int, idle: bool) -> None:
         rider = self.riders[horse]
         if rider.job_id is None:
-            tail = rider.horse._arguments(None, claim=True, idle=idle)
+            tail = rider.horse._arguments(claim=True, idle=idle)
             self.note_claim(rider, rider.horse._connection.run(CLAIM, tail), CLAIM, tail, resent=idle)
 
     @rule(horse=horses, queue=st.integers(0, 1))
@@ -217,43 +225,41 @@ class Jobs(RuleBasedStateMachine):
     def run_job(self, horse: int) -> None:
         rider = self.riders[horse]
         if rider.claimed is not None:
-            reply, rider.claimed = rider.claimed, None
-            name = reply[2].decode()
-            before = self.owner(name, rider)
-            rider.finished = rider.horse._run(list(reply))
-            if rider.finished is None and before and self.status(name) == "finished":
-                self.successes[name] += 1
+            entry, rider.claimed = rider.claimed, None
+            rider.horse._run(entry)
 
     @rule(horse=horses, claim_next=st.booleans(), lost=st.booleans())
     def finish(self, horse: int, claim_next: bool, lost: bool = False) -> None:
         rider = self.riders[horse]
-        if rider.finished is None:
+        outcome = rider.ended
+        if outcome is None:
             return
-        finished, rider.finished = rider.finished, None
-        name = finished[0]
+        name = outcome.job_id
         owner = self.owner(name, rider)
-        tail = rider.horse._arguments(finished, claim=claim_next, idle=False)
-        reply = rider.horse._connection.run(FINISH, tail)
-        what = reply.pop(0)
-        assert what in (b"finished", b"unusual") if owner else what in (b"fenced", b"deleted"), (what, owner)
+        tail = rider.horse._arguments(claim=claim_next, idle=False)
+        (what,), _, *reply = rider.horse._connection.run(SETTLE, tail)
+        if owner:
+            assert what == (b"finished" if outcome.what == "finished" else what)
+            assert what in (b"finished", b"failed", b"retried"), what
+        else:
+            assert what in (b"fenced", b"deleted"), what
         if what == b"finished":
             self.successes[name] += 1
-        if lost and what == b"finished":
-            again = rider.horse._connection.run(FINISH, tail)
-            assert again.pop(0) == b"again"
-            assert again[:3] == reply[:3] or reply[0] == b"suspended"
-        rider.horse._act_on(what)
-        if what == b"unusual" and self.status(name) == "finished":
-            self.successes[name] += 1
+        if lost and owner:
+            (again,), _, *same = rider.horse._connection.run(SETTLE, tail)
+            assert again == b"again"
+            assert same[:1] == reply[:1] or reply[:1] == [b"suspended"]
+            assert [job[:3] for job in same[1:]] == [job[:3] for job in reply[1:]]
+        rider.horse._ended.clear()
         if reply:
-            self.note_claim(rider, reply, FINISH, tail, resent=False)
+            self.note_claim(rider, reply, SETTLE, tail, resent=False)
 
     def note_claim(self, rider: Rider, reply: list[Any], script: Any, tail: Any, *, resent: bool) -> None:
-        assert reply[0] in (b"job", b"empty", b"suspended", b"unregistered"), reply
-        if reply[0] == b"job":
+        assert reply[0] in (b"jobs", b"empty", b"suspended", b"unregistered"), reply
+        if reply[0] == b"jobs":
             if resent:  # its reply was lost: the same call again brings the same job
-                assert rider.horse._connection.run(script, tail)[:4] == reply[:4]
-            rider.claimed = reply
+                assert rider.horse._connection.run(script, tail)[1][:4] == reply[1][:4]
+            (rider.claimed,) = reply[1:]
         elif reply[0] == b"unregistered":
             self.heartbeat(self.names.index(rider.supervisor))
 
@@ -273,7 +279,7 @@ class Jobs(RuleBasedStateMachine):
         rider = self.riders[horse]
         if crashed:
             self.note_crash(rider)
-        rider.claimed = rider.finished = None
+        rider.forget()
         held = self.recoveries[horse // 2].put_back([rider.worker.name], crashed=crashed)
         assert all(job.what == "requeued" or self.crashes[job.job_id] >= MAX_CRASHES for job in held)
         self.settle(rider, held)
@@ -291,7 +297,7 @@ class Jobs(RuleBasedStateMachine):
         self.settle(self.riders[2 - supervisor * 2], other.take_over(name))
         if not come_back:
             for rider in riders:
-                rider.claimed = rider.finished = None
+                rider.forget()
 
     @rule(supervisor=supervisors)
     def check_dead_again(self, supervisor: int) -> None:
@@ -309,8 +315,8 @@ class Jobs(RuleBasedStateMachine):
     def settle(self, rider: Rider, held: list[Lease]) -> None:
         for job in held:
             if job.what == "abandon":
-                running = RunningJob(job.queue, job.job_id, job.execution, 0.0, None)
-                assert RQPath(rider.worker).abandon(running, "crashed", stopped=False)
+                outcome = Outcome("failed", job.job_id, job.execution, job.queue, ended=1e9)
+                assert settle(rider.horse._connection, job, outcome) in ("failed", "retried")
 
     # -- what is so at any time
 
@@ -359,8 +365,7 @@ class Jobs(RuleBasedStateMachine):
             if name in self.deleted:
                 assert "started" not in where, (name, where)
             elif name in self.cancelled:
-                retried = {"queued"} if self.kinds[name] == "again" else set()  # RQ retries it all the same
-                assert set(where) <= {"canceled", "finished", "failed"} | retried, (name, where)
+                assert set(where) <= {"canceled", "finished", "failed"}, (name, where)
             else:
                 assert where == [self.status(name)], (name, where, self.status(name))
         leases: Counter[str] = Counter()

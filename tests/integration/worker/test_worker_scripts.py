@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rqstack.worker.scripts import CLAIM, FINISH
+from rqstack.worker.scripts import CLAIM, SETTLE
 from support.redis_server import RedisServer
 from support.worker_site import Site
 
@@ -14,7 +14,7 @@ def test_a_worker_brings_its_scripts_before_the_first_job(site: Site) -> None:
     site.redis.script_flush()
     site.worker("default", "--processes", "2")
     site.until_idle(2)
-    assert site.redis.script_exists(CLAIM.sha, FINISH.sha) == [True, True]
+    assert site.redis.script_exists(CLAIM.sha, SETTLE.sha) == [True, True]
     site.redis.script_flush()
     site.queue().enqueue("shop.tasks.give", job_id="later")
     site.until_ended("later")
@@ -27,7 +27,7 @@ def test_a_worker_brings_them_again_to_a_redis_that_has_lost_all(site: Site) -> 
     site.until_idle(1)
     site.redis.script_flush()
     site.redis.flushall()
-    site.until(lambda: site.redis.script_exists(CLAIM.sha, FINISH.sha) == [True, True], "the scripts")
+    site.until(lambda: site.redis.script_exists(CLAIM.sha, SETTLE.sha) == [True, True], "the scripts")
 
 
 def test_a_worker_brings_them_again_to_a_redis_that_has_restarted(site: Site, own_redis: RedisServer) -> None:
@@ -35,10 +35,10 @@ def test_a_worker_brings_them_again_to_a_redis_that_has_restarted(site: Site, ow
     site.add_project()
     site.worker("default", REDIS_URL=own_redis.url)
     client = own_redis.client()
-    site.until(lambda: client.script_exists(FINISH.sha) == [True], "the scripts")
+    site.until(lambda: client.script_exists(SETTLE.sha) == [True], "the scripts")
     own_redis.kill()
     own_redis.start()
-    site.until(lambda: client.script_exists(CLAIM.sha, FINISH.sha) == [True, True], "the scripts")
+    site.until(lambda: client.script_exists(CLAIM.sha, SETTLE.sha) == [True, True], "the scripts")
 
 
 def test_a_user_who_may_not_load_scripts_can_work(site: Site) -> None:

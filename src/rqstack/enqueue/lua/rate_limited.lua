@@ -1,23 +1,18 @@
--- Puts a job with RQ's RateLimit back to work, as rq.Queue does. Comes before scripts that move jobs to queues.
+-- RQ's RateLimit, as rq.rate_limit has it. Comes before scripts that put jobs on queues, or end them.
 --
--- Such a job waits in a sorted set for one of its limit's slots. A job that is given one is put on its queue, and keeps
--- the slot until it has ended.
+-- A job with a limit waits in a sorted set for one of the limit's slots. A job that is given one is put on its queue,
+-- and keeps the slot until it has ended.
+
+-- Give the free slots of a limit to the jobs that have waited longest.
 --
--- id        the job's id; its record is there, with its origin
 -- limit     the limit's key
 -- most      how many slots it has
 -- seconds   now, in Unix seconds
 -- text      now, as RQ writes times
-local function enqueue_rate_limited(id, limit, most, seconds, text)
+local function fill_slots(limit, most, seconds, text)
     local key = '<prefix>:rl:' .. limit
     local allowed, waiting = key .. ':allowed', key .. ':rate_limited'
-    -- Damaged ones fail here, before the first write.
-    redis.call('ZCARD', waiting)
     local taken = redis.call('ZCARD', allowed)
-    redis.call('SADD', '<prefix>:rl-keys', limit)
-    redis.call('HSET', key, 'concurrency', most)
-    redis.call('HSET', '<prefix>:job:' .. id, 'status', 'rate_limited')
-    redis.call('ZADD', waiting, seconds, id)
     while taken < most do
         local first = redis.call('ZPOPMIN', waiting)[1]
         if not first then
@@ -31,5 +26,31 @@ local function enqueue_rate_limited(id, limit, most, seconds, text)
             redis.call('HSET', job, 'status', 'queued', 'enqueued_at', text)
             taken = redis.call('ZCARD', allowed)
         end
+    end
+end
+
+-- Let a job wait for a slot, and give it one if one is free. Arguments as `fill_slots`, and
+--
+-- id        the job's id; its record is there, with its origin
+local function enqueue_rate_limited(id, limit, most, seconds, text)
+    local key = '<prefix>:rl:' .. limit
+    -- Damaged ones fail here, before the first write.
+    redis.call('ZCARD', key .. ':rate_limited')
+    redis.call('ZCARD', key .. ':allowed')
+    redis.call('SADD', '<prefix>:rl-keys', limit)
+    redis.call('HSET', key, 'concurrency', most)
+    redis.call('HSET', '<prefix>:job:' .. id, 'status', 'rate_limited')
+    redis.call('ZADD', key .. ':rate_limited', seconds, id)
+    fill_slots(limit, most, seconds, text)
+end
+
+-- Take a job that has ended out of its limit, and give its slot to the next. Arguments as `fill_slots`, and
+--
+-- id        the job's id
+local function release_slot(id, limit, seconds, text)
+    local key = '<prefix>:rl:' .. limit
+    redis.call('ZREM', key .. ':rate_limited', id)
+    if redis.call('ZREM', key .. ':allowed', id) == 1 then
+        fill_slots(limit, tonumber(redis.call('HGET', key, 'concurrency') or '') or 0, seconds, text)
     end
 end

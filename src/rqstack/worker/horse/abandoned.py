@@ -1,19 +1,28 @@
-"""Fails an abandoned job, one whose process is gone: a side job, since RQ's methods may call users' code."""
+"""Fails an abandoned job, one whose process is gone: a side job, since users' code is called about it."""
 
 from __future__ import annotations
 
 import time
+import zlib
+from base64 import b64encode
 from typing import TYPE_CHECKING, NamedTuple
 
 from redis.exceptions import RedisError
+from rq.job import JobStatus
 
 from rqstack.registry.registry import registry
 from rqstack.transport import keys
+from rqstack.transport.raw import RawConnection
+from rqstack.worker.horse.callbacks import call_back
 from rqstack.worker.horse.counters import field
-from rqstack.worker.horse.rq_path import RQPath
-from rqstack.worker.horse.running import RunningJob
+from rqstack.worker.horse.rq_job import read_job
+from rqstack.worker.outcome import Outcome
+from rqstack.worker.scripts import JOB_TIMEOUT
+from rqstack.worker.settle import settle
 
 if TYPE_CHECKING:
+    from rq.job import Job
+
     from rqstack.worker.base import BaseWorker
     from rqstack.worker.lease import Lease
 
@@ -67,35 +76,73 @@ def failure_reason(
 
 
 def fail_abandoned(worker: BaseWorker, abandoned: AbandonedJob) -> bool:
-    """Fail the job, as RQ does for a horse that has died.
+    """Settle the job, as RQ does for a horse that has died: it fails, is retried, or is stopped.
 
     Args:
-        worker: The RQ worker in whose name it is recorded.
+        worker: The RQ worker that does it.
         abandoned: The job.
 
     Returns:
         Whether it is done; if not, Redis is unavailable.
     """
     lease = abandoned.lease
-    running = RunningJob(lease.queue, lease.job_id, lease.execution, 0.0, None, worker=lease.worker)
-    rq_path = RQPath(worker)
+    connection = RawConnection(worker.connection)
     deadline = time.monotonic() + _PATIENCE
+    job: Job | None = None
+    is_told = False
     while time.monotonic() < deadline:
         try:
-            job = rq_path.read(running)
-            if job is not None and not abandoned.stopped:
-                worker.handle_work_horse_killed(job, 0, abandoned.status, None)  # type: ignore[no-untyped-call]
-            if rq_path.abandon(running, abandoned.reason, stopped=abandoned.stopped):
-                # If it is requeued, with better code perhaps, its crashes are counted from zero.
-                worker.connection.delete(keys.crashes(lease.job_id))
-                described = (job.description or "").partition("(")[0] if job is not None else ""
-                task = described if described in registry else "unknown"
-                outcome = "stopped" if abandoned.stopped else "killed"
-                worker.connection.hincrbyfloat(keys.METRICS, field("processed", lease.queue, task, outcome), 1)
-                return True
+            if not is_told:
+                job = read_job(worker, lease.job_id, lease.queue, JOB_TIMEOUT)
+                is_told = True
+                if job is not None:
+                    _tell(worker, abandoned, job)
+            what = settle(connection, lease, _outcome(abandoned, job))
+            if what in ("failed", "stopped", "retried"):
+                _count(worker, lease, job, "stopped" if abandoned.stopped else "killed")
+            if job is not None and what == "failed" and job.webhooks:
+                job.send_webhooks(JobStatus.FAILED, exc_string=abandoned.reason)
+            # If it runs again, with better code perhaps, its crashes are counted from zero.
+            worker.connection.delete(keys.crashes(lease.job_id))
+            return True
         except RedisError as error:
             worker.log.warning(
                 "Worker %s: the outcome of job %s cannot be recorded yet: %s", worker.name, lease.job_id, error
             )
         time.sleep(0.2)
     return False
+
+
+def _tell(worker: BaseWorker, abandoned: AbandonedJob, job: Job) -> None:
+    """Call users' code about the job: the stopped callback, or the handler of killed horses."""
+    try:
+        if not abandoned.stopped:
+            worker.handle_work_horse_killed(job, 0, abandoned.status, None)  # type: ignore[no-untyped-call]
+        elif name := job._stopped_callback_name:
+            timeout = str(job.stopped_callback_timeout).encode()
+            call_back(worker, name.encode(), timeout, "stopped", job)
+    except Exception:
+        worker.log.exception("Job %s: what was to be told of its end has failed", job.id)
+
+
+def _outcome(abandoned: AbandonedJob, job: Job | None) -> Outcome:
+    lease, ended = abandoned.lease, time.time()
+    started = job.started_at if job is not None else None
+    began = ended if started is None else started.timestamp()
+    outcome = Outcome(
+        "stopped" if abandoned.stopped else "failed",
+        *(lease.job_id, lease.execution, lease.queue),
+        value=b64encode(zlib.compress(abandoned.reason.encode())),
+        began=began,
+        ended=ended,
+        ran=None if started is None else ended - began,
+    )
+    if job is not None and job.rate_limit_key:
+        outcome.more["limit"] = job.rate_limit_key
+    return outcome
+
+
+def _count(worker: BaseWorker, lease: Lease, job: Job | None, status: str) -> None:
+    described = (job.description or "").partition("(")[0] if job is not None else ""
+    task = described if described in registry else "unknown"
+    worker.connection.hincrbyfloat(keys.METRICS, field("processed", lease.queue, task, status), 1)

@@ -65,7 +65,7 @@ class Counters:
         return now - self._sent >= INTERVAL
 
     def take(self, now: float) -> list[bytes | str]:
-        """Take all counts, as pairs for finish.lua."""
+        """Take all counts, as pairs for settle.lua."""
         self._sent = now
         pairs: list[bytes | str] = []
         for name, amount in self._counts.items():
@@ -74,7 +74,7 @@ class Counters:
         return pairs
 
     def put_back(self, pairs: Sequence[bytes | str]) -> None:
-        """Put back counts that `take` returned and finish.lua did not add."""
+        """Put back counts that `take` returned and settle.lua did not add."""
         for name, amount in zip(pairs[::2], pairs[1::2], strict=True):
             self._count(name, float(amount))
 

@@ -59,6 +59,7 @@ class Executor:
             if type(name) is not str or type(kwargs) is not dict or not isinstance(args, list | tuple):
                 raise TypeError("they are not a name, an object, positional and named arguments")
             running.name = name
+            running.arguments = args, kwargs
         except PayloadRejected:
             raise
         except Exception as error:

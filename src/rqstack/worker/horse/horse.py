@@ -14,24 +14,22 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
-from rq.job import Job, Retry
 
-from rqstack.errors import PayloadRejected
 from rqstack.processes import hooks
-from rqstack.security import count_rejected
 from rqstack.transport import keys
 from rqstack.transport.protocol import pack
 from rqstack.transport.raw import Lost, RawConnection
-from rqstack.transport.timestamps import format_micros, parse
+from rqstack.transport.timestamps import parse
 from rqstack.worker.horse.claim_wait import BlockingClaim
 from rqstack.worker.horse.counters import Counters
-from rqstack.worker.horse.execute import Executor, result_ttl, seconds
-from rqstack.worker.horse.lazy_job import touched
-from rqstack.worker.horse.rq_path import Outcome, RQPath, damaged
-from rqstack.worker.horse.running import RunningJob
+from rqstack.worker.horse.release_note import note_release
+from rqstack.worker.horse.run_job import JobRunner
+from rqstack.worker.horse.running import Extras, RunningJob
 from rqstack.worker.horse.timeout import handler_of
 from rqstack.worker.limits import DONE, Limits
-from rqstack.worker.scripts import CLAIM, EXECUTION_TTL, FINISH
+from rqstack.worker.outcome import Outcome
+from rqstack.worker.scripts import CLAIM, SETTLE
+from rqstack.worker.settle import claim_arguments, release_dependents, settle_arguments
 
 if TYPE_CHECKING:
     from rqstack.worker.base import BaseWorker
@@ -41,8 +39,6 @@ _SIGTERM = int(signal.SIGTERM)
 
 _IDLE_LOOK = 30.0
 """Seconds after which an idle horse checks its queues anyway, and whether workers are suspended."""
-
-_NOTHING: tuple[RunningJob, Any] = (RunningJob("", "", "", 0.0, None), None)
 
 _CLAIM_LISTS = 5.0
 """Seconds after which a busy horse, too, checks its claim lists for jobs that Redis has moved there."""
@@ -77,7 +73,7 @@ class Horse:
         self._connection = RawConnection(self._client)
         self._queue_keys: list[str] = worker.queue_keys()
         self._blocking_claim = BlockingClaim(self._client, worker.name, self._queue_keys, limits.block)
-        self._rq_path = RQPath(worker)
+        self._runner = JobRunner(worker, self._begin)
         self._counters = Counters()
         self._supervisor_pid = supervisor[1]
         self._fixed_keys = (worker.key, keys.running(supervisor[0]), keys.SUPERVISORS)
@@ -86,11 +82,9 @@ class Horse:
         self._stopping = False
         self._jobs = 0
         self._claims_checked = 0.0
-        self._execution = ""
         self._now = 0.0
-        self._executor = Executor(worker)
-        self._last: tuple[RunningJob, Any] = _NOTHING
-        self._uncounted: tuple[RunningJob, bytes | None, float] | None = None
+        self._ended: list[tuple[RunningJob, Outcome]] = []
+        self._counted = 0
         self._sent_counts: Sequence[bytes | str] = ()
         self._parent = os.getppid()
         self._wakeup, self._wake = os.pipe()
@@ -120,26 +114,19 @@ class Horse:
         self._install_signals()
         hooks.run(hooks.after_fork)
         random.seed()
-        finished: list[Any] | None = None
         idle_since = time.monotonic()
         idle = True
         while True:
             ending = self._exit_code()
-            if finished is None and ending is not None:
+            if not self._ended and ending is not None:
                 return self._exit(ending)
-            reply = self._finish_and_claim(finished, claim=ending is None, idle=idle)
+            status, jobs = self._settle_and_claim(claim=ending is None and not self._has_webhooks(), idle=idle)
             idle = False
-            if finished is not None:
-                finished = None
-                self._act_on(reply.pop(0))
-                if not reply:
-                    continue
-            status = reply[0]
-            if status == b"job":
-                finished = self._run(reply)
+            if status == b"jobs":
+                for entry in jobs:
+                    self._run(entry)
                 idle_since = time.monotonic()
-                continue
-            if status == b"empty":
+            elif status == b"empty":
                 if self._limits.burst:
                     return self._exit(DONE)
                 left = None
@@ -157,24 +144,43 @@ class Horse:
                 # Redis has lost our supervisor, or another one took it for dead: it sends a heartbeat at once.
                 os.kill(self._supervisor_pid, signal.SIGUSR1)
                 self._pause(0.2)
-            else:
+            elif status == b"unfinished":
                 self._worker.log.error(
-                    "Worker %s: its claim was rejected, since %r is still recorded as running",
-                    self._worker.name,
-                    reply[1:],
+                    "Worker %s: its claim was rejected, since %r is still recorded as running", self._worker.name, jobs
                 )
                 return 1
 
     # -- calls
 
-    def _finish_and_claim(self, finished: list[Any] | None, *, claim: bool, idle: bool) -> list[Any]:
-        """Finish the last job, if there is one, and claim the next; repeats the same call until Redis has answered."""
-        tail = self._arguments(finished, claim=claim, idle=idle)
+    def _settle_and_claim(self, *, claim: bool, idle: bool) -> tuple[bytes, list[Any]]:
+        """Record how the last jobs ended, if there are any, and claim the next.
+
+        Returns:
+            What claim.lua returns: a status, b"" if it was not to claim, and what follows it.
+        """
+        ended = self._ended
+        reply = self._call(claim=claim, idle=idle)
+        if not ended:
+            return reply[0], reply[1:]
+        outcomes, releasing, *claimed = reply
+        self._ended, self._counted = [], 0
+        if self._sent_counts and all(what == b"fenced" for what in outcomes):
+            self._counters.put_back(self._sent_counts)
+        for (running, outcome), what in zip(ended, outcomes, strict=True):
+            self._note(running, outcome, what.decode())
+        if releasing:
+            with contextlib.suppress(RedisError):
+                release_dependents(self._connection)
+        return (claimed[0], claimed[1:]) if claimed else (b"", [])
+
+    def _call(self, *, claim: bool, idle: bool) -> list[Any]:
+        """Call settle.lua or claim.lua; repeats the same call until Redis has answered."""
+        tail = self._arguments(claim=claim, idle=idle)
         wait = 0.05
         while True:
             try:
-                if finished is not None:
-                    return self._connection.run(FINISH, tail, meanwhile=self._count)  # type: ignore[no-any-return]
+                if self._ended:
+                    return self._connection.run(SETTLE, tail, meanwhile=self._count)  # type: ignore[no-any-return]
                 if not claim:
                     return [b"empty"]
                 if idle:
@@ -189,80 +195,56 @@ class Horse:
                 self._worker.log.error("Worker %s: Redis refuses: %s; trying again", self._worker.name, error)
                 wait = max(wait, 1.0)
             self._blocking_claim.close()
-            if self._stopping and finished is None:
+            if self._stopping and not self._ended:
                 return [b"empty"]
-            self._pause(wait * random.uniform(0.5, 1.5))
+            pause = wait * random.uniform(0.5, 1.5)
+            if self._stopping:
+                time.sleep(min(pause, 0.2))
+            else:
+                self._pause(pause)
             wait = min(wait * 2, 2.0)
 
-    def _arguments(self, finished: list[Any] | None, *, claim: bool, idle: bool) -> tuple[Any, ...]:
-        """Number of keys, keys and arguments of the scripts; see claim.lua and finish.lua."""
+    def _arguments(self, *, claim: bool, idle: bool) -> tuple[Any, ...]:
+        """Number of keys, keys and arguments of the scripts; see claim.lua and settle.lua."""
         self._now = now = time.time()
-        self._execution = f"{random.getrandbits(128):032x}"
         if not idle and now - self._claims_checked > _CLAIM_LISTS:
             idle = True
         if idle:
             self._claims_checked = now
-        queues = self._order
-        head = (
-            3 + len(queues),
-            *self._fixed_keys,
-            *queues,
-            *self._names,
-            self._execution,
-            format_micros(int(now * 1e6)),
-            f"{now:.6f}",
-            EXECUTION_TTL,
-            b"1" if idle else b"0",
-            self._meta,
-        )
-        if finished is None:
+        head = claim_arguments(self._fixed_keys, self._order, self._names, now, idle=idle, meta=self._meta)
+        self._sent_counts = ()
+        if not self._ended:
             return head
         monotonic = time.monotonic()
-        self._sent_counts = ()
         if self._counters.is_due(monotonic):
             self._count()  # else the counts of a long job would wait for the end of the next one
             self._sent_counts = self._counters.take(monotonic)
-        return (*head, b"1" if claim else b"0", *finished, *self._sent_counts)
+        outcomes = [outcome for _, outcome in self._ended]
+        return (*head, *settle_arguments(outcomes, claim=claim), *self._sent_counts)
 
     # -- one job
 
-    def _run(self, reply: list[Any]) -> list[Any] | None:
-        """Run a claimed job. Returns finish.lua's arguments, or None if RQ's own methods have recorded it."""
-        _, queue, job_id, data, timeout, ttl_text, enqueued_at, unusual, has_meta = reply
+    def _run(self, entry: Sequence[Any]) -> None:
+        """Run a claimed job, and note how it ended."""
+        queue, job_id, execution, data, timeout, ttl_text, enqueued_at, has_meta, extras = entry
         worker = self._worker
-        running = RunningJob(queue.decode(), job_id.decode(), self._execution, self._now, data)
-        begun = time.monotonic()
+        running = RunningJob(
+            queue.decode(),
+            job_id.decode(),
+            execution.decode(),
+            data,
+            enqueued_at,
+            Extras(*extras) if extras else None,
+            self._now,
+        )
         if worker.work_strategy != "default":
             self._reorder(running.queue)
         if hooks.before_job:
             hooks.run(hooks.before_job)
         try:
-            if timeout:
-                running.timeout = seconds(timeout)
-            self._scoreboard.begin(self._index, begun, begun + running.timeout if running.timeout > 0 else 0.0)
             if has_meta == b"1":
-                self._rq_path.note_release(running, self._release)
-            if data is None:
-                raise damaged(running)
-            if unusual != b"0" or worker.job_class is not Job:
-                self._count_rq_outcome(running, self._rq_path.run(running), begun, enqueued_at)
-                return None
-            ttl = worker.default_result_ttl if ttl_text is None else result_ttl(running, ttl_text)
-            value = self._executor.execute(running, data)
-            asks = isinstance(value, Retry)
-            stored = b"" if value is None or asks else self._executor.serialize_result(value)
-            if ttl == 0 or asks:
-                self._count_rq_outcome(running, self._rq_path.succeed(running, value), begun, enqueued_at)
-                return None
-        except BaseException as error:
-            # Whatever a task raises, SystemExit included, ends the job and not the horse, as in RQ.
-            if isinstance(error, PayloadRejected):
-                with contextlib.suppress(RedisError):
-                    count_rejected(self._client, error)
-            # The task may have changed its job, such as retries_left.
-            ended = self._rq_path.fail(running, (type(error), error, error.__traceback__), touched(running.job))
-            self._count_rq_outcome(running, ended, begun, enqueued_at)
-            return None
+                note_release(worker, running.job_id, self._release)
+            self._ended.append((running, self._runner.run(running, timeout, ttl_text)))
         finally:
             self._jobs += 1
             self._scoreboard.end(self._index, self._jobs)
@@ -270,28 +252,34 @@ class Horse:
                 self._install_signals()
             if hooks.after_job:
                 hooks.run(hooks.after_job)
-        ran = time.monotonic() - begun
-        self._last = running, value
-        self._uncounted = running, enqueued_at, ran
-        return [running.job_id, running.execution, running.queue, ttl, stored, f"{self._now:.6f}", f"{ran:.6f}"]
+
+    def _begin(self, running: RunningJob) -> None:
+        now = time.monotonic()
+        self._scoreboard.begin(self._index, now, now + running.timeout if running.timeout > 0 else 0.0)
+
+    def _has_webhooks(self) -> bool:
+        """Whether the last jobs have webhooks: they are sent after the record, before the next job is claimed."""
+        return any(running.extras is not None and running.extras.webhooks for running, _ in self._ended)
 
     def _count(self) -> None:
-        """Count the last job, usually while Redis records it: then its counts are sent with a later one."""
-        if self._uncounted is not None:
-            running, enqueued_at, ran = self._uncounted
-            self._uncounted = None
-            self._counters.add(running.queue, running.name, "finished", wait=_waited(running, enqueued_at), run=ran)
+        """Count the jobs that have finished, usually while Redis records it: then their counts go with a later call."""
+        for running, outcome in self._ended[self._counted :]:
+            if outcome.what == "finished":
+                self._add_count(running, outcome, "finished")
+        self._counted = len(self._ended)
 
-    def _act_on(self, what: bytes) -> None:
-        """Act on finish.lua's answer about the last job."""
-        running, value = self._last
-        self._last = _NOTHING
-        if what in (b"unusual", b"fenced"):
-            self._counters.put_back(self._sent_counts)
+    def _add_count(self, running: RunningJob, outcome: Outcome, status: str) -> None:
+        wait = _waited(running)
+        self._counters.add(running.queue, running.name, status, wait=wait, run=outcome.ran)
+        if outcome.exception:
+            self._counters.add_failure(running.queue, running.name, outcome.exception)
+
+    def _note(self, running: RunningJob, outcome: Outcome, what: str) -> None:
+        """Count, tell and log what settle.lua has recorded a job as."""
         log = self._worker.log
-        if what == b"unusual":
-            self._rq_path.succeed(running, value)
-        elif what == b"fenced":
+        if outcome.what != "finished" and what in ("failed", "retried", "again", "deleted", "superseded"):
+            self._add_count(running, outcome, "retried" if what == "retried" else "failed")
+        if what == "fenced":
             log.warning(
                 "Worker %s: job %s was given to another worker meanwhile; this result is dropped",
                 self._worker.name,
@@ -299,17 +287,7 @@ class Horse:
             )
         elif log.isEnabledFor(logging.DEBUG):
             log.debug("Worker %s: %s: %s (%s) %s", self._worker.name, running.queue, running.name, running.job_id, what)
-
-    def _count_rq_outcome(self, running: RunningJob, ended: Outcome, begun: float, enqueued_at: bytes | None) -> None:
-        """Count a job that was recorded by RQ's own methods."""
-        if ended.status in ("finished", "failed", "retried"):
-            wait, ran = _waited(running, enqueued_at), time.monotonic() - begun
-            self._counters.add(running.queue, running.name, ended.status, wait=wait, run=ran)
-        if ended.exception:
-            self._counters.add_failure(running.queue, running.name, ended.exception)
-        if self._counters.is_due(time.monotonic()):
-            with contextlib.suppress(RedisError):
-                self._flush()
+        self._runner.announce(running, outcome, outcome.what if what == "again" else what)
 
     def _reorder(self, queue: str) -> None:
         order = list(self._order)
@@ -388,7 +366,7 @@ class Horse:
         self._stopping = True
 
 
-def _waited(running: RunningJob, enqueued_at: bytes | None) -> float | None:
+def _waited(running: RunningJob) -> float | None:
     """Seconds that a job has waited; None if that is not on record."""
-    enqueued = None if enqueued_at is None else parse(enqueued_at.decode(errors="replace"))
+    enqueued = None if running.enqueued_at is None else parse(running.enqueued_at.decode(errors="replace"))
     return None if enqueued is None else max(running.started - enqueued, 0.0)

@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from rqstack.worker.scripts import JOB_TIMEOUT
+
+
+class Extras(NamedTuple):
+    """What few jobs have, as in a job's record; claim.lua gives it in this order.
+
+    Args:
+        on_success: Name of the function that is called after a success.
+        on_success_timeout: Seconds it may run.
+        on_failure: Name of the function that is called after a failure.
+        on_failure_timeout: Seconds it may run.
+        webhooks: JSON.
+        rate_limit: The key of its RateLimit.
+    """
+
+    on_success: bytes | None = None
+    on_success_timeout: bytes | None = None
+    on_failure: bytes | None = None
+    on_failure_timeout: bytes | None = None
+    webhooks: bytes | None = None
+    rate_limit: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -14,20 +37,24 @@ class RunningJob:
         queue: The queue's name.
         job_id: The job's id.
         execution: The id of this run of it.
-        started: When it began, in Unix seconds.
         data: Its payload as stored; None if its record has none.
-        timeout: Seconds it may run; 0 or less for no limit. RQ's default is 180.
+        enqueued_at: When it was enqueued, as stored.
+        extras: What few jobs have; None for a plain job.
+        started: When it began, in Unix seconds.
+        timeout: Seconds it may run; 0 or less for no limit.
         name: Its function's name, as soon as it is known.
+        arguments: Positional and named arguments, as soon as they are known.
         job: What `get_current_job()` gives the task, as soon as it runs.
-        worker: The worker that ran it, where another one records it; else "".
     """
 
     queue: str
     job_id: str
     execution: str
-    started: float
     data: bytes | None
-    timeout: int = 180
+    enqueued_at: bytes | None
+    extras: Extras | None
+    started: float
+    timeout: int = JOB_TIMEOUT
     name: str = "unknown"
+    arguments: tuple[Sequence[Any], dict[str, Any]] = ((), {})
     job: Any = None
-    worker: str = ""

@@ -1,4 +1,4 @@
--- Take the next job for a horse: all or nothing.
+-- Take the next jobs for a horse: all or nothing. Follows lease.lua.
 --
 -- KEYS[1]  rq:worker:<worker>             the worker's record, RQ's
 -- KEYS[2]  rqstack:running:<supervisor>   hash: worker -> its lease
@@ -7,22 +7,23 @@
 --
 -- ARGV[1]  worker name
 -- ARGV[2]  supervisor id
--- ARGV[3]  id of the execution that begins if there is a job; a repeated call has the same
+-- ARGV[3]  id of this call: 32 hexadecimal digits, the last two 01; a repeated call has the same. The executions that
+--          begin have it too, the last two digits being their number
 -- ARGV[4]  now, as RQ writes dates (2026-01-31T12:00:00.000000Z)
 -- ARGV[5]  now, in Unix seconds with a fraction
 -- ARGV[6]  seconds until the execution counts as abandoned, for RQ's registries
 -- ARGV[7]  '1' if the horse was idle: what Redis moved to its claim lists comes first
 -- ARGV[8]  serialized meta for a job that has none yet: which release of the task code runs it; '' for none
---
--- A lease is '<queue>\n<job id>:<execution id>' while a job runs, '=<execution id>' after the last one.
+-- ARGV[9]  how many jobs at most; above one only plain jobs of the first queue that have not run before
 --
 -- Returns one of:
---   {'job', queue, id, data, timeout, result_ttl, enqueued_at, unusual, meta}: unusual is '1' for a job that RQ's own
---     methods must finish; meta is '1' if the job has meta of its own, so that ARGV[8] was not written
+--   {'jobs', job, …}, each {queue, id, execution id, data, timeout, result_ttl, enqueued_at, meta, extras}: meta is '1'
+--     if the job has meta of its own, so that ARGV[8] was not written; extras is a list, EXTRAS, of what few jobs
+--     have, or '' for one that has none of it
 --   {'empty'}
 --   {'suspended'}
 --   {'unregistered'}: the supervisor was taken for dead, so no supervisor would recover this job
---   {'unfinished', lease}: the last job is still on record
+--   {'unfinished', lease}: the last jobs are still on record
 
 local call = redis.call
 
@@ -36,96 +37,139 @@ local function put_back_claims()
   end
 end
 
-local FIELDS = {'data', 'timeout', 'result_ttl', 'enqueued_at', 'origin', 'status', 'success_callback_name', 'webhooks',
-  'repeats_left', 'group_id', 'dependency_ids', 'rate_limit_key'}
+local FIELDS = {'data', 'timeout', 'result_ttl', 'enqueued_at', 'origin', 'status', 'started_at',
+  'success_callback_name', 'failure_callback_name', 'webhooks', 'rate_limit_key'}
+local EXTRAS = {'success_callback_name', 'success_callback_timeout', 'failure_callback_name',
+  'failure_callback_timeout', 'webhooks', 'rate_limit_key'}
 
-local function job_reply(queue, id, f, meta)
-  local unusual = '0'
-  for i = 7, #FIELDS do
-    if f[i] and f[i] ~= '' then unusual = '1' end
+local function is_plain(f)
+  for i = 8, #FIELDS do
+    if f[i] and f[i] ~= '' then return false end
   end
-  return {'job', queue, id, f[1], f[2], f[3], f[4], unusual, meta}
+  return true
 end
 
--- The fields of a job, or nil if it was deleted while it waited: it is skipped, as RQ does.
+local function job_reply(queue, id, execution, f, meta)
+  local extras = is_plain(f) and '' or call('HMGET', '<prefix>:job:' .. id, unpack(EXTRAS))
+  return {queue, id, execution, f[1], f[2], f[3], f[4], meta, extras}
+end
+
+-- The fields of a job, or nil if it was deleted or canceled while it waited: it is skipped, as RQ does.
 local function read_job(id)
+  if string.find(id, '[%z\n]') then return end -- no id that RQ accepts; a lease could not hold it
   local f = call('HMGET', '<prefix>:job:' .. id, unpack(FIELDS))
+  if f[6] == 'canceled' then return end
   if f[1] or f[6] or call('EXISTS', '<prefix>:job:' .. id) == 1 then return f end
+end
+
+-- The id and fields of the first job of a queue.
+local function pop(queue_key)
+  local id = call('LPOP', queue_key)
+  while id do
+    local f = read_job(id)
+    if f then return id, f end
+    id = call('LPOP', queue_key)
+  end
 end
 
 -- Queue key, id and fields of the next job.
 local function next_job()
   if ARGV[7] == '1' then
     for i = 4, #KEYS do
-      local id = call('LPOP', claim_list(KEYS[i]))
-      local f = id and read_job(id)
-      if f then return KEYS[i], id, f end
+      local id, f = pop(claim_list(KEYS[i]))
+      if id then return KEYS[i], id, f end
     end
   end
   for i = 4, #KEYS do
-    local id = call('LPOP', KEYS[i])
-    while id do
-      local f = read_job(id)
-      if f then return KEYS[i], id, f end
-      id = call('LPOP', KEYS[i])
-    end
+    local id, f = pop(KEYS[i])
+    if id then return KEYS[i], id, f end
   end
 end
 
--- No job runs now; `ended` is the execution that ran last.
-local function note_idle(ended)
-  if ended then call('HSET', KEYS[2], ARGV[1], '=' .. ended) end
+-- Record that a job runs. Returns what a claim returns of it.
+local function start(queue, id, execution, f, seconds)
+  local worker, iso, now, ttl = ARGV[1], ARGV[4], ARGV[5], tonumber(ARGV[6])
+  local run, job_key = id .. ':' .. execution, '<prefix>:job:' .. id
+  local execution_key, executions_key = '<prefix>:execution:' .. run, '<prefix>:executions:' .. id
+  call('HSET', execution_key, 'id', execution, 'job_id', id, 'created_at', now, 'last_heartbeat', now,
+    'worker_name', worker)
+  call('EXPIRE', execution_key, ttl)
+  call('ZADD', executions_key, seconds + ttl + 60, execution)
+  call('EXPIRE', executions_key, ttl + 60)
+  call('ZADD', '<prefix>:wip:' .. queue, seconds + ttl, run)
+  call('SADD', KEYS[1] .. ':executions', run)
+  call('HSET', job_key, 'status', 'started', 'last_heartbeat', iso, 'started_at', iso, 'worker_name', worker)
+  call('PERSIST', job_key)
+  local meta = ARGV[8] ~= '' and call('HSETNX', job_key, 'meta', ARGV[8]) == 0
+  return job_reply(queue, id, execution, f, meta and '1' or '0')
 end
 
--- `ended` is the execution that finish.lua has just recorded; nil if there is none.
-local function claim(ended)
-  local worker, execution, iso, now = ARGV[1], ARGV[3], ARGV[4], ARGV[5]
-  if not ended then
-    local lease = call('HGET', KEYS[2], worker)
-    if lease and string.sub(lease, 1, 1) ~= '=' then
-      local queue, id, held = string.match(lease, '^(.*)\n(.*):(%x+)$')
-      if held == execution then return job_reply(queue, id, call('HMGET', '<prefix>:job:' .. id, unpack(FIELDS)), '0') end
-      if call('ZSCORE', '<prefix>:wip:' .. queue, id .. ':' .. held) then return {'unfinished', lease} end
-      ended = held
+-- The worker has no job.
+local function note_idle(state)
+  call('HSET', KEYS[2], ARGV[1], '=' .. ARGV[3])
+  if state then call('HSET', KEYS[1], 'state', state) end
+end
+
+-- What the worker's lease says, where it has not been read by settle.lua: a reply that ends the claim, or nil.
+local function check_lease()
+  local lease = call('HGET', KEYS[2], ARGV[1])
+  local jobs = jobs_of(lease)
+  if #jobs == 0 then return end
+  if jobs[1][3] == ARGV[3] then -- the reply of this very call was lost
+    local reply = {'jobs'}
+    for _, job in ipairs(jobs) do
+      local f = call('HMGET', '<prefix>:job:' .. job[2], unpack(FIELDS))
+      reply[#reply + 1] = job_reply(job[1], job[2], job[3], f, '0')
     end
+    return reply
   end
+  for _, job in ipairs(jobs) do
+    if call('ZSCORE', '<prefix>:wip:' .. job[1], job[2] .. ':' .. job[3]) then return {'unfinished', lease} end
+  end
+end
+
+-- `has_no_lease`: settle.lua has just recorded how the worker's last job ended.
+local function claim(has_no_lease)
+  local reply = not has_no_lease and check_lease()
+  if reply then return reply end
   if call('EXISTS', '<prefix>:suspended') == 1 then
     put_back_claims()
-    note_idle(ended)
-    call('HSET', KEYS[1], 'state', 'suspended')
+    note_idle('suspended')
     return {'suspended'}
   end
   if not call('ZSCORE', KEYS[3], ARGV[2]) then
     put_back_claims()
-    note_idle(ended)
+    note_idle()
     return {'unregistered'}
   end
-  local queue_key, id, fields = next_job()
+  local queue_key, id, f = next_job()
   if ARGV[7] == '1' then put_back_claims() end
   if not id then
-    note_idle(ended)
-    call('HSET', KEYS[1], 'state', 'idle')
+    note_idle('idle')
     return {'empty'}
   end
 
-  local job_key = '<prefix>:job:' .. id
-  local queue = fields[5] or string.sub(queue_key, #'<prefix>:queue:' + 1)
   -- By Redis's own clock: if the worker's were wrong, its job would look abandoned.
-  local ttl, seconds = tonumber(ARGV[6]), tonumber(call('TIME')[1])
-  local run = id .. ':' .. execution
-  call('HSET', KEYS[2], worker, queue .. '\n' .. run)
-  local execution_key = '<prefix>:execution:' .. run
-  call('HSET', execution_key, 'id', execution, 'job_id', id, 'created_at', now, 'last_heartbeat', now,
-    'worker_name', worker)
-  call('EXPIRE', execution_key, ttl)
-  call('ZADD', '<prefix>:executions:' .. id, seconds + ttl + 60, execution)
-  call('EXPIRE', '<prefix>:executions:' .. id, ttl + 60)
-  call('ZADD', '<prefix>:wip:' .. queue, seconds + ttl, run)
-  call('SADD', KEYS[1] .. ':executions', run)
-  call('EXPIRE', KEYS[1] .. ':executions', ttl)
-  call('HSET', job_key, 'status', 'started', 'last_heartbeat', iso, 'started_at', iso, 'worker_name', worker)
-  call('PERSIST', job_key)
-  call('HSET', KEYS[1], 'state', 'busy', 'last_heartbeat', iso)
-  local meta = ARGV[8] ~= '' and call('HSETNX', job_key, 'meta', ARGV[8]) == 0
-  return job_reply(queue, id, fields, meta and '1' or '0')
+  local seconds, most = tonumber(call('TIME')[1]), tonumber(ARGV[9])
+  local jobs, head = {}, string.sub(ARGV[3], 1, 30)
+  reply = {'jobs'}
+  while id do
+    local queue = f[5] or ''
+    if queue == '' or string.find(queue, '%z') then queue = string.sub(queue_key, #'<prefix>:queue:' + 1) end
+    local execution = head .. string.format('%02x', #jobs + 1)
+    reply[#reply + 1] = start(queue, id, execution, f, seconds)
+    jobs[#jobs + 1] = {queue, id, execution}
+    -- One queue only, the first: a job of it that comes later must not wait for several of a lower priority.
+    if #jobs >= most or queue_key ~= KEYS[4] or not is_plain(f) then break end
+    id, f = pop(queue_key)
+    -- A job that has run before may have ended its process: it runs alone.
+    if id and not (is_plain(f) and (f[7] or '') == '') then
+      call('LPUSH', queue_key, id)
+      break
+    end
+  end
+  call('HSET', KEYS[2], ARGV[1], lease_of(jobs))
+  call('EXPIRE', KEYS[1] .. ':executions', ARGV[6])
+  call('HSET', KEYS[1], 'state', 'busy', 'last_heartbeat', ARGV[4])
+  return reply
 end

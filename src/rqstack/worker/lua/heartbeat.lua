@@ -1,4 +1,4 @@
--- The heartbeat of a supervisor, its workers and the jobs that they run.
+-- The heartbeat of a supervisor, its workers and the jobs that they run. Follows lease.lua.
 --
 -- KEYS[1]  rqstack:supervisors           sorted set: supervisor -> last heartbeat, by Redis's own clock
 -- KEYS[2]  rqstack:supervisor:<id>       hash: queues, workers (JSON), hostname
@@ -13,8 +13,9 @@
 -- ARGV[8]  seconds until an execution counts as abandoned, for RQ's registries
 -- ARGV[9]  seconds without a heartbeat after which a supervisor is dead
 --
--- Returns {known, missing, dead, others}: known is 1 if the supervisor was on record, missing are workers whose record
--- is gone, dead are supervisors without a heartbeat for too long, others is how many other supervisors there are.
+-- Returns {known, missing, dead, others, releasing}: known is 1 if the supervisor was on record, missing are workers
+-- whose record is gone, dead are supervisors without a heartbeat for too long, others is how many other supervisors
+-- there are, releasing is how many jobs have dependents that are still to be released.
 
 local call = redis.call
 local time = call('TIME')
@@ -37,8 +38,8 @@ end
 local ttl, seconds = tonumber(ARGV[8]), math.floor(clock)
 local leases = call('HGETALL', KEYS[3])
 for i = 1, #leases, 2 do
-  local queue, id, execution = string.match(leases[i + 1], '^(.*)\n(.*):(%x+)$')
-  if id then
+  for _, job in ipairs(jobs_of(leases[i + 1])) do
+    local queue, id, execution = unpack(job)
     local run, registry, job_key = id .. ':' .. execution, '<prefix>:wip:' .. queue, '<prefix>:job:' .. id
     if call('ZSCORE', registry, run) then
       call('ZADD', registry, 'XX', seconds + ttl, run)
@@ -59,4 +60,4 @@ for i = 1, #leases, 2 do
   end
 end
 return {known, missing, call('ZRANGEBYSCORE', KEYS[1], '-inf', clock - tonumber(ARGV[9])),
-  call('ZCARD', KEYS[1]) - 1}
+  call('ZCARD', KEYS[1]) - 1, call('HLEN', '<prefix>stack:releasing')}

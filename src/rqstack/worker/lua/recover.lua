@@ -1,4 +1,4 @@
--- Put back what workers of one supervisor hold: their claims, and the jobs that they were running.
+-- Put back what workers of one supervisor hold: their claims, and the jobs that they were running. Follows lease.lua.
 --
 -- KEYS[1]  rqstack:running:<supervisor>
 -- KEYS[2]  rqstack:supervisors
@@ -11,12 +11,13 @@
 -- ARGV[6]  how many queues follow
 -- ARGV[7+] queue names, then worker names
 --
--- Returns a list of {worker, what, queue, job id, execution id} of jobs that were running: what is 'requeued' (at the
+-- Returns a list of {worker, what, queue, job id, execution id, supervisor} of jobs that were running: what is 'requeued' (at the
 -- front), or 'abandon' (it has crashed too often: nothing was changed, the caller fails it).
 
 local call = redis.call
 local queues = tonumber(ARGV[6])
 local reply = {}
+local SUPERVISOR = string.sub(KEYS[1], #'<prefix>stack:running:' + 1)
 
 if ARGV[3] ~= '' then
   local last, time = call('ZSCORE', KEYS[2], ARGV[3]), call('TIME')
@@ -26,17 +27,11 @@ if ARGV[3] ~= '' then
   call('ZREM', KEYS[2], ARGV[3])
 end
 
-local function forget(worker, id, execution)
-  call('DEL', '<prefix>:execution:' .. id .. ':' .. execution)
-  call('ZREM', '<prefix>:executions:' .. id, execution)
-  call('SREM', '<prefix>:worker:' .. worker .. ':executions', id .. ':' .. execution)
-end
-
 local function requeue(worker, queue, id, execution)
   local job_key = '<prefix>:job:' .. id
   if not call('ZSCORE', '<prefix>:wip:' .. queue, id .. ':' .. execution) then
     -- Recorded, or canceled or deleted: then RQ's cleaning releases a slot that the job may have of a rate limit.
-    forget(worker, id, execution)
+    forget_execution('<prefix>:worker:' .. worker, id, execution)
     return 'gone'
   end
   local exists = call('EXISTS', job_key) == 1
@@ -57,7 +52,7 @@ local function requeue(worker, queue, id, execution)
   end
   local ttl = math.floor(tonumber(call('HGET', job_key, 'ttl') or '') or 0)
   call('ZREM', '<prefix>:wip:' .. queue, id .. ':' .. execution)
-  forget(worker, id, execution)
+  forget_execution('<prefix>:worker:' .. worker, id, execution)
   if not exists then return 'gone' end
   call('HSET', job_key, 'status', 'queued', 'started_at', '', 'worker_name', '')
   if ttl > 0 then call('EXPIRE', job_key, ttl) end
@@ -71,14 +66,19 @@ for i = 7 + queues, #ARGV do
     local key = '<prefix>:queue:' .. ARGV[q]
     while call('LMOVE', '<prefix>stack:claim:' .. worker .. ':' .. key, key, 'RIGHT', 'LEFT') do end
   end
-  local what
-  local lease = call('HGET', KEYS[1], worker)
-  if lease and string.sub(lease, 1, 1) ~= '=' then
-    local queue, id, execution = string.match(lease, '^(.*)\n(.*):(%x+)$')
-    what = requeue(worker, queue, id, execution)
-    if what == 'requeued' or what == 'abandon' then reply[#reply + 1] = {worker, what, queue, id, execution} end
+  -- The last one first, so that they are in their order at the head of the queue.
+  local jobs, kept = jobs_of(call('HGET', KEYS[1], worker)), {}
+  for place = #jobs, 1, -1 do
+    local queue, id, execution = unpack(jobs[place])
+    local what = requeue(worker, queue, id, execution)
+    if what == 'requeued' or what == 'abandon' then
+      table.insert(reply, {worker, what, queue, id, execution, SUPERVISOR})
+    end
+    if what == 'abandon' or what == 'other' then table.insert(kept, 1, jobs[place]) end
   end
-  if what ~= 'abandon' and what ~= 'other' then
+  if #kept > 0 then
+    call('HSET', KEYS[1], worker, lease_of(kept))
+  else
     call('HDEL', KEYS[1], worker)
     if ARGV[3] ~= '' then
       call('DEL', '<prefix>:worker:' .. worker, '<prefix>:worker:' .. worker .. ':executions')

@@ -33,12 +33,14 @@ class HeartbeatReply(NamedTuple):
         missing: Workers whose record is gone.
         dead: Supervisors without a heartbeat for too long.
         others: How many other supervisors there are.
+        releasing: How many jobs have dependents that are still to be released.
     """
 
     known: bool
     missing: list[str]
     dead: list[str]
     others: int
+    releasing: int
 
 
 class Recovery:
@@ -77,7 +79,7 @@ class Recovery:
         """Tell Redis that this supervisor, its workers and their jobs are alive."""
         names = (keys.SUPERVISORS, keys.supervisor(self._supervisor), keys.running(self._supervisor))
         now = time.time()
-        known, missing, dead, others = self._connection.run(
+        known, missing, dead, others, releasing = self._connection.run(
             HEARTBEAT,
             (
                 len(names),
@@ -94,7 +96,7 @@ class Recovery:
             ),
         )
         return HeartbeatReply(
-            bool(known), [name.decode() for name in missing], [name.decode() for name in dead], others
+            bool(known), [name.decode() for name in missing], [name.decode() for name in dead], others, releasing
         )
 
     def put_back(self, workers: Sequence[str], *, crashed: bool, fail: bool = False) -> list[Lease]:
@@ -113,7 +115,7 @@ class Recovery:
         lease = self._connection.call("HGET", keys.running(self._supervisor), worker)
         if lease is None or lease.startswith(b"="):
             return None
-        job_id, _, execution = lease.decode().rpartition("\n")[2].rpartition(":")
+        job_id, _, execution = lease.decode().partition("\0")[0].rpartition("\n")[2].rpartition(":")
         return job_id, execution
 
     def take_over(self, supervisor: str) -> list[Lease]:

@@ -33,7 +33,8 @@ from rqstack.worker.horse.maintenance import Maintenance
 from rqstack.worker.lease import Lease
 from rqstack.worker.limits import Limits
 from rqstack.worker.scoreboard import Scoreboard
-from rqstack.worker.scripts import CLAIM, FINISH
+from rqstack.worker.scripts import CLAIM, SETTLE
+from rqstack.worker.settle import release_dependents
 from rqstack.worker.supervisor.commands import CommandListener
 from rqstack.worker.supervisor.pool import HorsePool, HorseSlot
 from rqstack.worker.supervisor.recovery import Recovery
@@ -274,9 +275,11 @@ class Supervisor:
                     slot.worker.register_again(busy=self._recovery.running(slot.worker.name) is not None)
             if not (reply.known and self._has_scripts):  # Redis is new, was away, or has lost all it had
                 # A horse that sends a script itself keeps half a megabyte for the rest of its life.
-                for script in (CLAIM, FINISH):
+                for script in (CLAIM, SETTLE):
                     self._connection.load(script)
                 self._has_scripts = True
+            if reply.releasing:
+                release_dependents(self._connection)
             reached = time.monotonic()
             # After so long without Redis, or standing still, the heartbeats of others look old though they live.
             gap = max(settings.dead_after - settings.heartbeat, settings.heartbeat * 1.4)

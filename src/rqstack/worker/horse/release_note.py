@@ -1,0 +1,33 @@
+"""Notes in a job's meta which release of the task code runs it, where the meta has other things in it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from redis.exceptions import RedisError
+
+from rqstack.transport import keys
+from rqstack.transport.job_record import set_fields
+
+if TYPE_CHECKING:
+    from rqstack.worker.base import BaseWorker
+
+
+def note_release(worker: BaseWorker, job_id: str, release: str) -> None:
+    """Write the release into a job's meta. What cannot be read or written is left: it is information only.
+
+    Args:
+        worker: Its connection and serializer are used.
+        job_id: The job.
+        release: The release's name.
+    """
+    key = keys.JOB + job_id
+    with contextlib.suppress(RedisError):
+        raw = worker.connection.hget(key, "meta")
+        try:
+            meta = worker.serializer.loads(raw)  # type: ignore[arg-type]
+        except Exception:
+            return
+        if isinstance(meta, dict):
+            set_fields(worker.connection, key, {"meta": worker.serializer.dumps({**meta, "release": release})})

@@ -1,0 +1,45 @@
+"""RQ's object for a job's record, damaged ones too."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from rq.job import Job
+
+from rqstack.worker.horse.lazy_job import load
+
+if TYPE_CHECKING:
+    from rqstack.worker.base import BaseWorker
+
+
+def read_job(worker: BaseWorker, job_id: str, queue: str, timeout: int) -> Job | None:
+    """Read a job. One whose record is damaged comes as far as it can be read.
+
+    Args:
+        worker: Its connection, job class and serializer are used.
+        queue: The job's queue, where its record does not say so.
+        timeout: Seconds it may run, where its record is damaged.
+
+    Returns:
+        The job; None if it was deleted.
+
+    Raises:
+        redis.exceptions.RedisError: Redis cannot be reached.
+    """
+    raw: Any = worker.connection.hgetall(Job.key_for(job_id))
+    if not raw:
+        return None
+    job = worker.job_class(job_id, connection=worker.connection, serializer=worker.serializer)
+    try:
+        load(job, raw)
+    except Exception as error:
+        job = worker.job_class(job_id, connection=worker.connection, serializer=worker.serializer)
+        job.data = raw.get(b"data", b"")
+        with contextlib.suppress(zlib.error):
+            job.data = zlib.decompress(job.data)
+        job.timeout = timeout
+        job.description = f"damaged record: {error}"
+    job.origin = job.origin or queue
+    return job

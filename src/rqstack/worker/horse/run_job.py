@@ -1,0 +1,178 @@
+"""Runs one job, and what users have attached to it; says how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+import zlib
+from base64 import b64encode
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+from rq.job import Job, JobStatus, Retry
+from rq.timeouts import JobTimeoutException
+
+from rqstack.errors import InvalidJob, PayloadRejected
+from rqstack.limiting.snooze import Snooze
+from rqstack.registry.discovery import resolve
+from rqstack.security import count_rejected
+from rqstack.transport.raw import Lost
+from rqstack.transport.timestamps import from_micros
+from rqstack.worker.horse.callbacks import call_back, check_names, handle_exception, send_webhooks
+from rqstack.worker.horse.execute import Executor, result_ttl, seconds
+from rqstack.worker.horse.lazy_job import changes, lazy_job
+from rqstack.worker.horse.rq_job import read_job
+from rqstack.worker.outcome import Outcome
+
+if TYPE_CHECKING:
+    from rqstack.worker.base import BaseWorker
+    from rqstack.worker.horse.running import RunningJob
+
+
+class JobRunner:
+    """Runs the jobs of a horse, one after the other. It changes nothing in Redis: settle.lua does, by what it returns.
+
+    Args:
+        worker: The RQ worker that the horse is.
+        begin: Called when a job begins.
+    """
+
+    def __init__(self, worker: BaseWorker, begin: Callable[[RunningJob], None]) -> None:
+        self._worker = worker
+        self._begin = begin
+        self._executor = Executor(worker)
+
+    def run(self, running: RunningJob, timeout: bytes | None, ttl_text: bytes | None) -> Outcome:
+        """Run a job and its callbacks.
+
+        Args:
+            running: The job.
+            timeout: Seconds it may run, as in its record.
+            ttl_text: Seconds its result is kept, as in its record.
+        """
+        try:
+            if timeout:
+                running.timeout = seconds(timeout)
+            self._begin(running)
+            if running.data is None:
+                raise InvalidJob(
+                    f"the record of job {running.job_id} in Redis is damaged: it has no data, so nothing is known to "
+                    "run."
+                )
+            ttl = self._worker.default_result_ttl if ttl_text is None else result_ttl(running, ttl_text)
+            if running.extras is not None:
+                check_names(running.extras)
+            value = self._execute(running, running.data)
+            return self._succeed(running, value, ttl)
+        except BaseException as error:
+            # Whatever a task raises, SystemExit included, ends the job and not the horse, as in RQ.
+            if isinstance(error, PayloadRejected):
+                with contextlib.suppress(RedisError):
+                    count_rejected(self._worker.connection, error)
+            return self._fail(running, error)
+
+    def announce(self, running: RunningJob, outcome: Outcome, what: str) -> None:
+        """Send a job's webhooks, after its outcome is on record.
+
+        Args:
+            what: What settle.lua has recorded it as.
+        """
+        if running.extras is not None and running.extras.webhooks and what in ("finished", "failed"):
+            send_webhooks(running.job, running.extras.webhooks, what, outcome.traceback)
+
+    def _execute(self, running: RunningJob, data: bytes) -> Any:
+        worker = self._worker
+        if worker.job_class is Job:
+            return self._executor.execute(running, data)
+        # A job class of the user's may have its own `perform`.
+        job = running.job = self._read(running)
+        if job is None:
+            return None  # deleted meanwhile: settle.lua finds that too
+        running.name = job.func_name or ""
+        resolve(running.name, job.instance)
+        with worker.death_penalty_class(running.timeout, JobTimeoutException, job_id=job.id):
+            return job.perform()
+
+    def _succeed(self, running: RunningJob, value: Any, ttl: int) -> Outcome:
+        outcome = self._outcome(running)
+        outcome.result_ttl = ttl
+        if isinstance(value, Snooze):
+            outcome.what, outcome.more = "snoozed", {"wait": value.wait}
+        elif isinstance(value, Retry):
+            outcome.what = "retry"
+            outcome.value = self._executor.serialize_result(value)
+            outcome.more = {"max": value.max, "intervals": value.intervals, "at_front": value.enqueue_at_front}
+        else:
+            outcome.value = b"" if value is None else self._executor.serialize_result(value)
+            extras = running.extras
+            if extras is not None and extras.on_success:
+                job = self._ended_job(running, outcome, JobStatus.FINISHED)
+                job._result = value
+                call_back(self._worker, extras.on_success, extras.on_success_timeout, "success", job, value)
+        self._add_more(running, outcome)
+        return outcome
+
+    def _fail(self, running: RunningJob, error: BaseException) -> Outcome:
+        worker, extras = self._worker, running.extras
+        outcome = self._outcome(running)
+        outcome.what = "failed"
+        job = self._ended_job(running, outcome, JobStatus.FAILED)
+        text = _text(error)
+        if extras is not None and extras.on_failure:
+            try:
+                exc_info = type(error), error, error.__traceback__
+                call_back(worker, extras.on_failure, extras.on_failure_timeout, "failure", job, *exc_info)
+            except BaseException as raised:
+                # As in RQ: the callback's exception takes the place of the job's.
+                worker.log.exception("Job %s: error while executing failure callback", running.job_id)
+                error, text = raised, _text(raised)
+        handle_exception(worker, running, job, text, type(error), error, error.__traceback__)
+        outcome.value = b64encode(zlib.compress(text.encode(errors="backslashreplace")))
+        outcome.exception, outcome.traceback = type(error).__name__, text
+        self._add_more(running, outcome)
+        if worker.disable_default_exception_handler:
+            outcome.more["unlogged"] = True
+        return outcome
+
+    def _outcome(self, running: RunningJob) -> Outcome:
+        ended = time.time()
+        ran = max(ended - running.started, 0.0)
+        return Outcome(
+            "finished", running.job_id, running.execution, running.queue, began=running.started, ended=ended, ran=ran
+        )
+
+    def _ended_job(self, running: RunningJob, outcome: Outcome, status: JobStatus) -> Any:
+        """The job as RQ's callbacks get it."""
+        job = running.job
+        if job is None:
+            worker = self._worker
+            job = running.job = lazy_job(worker.job_class, running.job_id, worker.connection, worker.serializer)
+        job._status = status
+        job.ended_at = from_micros(int(outcome.ended * 1e6))
+        return job
+
+    def _add_more(self, running: RunningJob, outcome: Outcome) -> None:
+        """Add what settle.lua takes for few outcomes."""
+        if fields := changes(running.job):
+            outcome.more["fields"] = [part for pair in fields.items() for part in pair]
+        extras = running.extras
+        if extras is not None and extras.rate_limit:
+            outcome.more["limit"] = extras.rate_limit.decode(errors="replace")
+        if extras is not None and extras.webhooks:
+            # Read while it is there: a webhook may tell of it after the job is gone.
+            with contextlib.suppress(Exception):
+                self._ended_job(running, outcome, JobStatus(outcome.what)).enqueued_at  # noqa: B018
+
+    def _read(self, running: RunningJob) -> Job | None:
+        """The job, as soon as Redis can be reached."""
+        while True:
+            try:
+                return read_job(self._worker, running.job_id, running.queue, running.timeout)
+            except Lost:
+                time.sleep(0.2)
+
+
+def _text(error: BaseException) -> str:
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__))

@@ -1,0 +1,29 @@
+-- Reads and writes the lease of a worker. Comes before the scripts that do so.
+--
+-- A lease is the value of the worker's field in rqstack:running:<supervisor>: two lines for each of its jobs,
+-- '<queue>\n<job id>:<execution id>', in the order in which they run, with a zero byte between two; then, or alone,
+-- '=<call id>': the call of settle.lua or claim.lua that has changed it last. (A queue's name may have several lines.)
+
+-- The jobs of a lease: a list of {queue, job id, execution id}.
+local function jobs_of(lease)
+  local jobs = {}
+  for part in string.gmatch(lease or '', '[^%z]+') do
+    local queue, id, execution = string.match(part, '^(.*)\n(.*):(%x+)$')
+    if queue then jobs[#jobs + 1] = {queue, id, execution} end
+  end
+  return jobs
+end
+
+-- The lease of a list of jobs.
+local function lease_of(jobs)
+  local lines = {}
+  for i, job in ipairs(jobs) do lines[i] = job[1] .. '\n' .. job[2] .. ':' .. job[3] end
+  return table.concat(lines, '\0')
+end
+
+-- Remove the record of a run that has ended, but for the registry of started jobs.
+local function forget_execution(worker_key, id, execution)
+  redis.call('DEL', '<prefix>:execution:' .. id .. ':' .. execution)
+  redis.call('ZREM', '<prefix>:executions:' .. id, execution)
+  redis.call('SREM', worker_key .. ':executions', id .. ':' .. execution)
+end

@@ -1,0 +1,100 @@
+"""Calls settle.lua: one call records how jobs ended, and may claim the next ones."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rqstack.transport import keys
+from rqstack.transport.timestamps import format_micros
+from rqstack.worker.scripts import EXECUTION_TTL, JOB_TIMEOUT, RELEASE, SETTLE
+
+if TYPE_CHECKING:
+    from rqstack.transport.raw import RawConnection
+    from rqstack.worker.lease import Lease
+    from rqstack.worker.outcome import Outcome
+
+
+def new_call_id() -> str:
+    """A random id for a call of claim.lua or settle.lua, and for the first execution that begins with it."""
+    return f"{random.getrandbits(120):030x}01"
+
+
+def claim_arguments(
+    fixed_keys: Sequence[str],
+    queue_keys: Sequence[str],
+    names: tuple[str, str],
+    now: float,
+    *,
+    idle: bool = False,
+    meta: bytes = b"",
+    most: int = 1,
+) -> tuple[Any, ...]:
+    """Number of keys, keys and arguments of claim.lua, which settle.lua begins with too.
+
+    Args:
+        fixed_keys: The first three keys.
+        queue_keys: The queues, in order of priority.
+        names: The worker's name, and the id of its supervisor.
+        now: Unix seconds.
+        idle: The horse was idle.
+        meta: Serialized meta for jobs that have none.
+        most: How many jobs to claim at most.
+    """
+    return (
+        3 + len(queue_keys),
+        *fixed_keys,
+        *queue_keys,
+        *names,
+        new_call_id(),
+        format_micros(int(now * 1e6)),
+        f"{now:.6f}",
+        EXECUTION_TTL,
+        b"1" if idle else b"0",
+        meta,
+        most,
+    )
+
+
+def settle_arguments(outcomes: Sequence[Outcome], *, claim: bool) -> list[Any]:
+    """What settle.lua takes after the arguments of claim.lua; pairs of counts may follow.
+
+    Args:
+        outcomes: How jobs ended.
+        claim: Claim the next ones.
+    """
+    values = [value for outcome in outcomes for value in outcome.arguments()]
+    return [b"1" if claim else b"0", JOB_TIMEOUT, len(outcomes), *values]
+
+
+def settle(connection: RawConnection, lease: Lease, outcome: Outcome) -> str:
+    """Record how a job ended whose horse is gone, in the name of its worker.
+
+    Args:
+        lease: The lease that the worker held.
+
+    Returns:
+        What settle.lua has recorded it as.
+
+    Raises:
+        redis.exceptions.RedisError: Redis cannot be reached. The call may have been done; it may be repeated.
+    """
+    fixed_keys = (keys.WORKER + lease.worker, keys.running(lease.supervisor), keys.SUPERVISORS)
+    head = claim_arguments(fixed_keys, (), (lease.worker, lease.supervisor), time.time())
+    outcomes, releasing = connection.run(SETTLE, (*head, *settle_arguments([outcome], claim=False)))
+    if releasing:
+        release_dependents(connection)
+    return str(outcomes[0].decode())
+
+
+def release_dependents(connection: RawConnection) -> None:
+    """Release the dependents of jobs that have ended, where there were more than settle.lua looks at in one call.
+
+    Raises:
+        redis.exceptions.RedisError: Redis cannot be reached; the supervisors go on with it.
+    """
+    now = int(time.time())
+    while connection.run(RELEASE, (0, JOB_TIMEOUT, now, format_micros(now * 1_000_000))):
+        pass
