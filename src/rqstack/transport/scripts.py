@@ -20,16 +20,31 @@ if TYPE_CHECKING:
 _PREFIX = "<prefix>"
 
 
+class Function:
+    """Files of a script that become the body of one Lua function.
+
+    Redis runs a script's text for each call, so each function in it is made for each call. Those within a function are
+    made only when that is called.
+
+    Args:
+        name: The function's name.
+        paths: The files.
+    """
+
+    def __init__(self, name: str, *paths: str) -> None:
+        self.text = f"local function {name}()\n{_read(paths)}\nend"
+
+
 class Script:
     """A Lua script of this package, with the prefix of Redis keys filled in.
 
     Args:
-        paths: Its files below the package, such as `worker/lua/claim.lua`; several are joined.
+        parts: Its files below the package, such as `worker/lua/claim.lua`, and functions; several are joined.
         tail: What is appended.
     """
 
-    def __init__(self, *paths: str, tail: str = "") -> None:
-        texts = [files("rqstack").joinpath(path).read_text() for path in paths]
+    def __init__(self, *parts: str | Function, tail: str = "") -> None:
+        texts = [part.text if isinstance(part, Function) else _read([part]) for part in parts]
         text = "\n".join([*texts, tail] if tail else texts)
         self.source = text.replace(_PREFIX, keys.PREFIX).encode()
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
@@ -51,3 +66,7 @@ class Script:
 
             self._script = RedisScript(client, self.source)
         return self._script(keys=list(keys), args=list(args), client=client)
+
+
+def _read(paths: Sequence[str]) -> str:
+    return "\n".join(files("rqstack").joinpath(path).read_text() for path in paths)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from rqstack.transport.scripts import Script
+from rqstack.transport.scripts import Function, Script
 
 _LEASE = "worker/lua/lease.lua"
-_CLAIM = "worker/lua/claim.lua"
+_CLAIM = (Function("check_lease", _LEASE, "worker/lua/check_lease.lua"), "worker/lua/claim.lua")
 _RELEASE = ("enqueue/lua/rate_limited.lua", "enqueue/lua/put_on_queue.lua", "enqueue/lua/dependents.lua")
 
-CLAIM = Script(_LEASE, _CLAIM, tail="return claim()")
-SETTLE = Script(*_RELEASE, "enqueue/lua/delete_job.lua", _LEASE, _CLAIM, "worker/lua/settle.lua")
+CLAIM = Script(*_CLAIM, tail="return claim()")
+SETTLE = Script(
+    *_CLAIM,
+    Function("settle_any", _LEASE, *_RELEASE, "enqueue/lua/delete_job.lua", "worker/lua/settle_any.lua"),
+    "worker/lua/settle.lua",
+)
 RELEASE = Script(*_RELEASE, "worker/lua/release.lua")
 RECOVER = Script(_LEASE, "worker/lua/recover.lua")
 HEARTBEAT = Script(_LEASE, "worker/lua/heartbeat.lua")

@@ -1,4 +1,4 @@
--- Take the next jobs for a horse: all or nothing. Follows lease.lua.
+-- Take the next jobs for a horse: all or nothing. Follows check_lease.lua.
 --
 -- KEYS[1]  rq:worker:<worker>             the worker's record, RQ's
 -- KEYS[2]  rqstack:running:<supervisor>   hash: worker -> its lease
@@ -18,8 +18,8 @@
 --
 -- Returns one of:
 --   {'jobs', job, …}, each {queue, id, execution id, data, timeout, result_ttl, enqueued_at, meta, extras}: meta is '1'
---     if the job has meta of its own, so that ARGV[8] was not written; extras is a list, EXTRAS, of what few jobs
---     have, or '' for one that has none of it
+--     if the job has meta of its own, so that ARGV[8] was not written; extras is a list of what few jobs have (see
+--     job_reply), or '' for one that has none of it
 --   {'empty'}
 --   {'suspended'}
 --   {'unregistered'}: the supervisor was taken for dead, so no supervisor would recover this job
@@ -27,48 +27,37 @@
 
 local call = redis.call
 
-local function claim_list(queue_key)
-  return '<prefix>stack:claim:' .. ARGV[1] .. ':' .. queue_key
-end
-
 local function put_back_claims()
   for i = 4, #KEYS do
-    while call('LMOVE', claim_list(KEYS[i]), KEYS[i], 'RIGHT', 'LEFT') do end
+    while call('LMOVE', '<prefix>stack:claim:' .. ARGV[1] .. ':' .. KEYS[i], KEYS[i], 'RIGHT', 'LEFT') do end
   end
 end
 
-local FIELDS = {'data', 'timeout', 'result_ttl', 'enqueued_at', 'origin', 'status', 'started_at',
-  'success_callback_name', 'failure_callback_name', 'webhooks', 'rate_limit_key'}
-local EXTRAS = {'success_callback_name', 'success_callback_timeout', 'failure_callback_name',
-  'failure_callback_timeout', 'webhooks', 'rate_limit_key'}
+local function read_fields(id)
+  return call('HMGET', '<prefix>:job:' .. id, 'data', 'timeout', 'result_ttl', 'enqueued_at', 'origin', 'status',
+    'started_at', 'success_callback_name', 'failure_callback_name', 'webhooks', 'rate_limit_key')
+end
 
+-- Whether a job has nothing that few jobs have.
 local function is_plain(f)
-  for i = 8, #FIELDS do
-    if f[i] and f[i] ~= '' then return false end
-  end
-  return true
+  return (f[8] or '') == '' and (f[9] or '') == '' and not f[10] and not f[11]
 end
 
 local function job_reply(queue, id, execution, f, meta)
-  local extras = is_plain(f) and '' or call('HMGET', '<prefix>:job:' .. id, unpack(EXTRAS))
+  local extras = is_plain(f) and '' or call('HMGET', '<prefix>:job:' .. id, 'success_callback_name',
+    'success_callback_timeout', 'failure_callback_name', 'failure_callback_timeout', 'webhooks', 'rate_limit_key')
   return {queue, id, execution, f[1], f[2], f[3], f[4], meta, extras}
 end
 
--- The fields of a job, or nil if it was deleted or canceled while it waited: it is skipped, as RQ does.
-local function read_job(id)
-  if string.find(id, '[%z\n]') then return end -- no id that RQ accepts; a lease could not hold it
-  local f = call('HMGET', '<prefix>:job:' .. id, unpack(FIELDS))
-  if f[6] == 'canceled' then return end
-  if f[1] or f[6] or call('EXISTS', '<prefix>:job:' .. id) == 1 then return f end
-end
-
--- The id and fields of the first job of a queue.
-local function pop(queue_key)
-  local id = call('LPOP', queue_key)
+-- The id and fields of the first job of a list. One that was deleted or canceled while it waited is skipped, as in RQ.
+local function pop(list)
+  local id = call('LPOP', list)
   while id do
-    local f = read_job(id)
-    if f then return id, f end
-    id = call('LPOP', queue_key)
+    local f = read_fields(id)
+    local exists = f[1] or f[6] or call('EXISTS', '<prefix>:job:' .. id) == 1
+    -- RQ accepts no id with a zero byte or a new line; a lease could not hold it.
+    if exists and f[6] ~= 'canceled' and not string.find(id, '[%z\n]') then return id, f end
+    id = call('LPOP', list)
   end
 end
 
@@ -76,7 +65,7 @@ end
 local function next_job()
   if ARGV[7] == '1' then
     for i = 4, #KEYS do
-      local id, f = pop(claim_list(KEYS[i]))
+      local id, f = pop('<prefix>stack:claim:' .. ARGV[1] .. ':' .. KEYS[i])
       if id then return KEYS[i], id, f end
     end
   end
@@ -110,28 +99,17 @@ local function note_idle(state)
   if state then call('HSET', KEYS[1], 'state', state) end
 end
 
--- What the worker's lease says, where it has not been read by settle.lua: a reply that ends the claim, or nil.
-local function check_lease()
-  local lease = call('HGET', KEYS[2], ARGV[1])
-  local jobs = jobs_of(lease)
-  if #jobs == 0 then return end
-  if jobs[1][3] == ARGV[3] then -- the reply of this very call was lost
-    local reply = {'jobs'}
-    for _, job in ipairs(jobs) do
-      local f = call('HMGET', '<prefix>:job:' .. job[2], unpack(FIELDS))
-      reply[#reply + 1] = job_reply(job[1], job[2], job[3], f, '0')
-    end
-    return reply
-  end
-  for _, job in ipairs(jobs) do
-    if call('ZSCORE', '<prefix>:wip:' .. job[1], job[2] .. ':' .. job[3]) then return {'unfinished', lease} end
-  end
-end
-
 -- `has_no_lease`: settle.lua has just recorded how the worker's last job ended.
 local function claim(has_no_lease)
-  local reply = not has_no_lease and check_lease()
-  if reply then return reply end
+  local reply = {'jobs'}
+  if not has_no_lease then
+    local jobs, lease = check_lease()
+    if lease then return {'unfinished', lease} end
+    for _, job in ipairs(jobs) do -- the reply of this very call was lost
+      reply[#reply + 1] = job_reply(job[1], job[2], job[3], read_fields(job[2]), '0')
+    end
+    if #reply > 1 then return reply end
+  end
   if call('EXISTS', '<prefix>:suspended') == 1 then
     put_back_claims()
     note_idle('suspended')
@@ -151,24 +129,24 @@ local function claim(has_no_lease)
 
   -- By Redis's own clock: if the worker's were wrong, its job would look abandoned.
   local seconds, most = tonumber(call('TIME')[1]), tonumber(ARGV[9])
-  local jobs, head = {}, string.sub(ARGV[3], 1, 30)
-  reply = {'jobs'}
+  local execution, lease = ARGV[3], nil
   while id do
     local queue = f[5] or ''
     if queue == '' or string.find(queue, '%z') then queue = string.sub(queue_key, #'<prefix>:queue:' + 1) end
-    local execution = head .. string.format('%02x', #jobs + 1)
     reply[#reply + 1] = start(queue, id, execution, f, seconds)
-    jobs[#jobs + 1] = {queue, id, execution}
+    local line = queue .. '\n' .. id .. ':' .. execution
+    lease = lease and lease .. '\0' .. line or line
     -- One queue only, the first: a job of it that comes later must not wait for several of a lower priority.
-    if #jobs >= most or queue_key ~= KEYS[4] or not is_plain(f) then break end
+    if #reply > most or queue_key ~= KEYS[4] or not is_plain(f) then break end
     id, f = pop(queue_key)
     -- A job that has run before may have ended its process: it runs alone.
     if id and not (is_plain(f) and (f[7] or '') == '') then
       call('LPUSH', queue_key, id)
       break
     end
+    execution = string.sub(ARGV[3], 1, 30) .. string.format('%02x', #reply)
   end
-  call('HSET', KEYS[2], ARGV[1], lease_of(jobs))
+  call('HSET', KEYS[2], ARGV[1], lease)
   call('EXPIRE', KEYS[1] .. ':executions', ARGV[6])
   call('HSET', KEYS[1], 'state', 'busy', 'last_heartbeat', ARGV[4])
   return reply
