@@ -27,12 +27,12 @@ class Function:
     made only when that is called.
 
     Args:
-        name: The function's name.
+        head: The function's name and its parameters.
         paths: The files.
     """
 
-    def __init__(self, name: str, *paths: str) -> None:
-        self.text = f"local function {name}()\n{_read(paths)}\nend"
+    def __init__(self, head: str, *paths: str) -> None:
+        self.text = f"local function {head}\n{_read(paths)}\nend"
 
 
 class Script:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from rqstack.transport.scripts import Function, Script
 
 _LEASE = "worker/lua/lease.lua"
-_CLAIM = (Function("check_lease", _LEASE, "worker/lua/check_lease.lua"), "worker/lua/claim.lua")
+_PUT_BACK = "worker/lua/put_back.lua"
+_CLAIM = (Function("check_lease()", _LEASE, "worker/lua/check_lease.lua"), "worker/lua/claim.lua")
 _RELEASE = ("enqueue/lua/rate_limited.lua", "enqueue/lua/put_on_queue.lua", "enqueue/lua/dependents.lua")
 
 CLAIM = Script(*_CLAIM, tail="return claim()")
 SETTLE = Script(
     *_CLAIM,
-    Function("settle_any", _LEASE, *_RELEASE, "enqueue/lua/delete_job.lua", "worker/lua/settle_any.lua"),
+    Function("settle_any(at)", _LEASE, *_RELEASE, "enqueue/lua/delete_job.lua", "worker/lua/settle_any.lua"),
+    Function("keep_rest(recorded)", _LEASE, _PUT_BACK, "worker/lua/keep_rest.lua"),
     "worker/lua/settle.lua",
 )
 RELEASE = Script(*_RELEASE, "worker/lua/release.lua")
-RECOVER = Script(_LEASE, "worker/lua/recover.lua")
+RECOVER = Script(_LEASE, _PUT_BACK, "worker/lua/recover.lua")
 HEARTBEAT = Script(_LEASE, "worker/lua/heartbeat.lua")
 
 EXECUTION_TTL = 90

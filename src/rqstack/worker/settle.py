@@ -58,15 +58,16 @@ def claim_arguments(
     )
 
 
-def settle_arguments(outcomes: Sequence[Outcome], *, claim: bool) -> list[Any]:
+def settle_arguments(outcomes: Sequence[Outcome], *, claim: bool, put_back: str = "") -> list[Any]:
     """What settle.lua takes after the arguments of claim.lua; pairs of counts may follow.
 
     Args:
         outcomes: How jobs ended.
         claim: Claim the next ones.
+        put_back: Executions to be put back, with commas between; * for all that are left.
     """
     values = [value for outcome in outcomes for value in outcome.arguments()]
-    return [b"1" if claim else b"0", JOB_TIMEOUT, len(outcomes), *values]
+    return [b"1" if claim else b"0", JOB_TIMEOUT, put_back, len(outcomes), *values]
 
 
 def settle(connection: RawConnection, lease: Lease, outcome: Outcome) -> str:

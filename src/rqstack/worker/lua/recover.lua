@@ -1,4 +1,5 @@
--- Put back what workers of one supervisor hold: their claims, and the jobs that they were running. Follows lease.lua.
+-- Put back what workers of one supervisor hold: their claims, and the jobs that they were running. Follows lease.lua and
+-- put_back.lua.
 --
 -- KEYS[1]  rqstack:running:<supervisor>
 -- KEYS[2]  rqstack:supervisors
@@ -50,14 +51,8 @@ local function requeue(worker, queue, id, execution)
       return call('HGET', crashes_key, 'abandoned_by:' .. execution) == ARGV[5] and 'abandon' or 'other'
     end
   end
-  local ttl = math.floor(tonumber(call('HGET', job_key, 'ttl') or '') or 0)
-  call('ZREM', '<prefix>:wip:' .. queue, id .. ':' .. execution)
-  forget_execution('<prefix>:worker:' .. worker, id, execution)
-  if not exists then return 'gone' end
-  call('HSET', job_key, 'status', 'queued', 'started_at', '', 'worker_name', '')
-  if ttl > 0 then call('EXPIRE', job_key, ttl) end
-  call('LPUSH', '<prefix>:queue:' .. queue, id)
-  return 'requeued'
+  local is_back = put_back('<prefix>:worker:' .. worker, queue, id, execution, ARGV[1] ~= 'return')
+  return is_back and 'requeued' or 'gone'
 end
 
 for i = 7 + queues, #ARGV do

@@ -6,7 +6,9 @@
 --
 -- ARGV[10]  '1' to claim the next jobs too
 -- ARGV[11]  seconds that a job may run whose record does not say so
--- ARGV[12]  how many outcomes follow, each of eleven values:
+-- ARGV[12]  executions of the worker's lease to be put back at the head of their queue, since they have not begun:
+--           '' for none, '*' for all that are left, or their ids with commas between
+-- ARGV[13]  how many outcomes follow, each of eleven values:
 --             1  what: finished, failed, stopped (by a command: never retried), retry (the job returned rq.Retry),
 --                snoozed (put back for later; no run is counted)
 --             2  job id      3  execution id      4  queue
@@ -29,14 +31,21 @@
 --   'deleted'     the job is gone
 -- Releasing is 1 if jobs have more dependents than were looked at: release.lua goes on.
 
--- Record that one job has finished which has nothing that few jobs have: the same as settle_any, in half the time.
+local FIRST, SIZE = 14, 11
+local lease = call('HGET', KEYS[2], ARGV[1]) or ''
+local finished, seconds = 0, 0
+
+-- Record that a job has finished which has nothing that few jobs have: the same as settle_any, in half the time.
 -- Returns whether it was such a job; if not, nothing has changed.
-local function settle_plain()
-  local worker, iso, now = ARGV[1], ARGV[4], ARGV[5]
-  local id, execution, queue, ttl = ARGV[14], ARGV[15], ARGV[16], tonumber(ARGV[17])
-  if ARGV[12] ~= '1' or ARGV[13] ~= 'finished' or ARGV[23] ~= '' or ttl == 0 then return false end
-  local run, job_key, results_key = id .. ':' .. execution, '<prefix>:job:' .. id, '<prefix>:results:' .. id
-  if call('HGET', KEYS[2], worker) ~= queue .. '\n' .. run then return false end
+--
+-- at   place of its outcome in ARGV
+-- run  its id and execution
+local function settle_plain(at, run)
+  local ttl = tonumber(ARGV[at + 4])
+  if ARGV[at] ~= 'finished' or ARGV[at + 10] ~= '' or ttl == 0 then return false end
+  local worker, id, execution, queue = ARGV[1], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local value, began, ended, ended_at = ARGV[at + 5], ARGV[at + 6], ARGV[at + 8], ARGV[at + 9]
+  local job_key, results_key = '<prefix>:job:' .. id, '<prefix>:results:' .. id
   local record = redis.pcall('HMGET', job_key, 'status', 'worker_name', 'repeats_left', 'rate_limit_key', 'dependency_ids')
   if record[1] ~= 'started' or record[2] ~= worker or record[3] or record[4] or record[5]
     or call('EXISTS', job_key .. ':dependents') == 1 or call('ZREM', '<prefix>:wip:' .. queue, run) == 0 then
@@ -45,36 +54,71 @@ local function settle_plain()
   call('SREM', KEYS[1] .. ':executions', run)
   call('DEL', '<prefix>:execution:' .. run)
   call('ZREM', '<prefix>:executions:' .. id, execution)
-  call('HINCRBY', KEYS[1], 'successful_job_count', 1)
-  call('HINCRBYFLOAT', KEYS[1], 'total_working_time', ARGV[20])
-  call('HSET', job_key, 'status', 'finished', 'ended_at', ARGV[21], 'last_heartbeat', ARGV[21])
-  if ARGV[18] == '' then
+  call('HSET', job_key, 'status', 'finished', 'ended_at', ended, 'last_heartbeat', ended)
+  if value == '' then
     call('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', 1, 'worker_name', worker, 'execution_id', execution,
-      'execution_started_at', ARGV[19], 'execution_ended_at', ARGV[22])
+      'execution_started_at', began, 'execution_ended_at', ended_at)
   else
-    call('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', 1, 'worker_name', worker, 'return_value', ARGV[18],
-      'execution_id', execution, 'execution_started_at', ARGV[19], 'execution_ended_at', ARGV[22])
+    call('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', 1, 'worker_name', worker, 'return_value', value,
+      'execution_id', execution, 'execution_started_at', began, 'execution_ended_at', ended_at)
   end
   if ttl >= 0 then
     call('EXPIRE', results_key, ttl)
     call('EXPIRE', job_key, ttl)
-    call('ZADD', '<prefix>:finished:' .. queue, math.floor(tonumber(now)) + ttl, id)
+    call('ZADD', '<prefix>:finished:' .. queue, math.floor(tonumber(ARGV[5])) + ttl, id)
   else
     call('PERSIST', results_key)
     call('ZADD', '<prefix>:finished:' .. queue, '+inf', id)
   end
+  finished, seconds = finished + 1, seconds + ARGV[at + 7]
   return true
 end
 
-local outcomes, releasing, has_no_lease
-if settle_plain() then
-  outcomes, releasing, has_no_lease = {'finished'}, 0, true
-  for i = 24, #ARGV, 2 do
-    call('HINCRBYFLOAT', '<prefix>stack:metrics', ARGV[i], ARGV[i + 1])
-  end
-else
-  outcomes, releasing, has_no_lease = settle_any()
+-- Take finished jobs that have expired out of RQ's registry, which RQ's cleaning does every ten minutes only.
+local function trim(queue)
+  local registry = '<prefix>:finished:' .. queue
+  local expired = call('ZCOUNT', registry, 0, '(' .. ARGV[5])
+  if expired > 0 then call('ZREMRANGEBYRANK', registry, 0, math.min(expired, 2000) - 1) end
 end
+
+-- Record all outcomes, and put back what has not begun. Returns what each was recorded as, and whether dependents are
+-- left to be released; then whether the worker has no job left.
+local function settle()
+  local count, is_repeated = tonumber(ARGV[13]), string.find(lease, string.sub(ARGV[3], 1, 30), 1, true)
+  local outcomes, recorded, releasing, left = {}, false, 0, #lease + 1
+  for at = FIRST, FIRST + (count - 1) * SIZE, SIZE do
+    local run = ARGV[at + 1] .. ':' .. ARGV[at + 2]
+    local line = ARGV[at + 3] .. '\n' .. run
+    local what = is_repeated and 'again' or 'fenced'
+    if not is_repeated and string.find(lease, line, 1, true) then
+      left = left - #line - 1
+      if settle_plain(at, run) then
+        what = 'finished'
+      else
+        local more
+        what, more = settle_any(at)
+        if more then releasing = 1 end
+      end
+      recorded = recorded or what ~= 'fenced'
+    end
+    outcomes[#outcomes + 1] = what
+  end
+  if finished > 0 then
+    call('HINCRBY', KEYS[1], 'successful_job_count', finished)
+    call('HINCRBYFLOAT', KEYS[1], 'total_working_time', seconds)
+  end
+  local counts = FIRST + count * SIZE
+  if recorded and ARGV[counts] then -- a repeated call would add them twice
+    for i = counts, #ARGV, 2 do
+      call('HINCRBYFLOAT', '<prefix>stack:metrics', ARGV[i], ARGV[i + 1])
+    end
+    trim(ARGV[FIRST + 3])
+  end
+  if left == 0 then return outcomes, releasing, true end
+  return outcomes, releasing, keep_rest(recorded)
+end
+
+local outcomes, releasing, has_no_lease = settle()
 if ARGV[10] ~= '1' then
   if has_no_lease then note_idle() end
   return {outcomes, releasing}

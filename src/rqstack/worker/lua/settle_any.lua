@@ -1,7 +1,10 @@
--- Record how jobs of any kind ended: the function settle_any of settle.lua, which see. Follows lease.lua and
+-- Record how a job of any kind ended: the function settle_any(at) of settle.lua, which see. Follows lease.lua and
 -- enqueue/lua/*.lua.
 --
--- What of RQ's methods each part follows is said there.
+-- at   place of its outcome in ARGV
+--
+-- Returns what it was recorded as, and whether dependents are left to be released. What of RQ's methods each part
+-- follows is said there.
 
 local worker_key = KEYS[1]
 
@@ -221,39 +224,8 @@ local function record_outcome(o)
   return what, releases
 end
 
--- Record all outcomes. Returns what each was recorded as, and whether dependents are left to be released; then whether
--- the worker has no job left.
-local function settle()
-  local lease = call('HGET', KEYS[2], ARGV[1])
-  local is_repeated = lease and string.find(lease, string.sub(ARGV[3], 1, 30), 1, true)
-  local held = jobs_of(lease)
-  local outcomes, recorded, changed, releasing = {}, false, false, 0
-  local count = tonumber(ARGV[12])
-  for at = 13, 12 + count * 11, 11 do
-    local more = ARGV[at + 10]
-    local o = {what = ARGV[at], id = ARGV[at + 1], execution = ARGV[at + 2], queue = ARGV[at + 3], ttl = ARGV[at + 4],
-      value = ARGV[at + 5], began = ARGV[at + 6], ran = ARGV[at + 7], ended = ARGV[at + 8], ended_at = ARGV[at + 9],
-      more = more == '' and {} or cmsgpack.unpack(more), key = '<prefix>:job:' .. ARGV[at + 1], now = tonumber(ARGV[5])}
-    local what, releases = is_repeated and 'again' or 'fenced', false
-    for place, job in ipairs(is_repeated and {} or held) do
-      if job[2] == o.id and job[3] == o.execution and job[1] == o.queue then
-        table.remove(held, place)
-        changed = true
-        what, releases = record_outcome(o)
-        recorded = recorded or what ~= 'fenced'
-        break
-      end
-    end
-    outcomes[#outcomes + 1] = what
-    if releases then releasing = 1 end
-  end
-  if recorded then -- a repeated call would add them twice
-    for i = 13 + count * 11, #ARGV, 2 do
-      call('HINCRBYFLOAT', '<prefix>stack:metrics', ARGV[i], ARGV[i + 1])
-    end
-  end
-  if changed and #held > 0 then call('HSET', KEYS[2], ARGV[1], lease_of(held) .. '\0=' .. ARGV[3]) end
-  return outcomes, releasing, #held == 0
-end
-
-return settle()
+local more = ARGV[at + 10]
+return record_outcome({what = ARGV[at], id = ARGV[at + 1], execution = ARGV[at + 2], queue = ARGV[at + 3],
+  ttl = ARGV[at + 4], value = ARGV[at + 5], began = ARGV[at + 6], ran = ARGV[at + 7], ended = ARGV[at + 8],
+  ended_at = ARGV[at + 9], more = more == '' and {} or cmsgpack.unpack(more), key = '<prefix>:job:' .. ARGV[at + 1],
+  now = tonumber(ARGV[5])})

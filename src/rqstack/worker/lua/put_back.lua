@@ -1,0 +1,19 @@
+-- Puts a running job back at the head of its queue. Follows lease.lua.
+--
+-- worker_key   rq:worker:<worker>
+-- has_begun    whether it keeps the time at which it was started: it then runs alone, and not among others
+--
+-- Returns whether it is back; else it was deleted, or enqueued again, meanwhile.
+local function put_back(worker_key, queue, id, execution, has_begun)
+  local job_key = '<prefix>:job:' .. id
+  redis.call('ZREM', '<prefix>:wip:' .. queue, id .. ':' .. execution)
+  forget_execution(worker_key, id, execution)
+  local record = redis.pcall('HMGET', job_key, 'status', 'ttl')
+  if record[1] ~= 'started' then return false end
+  redis.call('HSET', job_key, 'status', 'queued', 'worker_name', '')
+  if not has_begun then redis.call('HSET', job_key, 'started_at', '') end
+  local ttl = math.floor(tonumber(record[2] or '') or 0)
+  if ttl > 0 and ttl < 1e10 then redis.call('EXPIRE', job_key, ttl) end
+  redis.call('LPUSH', '<prefix>:queue:' .. queue, id)
+  return true
+end
