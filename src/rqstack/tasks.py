@@ -14,7 +14,7 @@ from rqstack import limiting
 from rqstack.enqueue import producer
 from rqstack.errors import InvalidJob
 from rqstack.registry import retries
-from rqstack.registry.options import RateRule, TaskOptions, Unique, make_options
+from rqstack.registry.options import ConcurrencyKey, RateRule, TaskOptions, Unique, make_options
 from rqstack.registry.registry import registry
 from rqstack.registry.retries import Backoff
 
@@ -61,7 +61,7 @@ class Task(Generic[P, R]):
         """Whether no option changes how a job of it is enqueued, apart from the queue."""
         given = self.options
         ttls = (given.timeout, given.result_ttl, given.failure_ttl, given.ttl)
-        other = given.retries or given.unique or given.at_front or given.description or given.meta
+        other = given.retries or given.unique or given.concurrency or given.at_front or given.description or given.meta
         return not other and all(seconds is None for seconds in ttls)
 
     @functools.cached_property
@@ -112,7 +112,7 @@ class Task(Generic[P, R]):
             options: `queue`, `at` (a datetime with a time zone), `in_` (seconds or timedelta), `job_id`, `depends_on`,
                 `on_success`, `on_failure`, `on_stopped`, `repeat`, `webhooks`, `connection`, `pipeline`, and those of
                 `@task` that concern one job: `retries`, `backoff`, `timeout`, `result_ttl`, `failure_ttl`, `ttl`,
-                `unique`, `at_front`, `description`, `meta`.
+                `unique`, `concurrency`, `concurrency_key`, `at_front`, `description`, `meta`.
 
         Raises:
             InvalidJob: as `delay`; or an option is unknown or out of its range.
@@ -265,6 +265,8 @@ def task(
     ttl: int | None = ...,
     unique: Unique = ...,
     rate_limit: str | RateRule | None = ...,
+    concurrency: int | None = ...,
+    concurrency_key: ConcurrencyKey | None = ...,
     cron: str | None = ...,
     timezone: str = ...,
     misfire_grace: int | None = ...,
@@ -300,6 +302,8 @@ def queue_command(
     ttl: int | None = ...,
     unique: Unique = ...,
     rate_limit: str | RateRule | None = ...,
+    concurrency: int | None = ...,
+    concurrency_key: ConcurrencyKey | None = ...,
     at_front: bool = ...,
     description: str | None = ...,
     meta: dict[str, Any] | None = ...,

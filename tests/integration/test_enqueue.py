@@ -16,13 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 from rq import Callback, RateLimit, Retry
-from rq.job import Job
+from rq.job import Dependency, Job, JobStatus
 from rq.repeat import Repeat
 from rq.utils import utcformat
 from rq.webhook import Webhook
 
 import rqstack.enqueue.job_fields as fields
 from rqstack.enqueue import Queue
+from rqstack.enqueue.any_job import CALL_FIELD
 from rqstack.transport import protocol, timestamps
 
 NOW = datetime(2031, 5, 4, 3, 2, 1, 7, tzinfo=UTC)
@@ -78,6 +79,7 @@ class Near(int):
 
 def plain_hash(fields: dict[bytes, bytes]) -> dict[bytes, bytes]:
     """`data` as RQ reads it: a short one is not compressed here, though it is a zlib stream all the same."""
+    fields.pop(CALL_FIELD.encode(), None)
     return {name: zlib.decompress(value) if name == b"data" else value for name, value in fields.items()}
 
 
@@ -119,7 +121,8 @@ def pair(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[R
     monkeypatch.setattr("rq.job.now", lambda: NOW)
     monkeypatch.setattr("rq.queue.now", lambda: NOW)
     monkeypatch.setattr(fields, "time_ns", lambda: int(NOW.timestamp()) * 10**9 + NOW.microsecond * 1000)
-    monkeypatch.setattr("rq.rate_limit.now", lambda: NOW)
+    for module in ("rq.rate_limit", "rqstack.enqueue.any_job"):
+        monkeypatch.setattr(f"{module}.now", lambda: NOW)
     for module in ("rq.registry", "rq.rate_limit"):
         monkeypatch.setattr(f"{module}.current_timestamp", lambda: int(NOW.timestamp()))
     monkeypatch.setattr(protocol, "_pack", pack_text)
@@ -267,17 +270,117 @@ def test_an_id_used_again_changes_what_rq_changes(
         lambda queue: [queue.enqueue("a.b", job_id=name, rate_limit=RateLimit("few", 2)) for name in "abc"],
         lambda queue: [queue.enqueue_in(timedelta(1), "a.b", job_id="one", rate_limit=RateLimit("few", 1))],
         lambda queue: [queue.enqueue("a.b", job_id="one", unique=True, rate_limit=RateLimit("few", 1))],
+        lambda queue: [queue.enqueue("a.b", job_id="one", unique=True, depends_on="two")],
+        lambda queue: [queue.schedule_job(queue.create_job("a.b"), datetime(2040, 1, 1, tzinfo=UTC), unique=True)],
+        lambda queue: [queue.schedule_job(queue.create_job("a.b", ttl=300), datetime(2040, 1, 1))],
+        lambda queue: [queue.enqueue_at(datetime(2040, 1, 1, tzinfo=UTC), "a.b", job_timeout="2h", ttl=300)],
     ],
     ids=[
         *("unique", "depends", "bulk-depends", "at", "bulk-empty", "bulk-front", "unpickled", "bulk-unpickled"),
         *("unique-no-id", "duplicate", "at-duplicate", "bulk-duplicate"),
-        *("rate-limit", "at-rate-limit", "unique-rate-limit"),
+        *("rate-limit", "at-rate-limit", "unique-rate-limit", "unique-depends"),
+        *("at-unique-no-id", "at-local", "at-ttl"),
     ],
 )
-def test_what_the_short_way_leaves_to_rq(
+def test_other_ways_to_enqueue_write_what_rq_writes(
     pair: tuple[Redis, Redis], monkeypatch: pytest.MonkeyPatch, act: Callable[[rq.Queue], Any]
 ) -> None:
     both(pair, monkeypatch, act)
+
+
+STATES = ("queued", "started", "deferred", "scheduled", "finished", "failed", "stopped", "canceled", "rate_limited")
+dependents = st.fixed_dictionaries(
+    {"depends_on": st.lists(st.sampled_from([*STATES, "gone"]), min_size=1, max_size=4)},
+    optional={
+        "allow_failure": st.booleans(),
+        "front": st.booleans(),
+        "at_front": st.booleans(),
+        "ttl": st.sampled_from([None, 90]),
+        "timeout": st.sampled_from([None, 5]),
+        "job_id": st.sampled_from([None, "mine"]),
+        "retry": st.sampled_from([None, Retry(2)]),
+        "rate_limit": st.sampled_from([None, RateLimit("few", 1), RateLimit("taken", 1), RateLimit("taken", 3)]),
+        "status": st.sampled_from([JobStatus.QUEUED, JobStatus.CREATED]),
+    },
+)
+
+
+def one_of_each_state(client: Redis) -> None:
+    for state in STATES:
+        client.hset(f"rq:job:{state}", mapping={"status": state, "data": zlib.compress(b"x"), "origin": "elsewhere"})
+    for number, name in enumerate(("rate_limited", "waits-too")):
+        client.zadd("rq:rl:taken:rate_limited", {name: number})
+    client.zadd("rq:rl:taken:allowed", {"started": 5})
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(call=dependents, how=st.sampled_from(["enqueue", "enqueue_call", "enqueue_job", "enqueue_at", "schedule_job"]))
+def test_dependents_are_written_as_rq_writes_them(
+    pair: tuple[Redis, Redis], monkeypatch: pytest.MonkeyPatch, call: dict[str, Any], how: str
+) -> None:
+    """Whatever the dependencies' statuses, and with a rate limit, a time or a job made by hand."""
+
+    def act(queue: rq.Queue) -> Any:
+        named = dict(call, func="a.b")
+        dependency = Dependency(
+            named.pop("depends_on"),
+            allow_failure=named.pop("allow_failure", False),
+            enqueue_at_front=named.pop("front", False),
+        )
+        status, at_front = named.pop("status", JobStatus.QUEUED), named.pop("at_front", False)
+        if how in PUT and how != "enqueue_job":
+            return PUT[how](queue, named | {"depends_on": dependency, "at_front": at_front})
+        if how == "enqueue_at":
+            named["job_timeout"] = named.pop("timeout", None)
+            return [queue.enqueue_at(NOW, named.pop("func"), depends_on=dependency, at_front=at_front, **named)]
+        job = queue.create_job(**named, depends_on=dependency, status=status)
+        if how == "schedule_job":
+            return [queue.schedule_job(job, NOW)]
+        return [queue.enqueue_job(job, at_front=at_front)]
+
+    both(pair, monkeypatch, act, one_of_each_state)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batch=st.lists(
+        st.tuples(st.lists(st.sampled_from([*STATES, "gone", "j0", "j1"]), max_size=3), st.booleans()), max_size=5
+    )
+)
+def test_a_bulk_of_dependents_is_written_as_rq_writes_it(
+    pair: tuple[Redis, Redis], monkeypatch: pytest.MonkeyPatch, batch: list[tuple[list[str], bool]]
+) -> None:
+    """But RQ leaves jobs whose dependencies have ended in these ones' sets of dependents."""
+
+    def act(queue: rq.Queue) -> Any:
+        datas = [queue.prepare_data("a.b", job_id=f"j{number}") for number in range(2)]
+        datas += (
+            queue.prepare_data("a.b", job_id=f"d{number}", depends_on=depends_on or None, at_front=at_front, ttl=90)
+            for number, (depends_on, at_front) in enumerate(batch)
+        )
+        jobs: list[Job] = queue.enqueue_many(datas, group_id="g")
+        client = queue.connection
+        for job in jobs:
+            if job.get_status(refresh=False) == "queued":
+                client.delete(job.dependencies_key)
+                for dependency in job._dependency_ids:
+                    client.srem(f"rq:job:{dependency}:dependents", job.id)
+        return jobs
+
+    both(pair, monkeypatch, act, one_of_each_state)
+
+
+def test_a_deferred_job_that_is_enqueued_leaves_its_registry(connection: Redis) -> None:
+    """RQ does nothing then, and the job waits until another dependency ends."""
+    one_of_each_state(connection)
+    queue = Queue("q", connection=connection)
+    job = queue.enqueue("a.b", depends_on=["queued", "gone"])
+    assert queue.enqueue_job(job).get_status() == "deferred"
+    assert queue.deferred_job_registry.get_job_ids() == [job.id]
+    connection.hset("rq:job:queued", "status", "finished")
+    assert queue.enqueue_job(job).get_status() == "queued"
+    assert queue.deferred_job_registry.get_job_ids() == []
+    assert queue.job_ids == [job.id]
 
 
 @given(st.binary(max_size=400))

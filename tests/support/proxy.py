@@ -12,6 +12,7 @@ class LossyProxy:
     """Stands between a client and Redis; loses the reply of the commands it is told of, after Redis has done them.
 
     `lose_after` names them: a request that has these bytes, on a connection that has also sent those of `sent_before`.
+    `when_lost` is called then, before the client can notice: others may work on what the command has done.
 
     Args:
         port: Redis's.
@@ -23,6 +24,7 @@ class LossyProxy:
         self.port = int(self.listener.getsockname()[1])
         self.lose_after: list[bytes] = []
         self.sent_before = b""
+        self.when_lost: Callable[[], object] = lambda: None
         self.lost = 0
         self.sockets: list[socket.socket] = []
         self.threads: list[threading.Thread] = []
@@ -54,6 +56,7 @@ class LossyProxy:
                 if self.lose_after and self.lose_after[0] in request and self.sent_before in sent:
                     del self.lose_after[0]
                     self.lost += 1
+                    self.when_lost()
                     return
                 client.sendall(reply)
         except OSError:

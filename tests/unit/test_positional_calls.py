@@ -49,6 +49,7 @@ def test_a_number_of_positional_arguments_is_a_call_or_not(function: Callable[..
         {"failure_ttl": 0},
         {"ttl": 1},
         {"unique": True},
+        {"concurrency": 3},
         {"at_front": True},
         {"description": "x"},
         {"meta": {"a": 1}},

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rqstack.enqueue.task_protocol import EnqueuedTask
     from rqstack.registry.options import TaskOptions
 
-RQ_ONLY_OPTIONS = ("unique", "rate_limit", "ttl", "at_front")
+RQ_ONLY_OPTIONS = ("unique", "rate_limit", "concurrency", "ttl", "at_front")
 """Task options that only RQ supports. Calls that use them, or any per-call option but `queue`, are rejected."""
 
 

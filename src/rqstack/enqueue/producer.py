@@ -18,13 +18,17 @@ from rqstack.transport.client import explain
 
 if TYPE_CHECKING:
     from redis import Redis
-    from rq import Queue
+    from rq import RateLimit
     from rq.job import Job
 
+    from rqstack.enqueue.queue import Queue
     from rqstack.enqueue.task_protocol import EnqueuedTask
 
 _TASK_OPTIONS = frozenset(
-    ("retries", "backoff", "timeout", "result_ttl", "failure_ttl", "ttl", "unique", "at_front", "description", "meta")
+    (
+        *("retries", "backoff", "timeout", "result_ttl", "failure_ttl", "ttl", "unique", "at_front", "description"),
+        *("meta", "concurrency", "concurrency_key"),
+    )
 )
 _JOB_OPTIONS = frozenset(
     ("queue", "at", "in_", "job_id", "depends_on", "on_success", "on_failure", "on_stopped", "repeat", "webhooks")
@@ -60,15 +64,25 @@ def enqueue(task: EnqueuedTask, args: tuple[Any, ...], kwargs: dict[str, Any], o
     when = _when(task, given.pop("at", None), given.pop("in_", None))
     fields = _fields(merged, given)
     pipeline = given.get("pipeline")
+    if merged.concurrency is not None:
+        fields["rate_limit"] = _limit(task, merged, args, kwargs)
+        if pipeline is not None:
+            raise InvalidJob(f"{task.name}: concurrency= and pipeline= cannot both be given.")
     if merged.unique and "job_id" not in fields:
         fields["job_id"] = unique_id(task, args, kwargs, merged)
     try:
-        if merged.unique:
-            return _enqueue_unique(queue, task, args, kwargs, fields, when)
-        if when is not None:
-            job = _later(queue, task, args, kwargs, fields)
-            return queue.schedule_job(job, when, pipeline=pipeline)
-        return queue.enqueue_call(task.name, args=args, kwargs=kwargs, pipeline=pipeline, **fields)
+        if pipeline is not None and not merged.unique:
+            if when is not None:
+                return queue.schedule_job(_new_job(queue, task, args, kwargs, fields, when), when, pipeline=pipeline)
+            return queue.enqueue_call(task.name, args=args, kwargs=kwargs, pipeline=pipeline, **fields)
+        if merged.unique or when is not None:
+            return queue.enqueue_new(
+                _new_job(queue, task, args, kwargs, fields, when),
+                at_front=fields["at_front"] and when is None,
+                if_exists="replace" if merged.unique else "overwrite",
+                when=when,
+            )
+        return queue.enqueue_call(task.name, args=args, kwargs=kwargs, **fields)
     except Exception as error:
         raise _reason(task, error, queue, [Call(args, kwargs)]) from error
 
@@ -87,8 +101,17 @@ def enqueue_many(task: EnqueuedTask, calls: Iterable[Call | tuple[Any, ...]], op
         return [enqueue(task, call.args, call.kwargs or {}, options) for call in checked]
     queue = _queue(given.pop("queue", merged.queue), given.pop("connection", None))
     pipeline = given.pop("pipeline", None)
+    if merged.concurrency is not None and pipeline is not None:
+        raise InvalidJob(f"{task.name}: concurrency= and pipeline= cannot both be given.")
     try:
         # Fields are made for each job: the random part of a backoff differs.
+        if merged.concurrency is not None:
+            jobs = []
+            for call in checked:
+                fields = _fields(merged, given)
+                fields["rate_limit"] = _limit(task, merged, call.args, call.kwargs or {})
+                jobs.append(_new_job(queue, task, call.args, call.kwargs or {}, fields, None))
+            return queue.enqueue_new_many(jobs, at_front=merged.at_front)
         data = [
             queue.prepare_data(task.name, args=call.args, kwargs=call.kwargs, **_fields(merged, given))
             for call in checked
@@ -127,6 +150,8 @@ def _options(task: EnqueuedTask, options: dict[str, Any]) -> tuple[TaskOptions, 
     changed = {key: value for key, value in options.items() if key in _TASK_OPTIONS}
     if not changed:
         return task.options, given
+    if changed.get("concurrency", 1) is None:
+        changed.setdefault("concurrency_key", None)
     try:
         return replace(task.options, **changed), given
     except ValueError as error:
@@ -136,6 +161,13 @@ def _options(task: EnqueuedTask, options: dict[str, Any]) -> tuple[TaskOptions, 
 def _fields(options: TaskOptions, given: dict[str, Any]) -> dict[str, Any]:
     """The options of the task and of the job, by RQ's names."""
     return {key: value for key, value in given.items() if key not in _CONNECTION_OPTIONS} | options.job_fields()
+
+
+def _limit(task: EnqueuedTask, options: TaskOptions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RateLimit | None:
+    try:
+        return options.concurrency_limit(task.name, args, kwargs)
+    except ValueError as error:
+        raise InvalidJob(f"{task.name}: {error}") from None
 
 
 def _queue(name: str, connection: Redis | None) -> Queue:
@@ -182,7 +214,7 @@ def _when(task: EnqueuedTask, at: datetime | None, in_: timedelta | float | None
         raise InvalidJob(f"{task.name}: in_={in_!r} should be seconds or a timedelta, 0 or more.") from None
 
 
-def _enqueue_unique(
+def _new_job(
     queue: Queue,
     task: EnqueuedTask,
     args: tuple[Any, ...],
@@ -190,64 +222,27 @@ def _enqueue_unique(
     fields: dict[str, Any],
     when: datetime | None,
 ) -> Job:
-    """Enqueue under the id of the arguments; where such a job waits or runs, give that one."""
-    from rq.exceptions import DuplicateJobError, NoSuchJobError
-    from rq.job import JobStatus
-
-    over = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED)
-    while True:
-        try:
-            if when is None:
-                return queue.enqueue_call(task.name, args=args, kwargs=kwargs, unique=True, **fields)
-            return queue.schedule_job(_later(queue, task, args, kwargs, fields), when, unique=True)
-        except DuplicateJobError:
-            pass
-        try:
-            job = queue.job_class.fetch(fields["job_id"], connection=queue.connection, serializer=queue.serializer)
-        except NoSuchJobError:
-            continue
-        if job.get_status(refresh=False) not in over:
-            return job
-        _remove(queue, job, over)
-
-
-def _later(
-    queue: Queue, task: EnqueuedTask, args: tuple[Any, ...], kwargs: dict[str, Any], fields: dict[str, Any]
-) -> Job:
-    """A job to be scheduled, as RQ's Queue.enqueue_at makes it."""
+    """A job, as RQ's `Queue.enqueue_call` or, with a time, `Queue.enqueue_at` makes it."""
     from rq.job import JobStatus
 
     made = {key: value for key, value in fields.items() if key != "at_front"}
-    job = queue.create_job(task.name, args=args, kwargs=kwargs, status=JobStatus.SCHEDULED, **made)
-    if fields["at_front"]:
+    status = JobStatus.QUEUED if when is None else JobStatus.SCHEDULED
+    job = queue.create_job(task.name, args=args, kwargs=kwargs, status=status, **made)
+    if when is not None and fields["at_front"]:
         job.enqueue_at_front = True
     return job
-
-
-def _remove(queue: Queue, job: Job, over: tuple[Any, ...]) -> None:
-    """Delete a job that is over, unless another producer has just enqueued it again."""
-    from redis.exceptions import WatchError
-
-    pipeline: Any
-    with queue.connection.pipeline() as pipeline:
-        try:
-            pipeline.watch(job.key)
-            status = pipeline.hget(job.key, "status")
-            if status is None or status.decode() not in over:
-                return
-            pipeline.multi()
-            job.delete(pipeline=pipeline)
-            pipeline.execute()
-        except WatchError:
-            return
 
 
 def _reason(task: EnqueuedTask, error: Exception, queue: Queue, calls: Iterable[Call]) -> Exception:
     """An error of the queue, in a sentence for a person; others as they are."""
     from redis.exceptions import RedisError
 
+    from rqstack.enqueue.any_job import DependencyCycle
+
     if isinstance(error, RedisError):
         return explain(error, get_settings().redis_url)
+    if isinstance(error, DependencyCycle):
+        return InvalidJob(f"{task.name}: {error}")
     for call in calls:
         try:
             queue.serializer.dumps((task.name, None, call.args, call.kwargs))

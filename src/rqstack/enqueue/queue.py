@@ -1,8 +1,8 @@
 """The queue: RQ's, with jobs written in one round trip.
 
-The result in Redis is what RQ 3.0 writes. Plain jobs are written here; jobs with dependencies or a rate limit, unique
-jobs, jobs that run immediately (`is_async=False`) and jobs that are added to a caller's pipeline go through RQ's own
-methods.
+The result in Redis is what RQ 3.0 writes. One script writes a plain job, another one a job of any kind: with
+dependencies, a rate limit, a time, or unique. Jobs that run immediately (`is_async=False`) and jobs that are added to a
+caller's pipeline go through RQ's own methods.
 
 Unlike RQ, a command whose reply was lost is sent again with a mark by which Redis detects whether the first one was
 done, so that an unreliable network does not run a job twice. (If such a job has already run and its hash is gone, with
@@ -11,7 +11,8 @@ result_ttl=0, it is enqueued again: at least once, as everywhere.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime as Datetime
 from typing import TYPE_CHECKING, Any
 
 from redis import Redis
@@ -19,6 +20,8 @@ from rq import Queue as RqQueue
 from rq.job import Job, JobStatus
 from rq.utils import get_version, parse_timeout
 
+from rqstack.enqueue import any_job
+from rqstack.enqueue.any_job import AnyJob, DependencyCycle, IfExists
 from rqstack.enqueue.job_fields import Field, PendingJob, PlainJobs, full_hash, job_hash
 from rqstack.transport.pooled import Command, PooledSender
 from rqstack.transport.protocol import pack
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
 check_rq_version()
 
 _PLAIN_JOB = Script("enqueue/lua/plain_job.lua")
-_ANY_JOB = Script("enqueue/lua/any_job.lua")
 # What RQ's Queue.parse_args takes out of the named arguments of enqueue().
 _OPTIONS = frozenset(
     (
@@ -49,10 +51,10 @@ _OPTIONS = frozenset(
 )
 # A subclass of the queue or the job that overrides one of these expects it to be called.
 _QUEUE_STEPS = (
-    *("create_job", "enqueue_call", "enqueue_job", "_enqueue_job", "_enqueue_async_job", "_prepare_for_queue"),
-    *("_persist_job", "push_job_id", "setup_dependencies"),
+    *("create_job", "enqueue_call", "enqueue_job", "schedule_job", "_enqueue_job", "_enqueue_async_job"),
+    *("_enqueue_rate_limited_job", "_prepare_for_queue", "_persist_job", "push_job_id", "setup_dependencies"),
 )
-_JOB_STEPS = ("save", "cleanup", "set_status", "to_dict")
+_JOB_STEPS = ("save", "cleanup", "set_status", "to_dict", "fetch_dependencies", "register_dependency")
 
 _SENDER = "_rqstack_sender"  # on the client, so that it lives as long
 _versions: dict[Any, tuple[int, int, int]] = {}
@@ -81,9 +83,21 @@ class Queue(RqQueue):
         return _versions[key]
 
     def _is_direct(self) -> bool:
-        """Whether jobs may be written here: queue, job class and client override nothing of RQ's."""
-        connection = self.connection
-        return self._is_async and self._own_steps and type(connection) is Redis and connection.connection is None
+        """Whether jobs may be sent past the client's methods: queue and client override nothing."""
+        return self._is_async and self._own_steps and _is_plain_client(self.connection)
+
+    def _is_scripted(self, job: Job) -> bool:
+        """Whether a job goes through any_job.lua: queue and job class override nothing, or keys alone."""
+        own = type(job)
+        if not self._is_async or not self._own_steps or (job.ttl is not None and job.ttl <= 0):
+            return False
+        if own is not Job and any(getattr(own, step) is not getattr(Job, step) for step in _JOB_STEPS):
+            return False
+        if not (job.has_rate_limit or job._dependency_ids):
+            return True
+        # The script knows the keys of other jobs and queues by RQ's names.
+        rqs_own = (RqQueue.redis_queue_namespace_prefix, Job.redis_job_namespace_prefix)
+        return (self.redis_queue_namespace_prefix, own.redis_job_namespace_prefix) == rqs_own
 
     def _plain_jobs(self) -> PlainJobs | None:
         """What makes plain jobs of this queue, or None if its jobs are not RQ's own."""
@@ -136,6 +150,15 @@ class Queue(RqQueue):
             limits = self._limits(timeout, result_ttl, ttl, failure_ttl)
             made = plain.make(func, args, kwargs, *limits, description, job_id, meta, retry or None)
             return self._enqueue_pending(made, at_front)
+        if pipeline is None and self._is_async and self._own_steps and not (unique and (not job_id or depends_on)):
+            job = self.create_job(
+                func, args, kwargs, timeout, result_ttl, ttl, failure_ttl, description, depends_on, job_id, meta,
+                JobStatus.QUEUED, retry, repeat, on_success=on_success, on_failure=on_failure, on_stopped=on_stopped,
+                webhooks=webhooks, rate_limit=rate_limit,
+            )  # fmt: skip
+            if self._is_scripted(job) and not (unique and rate_limit):
+                return self.enqueue_new(job, at_front=at_front, if_exists="refuse" if unique else "overwrite")
+        # Also where RQ refuses the options.
         return super().enqueue_call(
             func, args, kwargs, timeout, result_ttl, ttl, failure_ttl, description, depends_on, job_id, at_front,
             meta, retry, repeat, on_success, on_failure, on_stopped, rate_limit, pipeline, unique, webhooks,
@@ -144,15 +167,109 @@ class Queue(RqQueue):
     def enqueue_job(
         self, job: Job, pipeline: Pipeline | None = None, at_front: bool = False, unique: bool = False
     ) -> Job:
-        """Enqueue a job that was made before. Arguments and errors as `rq.Queue.enqueue_job`."""
-        if pipeline is not None or unique or job.has_rate_limit or not self._is_direct() or not _is_simple(job):
+        """Enqueue a job that was made before. Arguments and errors as `rq.Queue.enqueue_job`.
+
+        Unlike RQ, a deferred job whose dependencies have finished is enqueued; RQ leaves it as it is.
+        """
+        is_refused = unique and (not job._id or job._dependency_ids or job.has_rate_limit)
+        if pipeline is not None or is_refused or not self._is_scripted(job):
             return super().enqueue_job(job, pipeline=pipeline, at_front=at_front, unique=unique)
-        self._prepare_for_queue(job)
-        assert job.enqueued_at
-        # The mark of this call is `enqueued_at`: the job, and so its `created_at`, may have been there before.
-        values = [format_datetime(job.enqueued_at), *job_hash(job)]
-        self._write(_ANY_JOB, job.id, job.key, job.ttl, lambda: job, values, at_front, "enqueued_at")
-        return job
+        return self._enqueue(job, False, "refuse" if unique else "overwrite", at_front, None)
+
+    def enqueue_at(self, datetime: Datetime, f: Any, *args: Any, **kwargs: Any) -> Job:
+        """Enqueue a call later. Arguments and errors as `rq.Queue.enqueue_at`."""
+        call = self.parse_args(f, *args, **kwargs)._asdict()
+        at_front, pipeline, unique = (call.pop(name) for name in ("at_front", "pipeline", "unique"))
+        job: Job = self.create_job(call.pop("func"), status=JobStatus.SCHEDULED, **call)
+        if at_front:
+            job.enqueue_at_front = True
+        is_new = pipeline is None and self._is_scripted(job) and not (unique and not job._id)
+        if is_new:
+            return self.enqueue_new(job, if_exists="refuse" if unique else "overwrite", when=datetime)
+        return self.schedule_job(job, datetime, pipeline=pipeline, unique=unique)
+
+    def schedule_job(self, job: Job, datetime: Datetime, pipeline: Pipeline | None = None, unique: bool = False) -> Job:
+        """Enqueue a job that was made before later. Arguments and errors as `rq.Queue.schedule_job`."""
+        if pipeline is not None or (unique and not job._id) or not self._is_scripted(job):
+            return super().schedule_job(job, datetime, pipeline=pipeline, unique=unique)
+        return self._enqueue(job, False, "refuse" if unique else "overwrite", False, datetime)
+
+    def enqueue_new(
+        self, job: Job, *, at_front: bool = False, if_exists: IfExists = "overwrite", when: Datetime | None = None
+    ) -> Job:
+        """Enqueue a job that was made for this call, and is not in Redis: one script, safe to repeat.
+
+        Args:
+            job: From `create_job`.
+            at_front: Before all others.
+            if_exists: What a job in Redis with the same id means: see `AnyJob`.
+            when: When it is to run; None for at once, or when its dependencies have finished.
+
+        Returns:
+            The job, or with `if_exists="replace"` the one that was there and has not ended.
+
+        Raises:
+            rq.exceptions.DuplicateJobError: `if_exists="refuse"`, and there is a job with this id.
+            DependencyCycle: The job depends on itself, or on one that waits for it.
+        """
+        return self._enqueue(job, True, if_exists, at_front, when)
+
+    def enqueue_new_many(self, jobs: Sequence[Job], at_front: bool = False) -> list[Job]:
+        """Enqueue jobs that were made for this call in one transaction, which is safe to repeat.
+
+        Those of them that others depend on come first.
+
+        Args:
+            jobs: From `create_job`.
+            at_front: Before all others.
+
+        Returns:
+            The jobs, in the order given.
+
+        Raises:
+            DependencyCycle: A job depends on itself, or on one that waits for it.
+        """
+        self._enqueue_all([self._call(job, True, "overwrite", at_front, None) for job in _in_order(jobs)])
+        return list(jobs)
+
+    def _enqueue(self, job: Job, is_new: bool, if_exists: IfExists, at_front: bool, when: Datetime | None) -> Job:
+        call = self._call(job, is_new, if_exists, at_front, when)
+        if _is_plain_client(self.connection):
+            reply = self._sender().run(
+                any_job.SCRIPT, call.arguments(False), lambda: call.arguments(True), lambda: None
+            )
+        else:
+            reply = any_job.SCRIPT.run(self.connection, call.arguments(True))
+        self.log.debug("Enqueued job %s to queue %s (at_front=%s)", job.id, self.name, at_front)
+        return call.read(reply)
+
+    def _call(self, job: Job, is_new: bool, if_exists: IfExists, at_front: bool, when: Datetime | None) -> AnyJob:
+        if when is None:
+            job.redis_server_version = self.get_redis_server_version()
+            job.origin = self.name
+            if job.id in job._dependency_ids:
+                raise DependencyCycle(job.id, job.id)
+        return AnyJob(self, job, is_new=is_new, if_exists=if_exists, at_front=at_front, when=when)
+
+    def _enqueue_all(self, calls: Sequence[AnyJob]) -> None:
+        if _is_plain_client(self.connection):
+            replies = self._sender().run_all(
+                any_job.SCRIPT, lambda is_again: [call.arguments(is_again) for call in calls]
+            )
+        else:
+            with self.connection.pipeline() as pipeline:
+                for call in calls:
+                    pipeline.execute_command("EVAL", any_job.SCRIPT.source, *call.arguments(True))
+                replies = pipeline.execute()
+        self.log.debug("Enqueued %d jobs to queue %s", len(calls), self.name)
+        refused: DependencyCycle | None = None
+        for call, reply in zip(calls, replies, strict=True):
+            try:
+                call.read(reply)
+            except DependencyCycle as error:  # with jobs outside the call; the others are enqueued
+                refused = refused or error
+        if refused is not None:
+            raise refused
 
     def enqueue_many(
         self, job_datas: Iterable[EnqueueData], pipeline: Pipeline | None = None, group_id: str | None = None
@@ -165,12 +282,14 @@ class Queue(RqQueue):
             group_id: The group the jobs belong to.
         """
         datas = list(job_datas)
-        plain = None if pipeline is not None or any(data.depends_on for data in datas) else self._plain_jobs()
+        plain = None if pipeline is not None else self._plain_jobs()
         if plain is None:
             return super().enqueue_many(datas, pipeline=pipeline, group_id=group_id)
         if not datas:
             return []
         _check_ids(datas)
+        if any(data.depends_on for data in datas):
+            return self._enqueue_dependents(datas, group_id)
         jobs: list[Job] = []
         commands = [pack("SADD", self.redis_queues_keys, self._key)]
         front: list[str] = []
@@ -208,6 +327,24 @@ class Queue(RqQueue):
         self._prepare_for_queue(job)
         return job, job_hash(job)
 
+    def _enqueue_dependents(self, datas: Sequence[EnqueueData], group_id: str | None) -> list[Job]:
+        """Enqueue many calls of which some have dependencies; in RQ's order: those with met dependencies come last."""
+        at_front = {}
+        jobs = []
+        for data in sorted(datas, key=lambda data: bool(data.depends_on)):
+            job = self.create_job(
+                data.func, data.args, data.kwargs, data.timeout, data.result_ttl, data.ttl, data.failure_ttl,
+                data.description, data.depends_on, data.job_id, data.meta, JobStatus.QUEUED, data.retry, data.repeat,
+                on_success=data.on_success, on_failure=data.on_failure, on_stopped=data.on_stopped,
+                webhooks=data.webhooks, group_id=group_id,
+            )  # fmt: skip
+            jobs.append(job)
+            at_front[job.id] = bool(data.at_front or job.enqueue_at_front)
+        self._enqueue_all([self._call(job, True, "overwrite", at_front[job.id], None) for job in _in_order(jobs)])
+        return sorted(
+            jobs, key=lambda job: bool(job._dependency_ids) and job.get_status(refresh=False) != JobStatus.DEFERRED
+        )
+
     def _limits(
         self, timeout: Any, result_ttl: Any, ttl: Any, failure_ttl: Any
     ) -> tuple[int, int | None, int | None, int | None]:
@@ -226,41 +363,19 @@ class Queue(RqQueue):
         return self._default_timeout if seconds is None else seconds, kept, waits, kept_failed
 
     def _enqueue_pending(self, pending: PendingJob, at_front: bool) -> Job:
-        key = Job.key_for(pending.job_id)
-        self._write(_PLAIN_JOB, pending.job_id, key, pending.ttl, pending.job, pending.fields, at_front, "created_at")
-        return pending.job()
-
-    def _write(
-        self,
-        script: Script,
-        job_id: str,
-        key: str,
-        ttl: int | None,
-        job: Callable[[], Job],
-        values: list[Field],
-        at_front: bool,
-        mark: str,
-    ) -> None:
-        """Write a job's hash and its place in the queue.
-
-        Args:
-            script: `plain_job.lua` or `any_job.lua`.
-            job_id: The job's id.
-            key: The job's hash.
-            ttl: Seconds it may wait; None for no limit.
-            job: Gives the RQ job; called when Redis is at work already, if it is not needed before.
-            values: What the script takes after the mark; the first one is the mark's value.
-            at_front: Before all others.
-            mark: The field by which a write of this call is known again.
-        """
+        job_id, ttl = pending.job_id, pending.ttl
+        key = Job.key_for(job_id)
+        keys: Command = ("3", key, self._key, self.redis_queues_keys)
         if ttl:
-            expire = (key, job().dependents_key, job().dependencies_key)
-            keys: Command = ("6", key, self._key, self.redis_queues_keys, *expire)
-        else:
-            keys = ("3", key, self._key, self.redis_queues_keys)
-        where = (job_id, "LPUSH" if at_front else "RPUSH", str(ttl or 0))
-        self._sender().run(script, (*keys, *where, "", *values), lambda: (*keys, *where, mark, *values), job)
+            job = pending.job()
+            keys = ("6", *keys[1:], key, job.dependents_key, job.dependencies_key)
+        call = (*keys, job_id, "LPUSH" if at_front else "RPUSH", str(ttl or 0))
+        # The job is made while Redis works.
+        self._sender().run(
+            _PLAIN_JOB, (*call, "", *pending.fields), lambda: (*call, "created_at", *pending.fields), pending.job
+        )
         self.log.debug("Enqueued job %s to queue %s (at_front=%s)", job_id, self.name, at_front)
+        return pending.job()
 
     def _sender(self) -> PooledSender:
         """The connections that this queue shares with the others of its client."""
@@ -283,13 +398,40 @@ def _check_ids(datas: Sequence[EnqueueData]) -> None:
         raise ValueError(f"Job ID '{twice}' appears more than once in enqueue_many()")
 
 
-def _is_simple(job: Job) -> bool:
-    """Whether a job that was made elsewhere has no dependencies and is written as RQ writes it."""
-    own = type(job)
-    if own is not Job and any(getattr(own, step) is not getattr(Job, step) for step in _JOB_STEPS):
-        return False
-    waits = job._dependency_ids or job.get_status(refresh=False) == JobStatus.DEFERRED
-    return not waits and (job.ttl is None or job.ttl > 0)
+def _is_plain_client(connection: Any) -> bool:
+    return type(connection) is Redis and connection.connection is None
+
+
+def _in_order(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs, those that others of them depend on first, and otherwise in the order given.
+
+    Raises:
+        DependencyCycle: Jobs depend on each other in a cycle.
+    """
+    by_id = {job.id: job for job in jobs}
+    order: dict[str, Job] = {}
+    open_ids: list[tuple[str, Iterator[str]]] = []
+    path: set[str] = set()
+
+    def enter(job_id: str) -> None:
+        if job_id in path:
+            raise DependencyCycle(job_id, open_ids[-1][0])
+        if job_id in by_id and job_id not in order:
+            path.add(job_id)
+            open_ids.append((job_id, iter(by_id[job_id]._dependency_ids)))
+
+    for job in jobs:
+        enter(job.id)
+        while open_ids:  # a chain may be longer than Python's recursion limit
+            job_id, dependencies = open_ids[-1]
+            dependency = next(dependencies, None)
+            if dependency is not None:
+                enter(dependency)
+            else:
+                open_ids.pop()
+                path.discard(job_id)
+                order[job_id] = by_id[job_id]
+    return list(order.values())
 
 
 def _is_written(connection: Any, jobs: list[Job]) -> bool:

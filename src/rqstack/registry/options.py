@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,11 @@ from rqstack.registry import rate as rates
 from rqstack.registry.retries import Backoff, exception_types, make_retry
 
 if TYPE_CHECKING:
-    from rq import Retry
+    from rq import RateLimit, Retry
 
 Unique = bool | Callable[..., str]
 RateRule = Callable[..., str | None]
+ConcurrencyKey = str | Callable[..., str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,9 @@ class TaskOptions:
             of the arguments may say what is the same.
         rate_limit: Starts per time over all workers, such as "5/second". A job over it is put back for later.
             A function of the arguments may give the rate, or None for no limit; each rate is counted for itself.
+        concurrency: At most so many jobs with the same key are queued or run; the others wait (RQ's RateLimit).
+        concurrency_key: The key, which tasks may share. Default: the task's name. A function of the arguments may give
+            it.
         cron: Times at which the scheduler enqueues it: five fields.
         timezone: The time zone of `cron`.
         misfire_grace: Seconds by which a missed firing may still run.
@@ -54,6 +58,8 @@ class TaskOptions:
     ttl: int | None = None
     unique: Unique = False
     rate_limit: rates.Rate | RateRule | None = None
+    concurrency: int | None = None
+    concurrency_key: ConcurrencyKey | None = None
     cron: str | None = None
     timezone: str = "UTC"
     misfire_grace: int | None = None
@@ -72,6 +78,14 @@ class TaskOptions:
         _at_least("misfire_grace", self.misfire_grace, 0)
         if not (isinstance(self.unique, bool) or callable(self.unique)):
             raise ValueError(f"unique={self.unique!r}: should be True, False or a function of the arguments.")
+        limit = self.concurrency
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise ValueError(f"concurrency={limit!r}: should be a whole number, 1 or more.")
+        if self.concurrency_key is not None:
+            if not callable(self.concurrency_key):
+                _check_concurrency_key(self.concurrency_key)
+            if limit is None:
+                raise ValueError(f"concurrency_key={self.concurrency_key!r}: needs concurrency=, how many may run.")
         if self.meta is not None and not isinstance(self.meta, dict):
             raise ValueError(f"meta={self.meta!r}: should be a dict.")
         if self.cron is not None or self.timezone != "UTC":
@@ -94,6 +108,22 @@ class TaskOptions:
             "retry": self.make_retry() if self.retries else None,
         }
 
+    def concurrency_limit(self, task_name: str, args: Iterable[Any], kwargs: Mapping[str, Any]) -> RateLimit | None:
+        """RQ's RateLimit for one job; None without `concurrency`.
+
+        Raises:
+            ValueError: What the function gives for these arguments is no key.
+        """
+        if self.concurrency is None:
+            return None
+        from rq import RateLimit
+
+        key = self.concurrency_key
+        if callable(key):
+            key = key(*args, **kwargs)
+            _check_concurrency_key(key)
+        return RateLimit(key or task_name, self.concurrency)
+
     def make_retry(self) -> Retry | None:
         """RQ's Retry for one job."""
         return make_retry(self.retries, self.backoff, at_front=self.at_front)
@@ -113,6 +143,14 @@ def make_options(
     types = () if retry_on is None else exception_types(retry_on)
     rate = rate_limit if rate_limit is None or callable(rate_limit) else rates.parse(rate_limit)
     return TaskOptions(retry_on=types, rate_limit=rate, **given)
+
+
+def _check_concurrency_key(key: object) -> None:
+    # RQ appends these two to the key: one limit's keys would be another one's.
+    if not isinstance(key, str) or not key or key.endswith((":allowed", ":rate_limited")):
+        raise ValueError(
+            f"concurrency_key={key!r}: should be text that is not empty and does not end in :allowed or :rate_limited."
+        )
 
 
 def _at_least(name: str, value: object, least: int, *, forever: bool = False) -> None:

@@ -135,6 +135,7 @@ def enqueue_options(call: ScheduledCall) -> dict[str, Any]:
     """Translate the options of a call to those of `rq.Queue.enqueue`."""
     fields = call.options.job_fields()
     fields["job_timeout"] = fields.pop("timeout")
+    fields["rate_limit"] = call.options.concurrency_limit(call.path, call.args, call.kwargs)
     return fields
 
 
@@ -157,6 +158,7 @@ def _job_template(call: ScheduledCall, queue: Queue) -> dict[str, bytes]:
     with translate_storage_errors(call):
         fields = options.job_fields()
         at_front = fields.pop("at_front")
+        fields["rate_limit"] = options.concurrency_limit(call.path, call.args, call.kwargs)
         job = queue.create_job(call.path, args=call.args, kwargs=call.kwargs, **fields)
         job.origin = queue.name
         job.timeout = job.timeout or queue._default_timeout

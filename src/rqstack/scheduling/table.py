@@ -227,7 +227,7 @@ class CronTable:
             keys.QUEUE + entry.queue,
             keys.QUEUES,
         ]
-        FIRE(pipeline, names, [entry.id, version, firing, following, job_id, format_seconds(now)])
+        FIRE(pipeline, names, [entry.id, version, firing, following, job_id, format_seconds(now), int(now)])
 
     def _put(self, entry: Entry, now: int, client: Pipeline | None = None) -> int:
         fields = entry.fields()

@@ -76,5 +76,12 @@ def explain(error: Exception, url: str) -> BrokerUnavailable:
         return BrokerUnavailable(
             f"{where} cannot write to its disk, so it takes no new jobs. Free disk space; it goes on by itself."
         )
+    if "NOREPLICAS" in str(error):
+        return BrokerUnavailable(
+            f"{where} has too few replicas in step, so it takes no new jobs. Start replicas, or lower "
+            "min-replicas-to-write; it goes on by itself."
+        )
+    if isinstance(error, exceptions.ReadOnlyError) or "READONLY" in str(error):
+        return BrokerUnavailable(f"{where} is a replica, which takes no new jobs. Set REDIS_URL to its primary.")
     reason = str(error).rstrip(".") or type(error).__name__
     return BrokerUnavailable(f"{where} cannot be reached: {reason}. Is it running? Check REDIS_URL.")

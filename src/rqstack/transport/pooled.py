@@ -109,29 +109,37 @@ class PooledSender:
         Raises:
             redis.exceptions.RedisError: as `send`.
         """
-        packed = b"".join((pack("MULTI"), *commands, pack("EXEC")))
-        view = memoryview(packed)
-        parts = [view[at : at + _SEND_BYTES] for at in range(0, len(packed), _SEND_BYTES)]
 
         def attempt(connection: Any, is_again: bool) -> None:
-            if is_again and is_done(connection):
-                return
-            connection.send_packed_command(parts)
-            refused: ResponseError | None = None
-            for _ in range(len(commands) + 1):
-                try:
-                    connection.read_response()
-                except ResponseError as error:
-                    refused = refused or error
-            try:
-                replies = connection.read_response()
-            except ExecAbortError as error:
-                raise refused or error from None
-            for reply in replies:
-                if isinstance(reply, ResponseError):
-                    raise reply
+            if not (is_again and is_done(connection)):
+                _transaction(connection, commands)
 
         self.send(attempt)
+
+    def run_all(self, script: Script, calls: Callable[[bool], Sequence[Command]]) -> list[Any]:
+        """Run a script several times in one MULTI transaction, in one round trip.
+
+        Args:
+            script: The script.
+            calls: Makes the number of keys, the keys and the arguments of each run, of the first try (False) and of
+                every other one (True): the first may have been done, its reply lost.
+
+        Returns:
+            The replies.
+
+        Raises:
+            redis.exceptions.RedisError: as `send`.
+        """
+
+        def attempt(connection: Any, is_again: bool) -> list[Any]:
+            first, *others = calls(is_again)
+            # EVAL, since within a transaction it is too late to find that Redis has forgotten the script.
+            commands = [pack("EVAL", script.source, *first)]
+            commands += (pack("EVALSHA", script.sha, *other) for other in others)
+            return _transaction(connection, commands)
+
+        replies: list[Any] = self.send(attempt)
+        return replies
 
     def _take(self) -> Any:
         while self.idle:
@@ -145,6 +153,26 @@ class PooledSender:
                 _check(connection)
             return connection
         return self.pool.connection_class(**self.pool.connection_kwargs)
+
+
+def _transaction(connection: Any, commands: Sequence[bytes]) -> list[Any]:
+    packed = b"".join((pack("MULTI"), *commands, pack("EXEC")))
+    view = memoryview(packed)
+    connection.send_packed_command([view[at : at + _SEND_BYTES] for at in range(0, len(packed), _SEND_BYTES)])
+    refused: ResponseError | None = None
+    for _ in range(len(commands) + 1):
+        try:
+            connection.read_response()
+        except ResponseError as error:
+            refused = refused or error
+    try:
+        replies: list[Any] = connection.read_response()
+    except ExecAbortError as error:
+        raise refused or error from None
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise reply
+    return replies
 
 
 def _retry(connection: Any, attempt: Callable[[Any, bool], Any], error: RedisError) -> Any:

@@ -67,6 +67,23 @@ class Script:
             self._script = RedisScript(client, self.source)
         return self._script(keys=list(keys), args=list(args), client=client)
 
+    def run(self, client: Redis, call: Sequence[Any]) -> Any:
+        """Run it through a client's `execute_command`, in one round trip.
+
+        Args:
+            client: The client, of any class.
+            call: The number of keys, the keys and the arguments.
+
+        Raises:
+            redis.exceptions.RedisError: as redis-py does.
+        """
+        from redis.exceptions import NoScriptError
+
+        try:
+            return client.execute_command("EVALSHA", self.sha, *call)
+        except NoScriptError:
+            return client.execute_command("EVAL", self.source, *call)
+
 
 def _read(paths: Sequence[str]) -> str:
     return "\n".join(files("rqstack").joinpath(path).read_text() for path in paths)
