@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.measures import FULL, MEASURES, QUICK
+from bench.measures import FULL, MEASURES, OWN_MEASURES, QUICK
 from bench.report import OWN, Row, table
 from bench.systems import PLACE, SYSTEMS, System
 
@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one pass, fewer jobs and peers: under three minutes")
     parser.add_argument("--passes", type=int, help="default: 3, or 1 with --quick")
     parser.add_argument("--systems", nargs="+", choices=[system.name for system in SYSTEMS], help="default: all")
-    parser.add_argument("--measures", nargs="+", choices=list(MEASURES), help="default: all")
+    parser.add_argument(
+        "--measures", nargs="+", choices=list(MEASURES), help=f"default: all but {', '.join(OWN_MEASURES)}"
+    )
     given = parser.parse_args()
     if not sys.platform.startswith("linux"):
         raise SystemExit("The benchmark reads /proc, so it needs Linux.")
@@ -37,7 +39,7 @@ def main() -> None:
     ]
     for system in systems:
         system.install()
-    names = given.measures or list(MEASURES)
+    names = given.measures or [name for name in MEASURES if name not in OWN_MEASURES]
     rows = _measure(systems, names, given.passes or (1 if given.quick else 3), given.quick)
     print("\n" + table(rows, [system.name for system in systems]) + "\n\n" + _machine(systems))
 
@@ -57,6 +59,8 @@ def _measure(systems: list[System], names: list[str], passes: int, quick: bool) 
     for turn in range(passes):
         for name in names:
             for system in systems if turn % 2 == 0 else systems[::-1]:
+                if name in OWN_MEASURES and system.name != OWN:
+                    continue
                 if quick and name.startswith("kill") and system.name != OWN:
                     continue  # waiting for what does not come takes most of an hour of a full run
                 try:

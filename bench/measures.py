@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import statistics
 import subprocess
@@ -36,10 +37,11 @@ class Size:
     naps: int = 2_000
     idle_seconds: float = 4.0
     settle: float = 1.5
+    quiet_seconds: float = 300.0
 
 
 FULL = Size()
-QUICK = Size(8_000, 3_000, 8_000, 100, 300, 1_000, 2.0, 1.0)
+QUICK = Size(8_000, 3_000, 8_000, 100, 300, 1_000, 2.0, 1.0, 120.0)
 
 
 class Bed:
@@ -191,6 +193,44 @@ def idle(system: System, size: Size) -> Numbers:
         }
 
 
+def connections(system: System, size: Size, horses: int = 500) -> Numbers:
+    """Supervisors of eight horses on fifty queues, all idle: connections to Redis, and commands a second.
+
+    Commands within scripts count too.
+    """
+    queues = [f"queue-{number}" for number in range(50)]
+    with bed(system) as made:
+        made.redis.client("CONFIG", "SET", "maxclients", resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100)
+        (command,) = made.client("commands", 8)["commands"]
+        command = [word for part in command for word in (queues if part == "default" else [part])]
+        supervisors, left = [], horses
+        while left:
+            supervisors.append([str(min(left, 8)) if word == "8" else word for word in command])
+            left -= min(left, 8)
+        for at in range(0, len(supervisors), 4):  # a few at a time: their start takes a second of CPU each
+            made.workers.append(Workers(supervisors[at : at + 4], made.environment, made.log, ROOT))
+            _await_steady(made, 0.5)
+        _await_steady(made, 30.0)  # the registries are cleaned once, when the others are known to be alive
+        # As long as each thing takes that is done now and then, waits in Redis and looks at the queues among them.
+        (before, _), start = made.redis.counters(), time.perf_counter()
+        time.sleep(size.quiet_seconds)
+        after, _ = made.redis.counters()
+        return {
+            "connections": float(made.redis.client.info("clients")["connected_clients"]) - 1,
+            "commands": (after - before - 1) / (time.perf_counter() - start),
+        }
+
+
+def _await_steady(made: Bed, seconds: float) -> None:
+    """Wait until no connection was made for so long."""
+    count, since = -1, time.perf_counter()
+    while time.perf_counter() - since < seconds:
+        found = int(made.redis.client.info("stats")["total_connections_received"])
+        if found != count:
+            count, since = found, time.perf_counter()
+        time.sleep(0.1)
+
+
 def cold(system: System, size: Size) -> Numbers:
     """Seconds from the worker's command to the first stored result, the job waiting."""
     times = []
@@ -276,4 +316,8 @@ MEASURES: dict[str, Callable[[System, Size], Numbers]] = {
     "sleep": sleep,
     "kill-horse": lambda system, size: kill(system, size, whole=False),
     "kill-worker": lambda system, size: kill(system, size, whole=True),
+    "connections": connections,
 }
+
+OWN_MEASURES = ("connections",)
+"""Measures of rqstack alone, which are taken only when they are named: hundreds of processes, for minutes."""

@@ -48,6 +48,8 @@ LINES = (
     Line("kill -9 of the whole worker: run again after s", "kill-worker", "seconds", "20", False, "not run again"),
     Line("CPU of 8 idle workers, %", "idle", "cpu", "0", False),
     Line("Redis commands/s of 8 idle workers", "idle", "commands", "below 20", False),
+    Line("connections of 500 idle horses, 8 per supervisor, 50 queues", "connections", "connections", "5,000", False),
+    Line("the same, Redis commands/s", "connections", "commands", "below 300", False),
 )
 
 Row = dict[str, Any]

@@ -82,7 +82,7 @@ def test_an_idle_horse_takes_the_higher_of_two(fleet: Fleet) -> None:
     """Redis moves a low job to an idle horse, and a high one comes before the horse has asked for its work."""
     from rqstack.transport import keys
     from rqstack.transport.raw import RawConnection
-    from rqstack.worker.horse.claim_wait import BlockingClaim
+    from rqstack.worker.claim_wait import BlockingClaim
     from rqstack.worker.scripts import CLAIM
     from rqstack.worker.settle import claim_arguments
 
@@ -110,3 +110,31 @@ def test_an_idle_horse_takes_the_higher_of_two(fleet: Fleet) -> None:
         channel.close()
         os.close(begin)
         os.close(end)
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["busy", "idle"])
+def test_a_job_moved_to_the_supervisor_keeps_its_place(fleet: Fleet, idle: bool) -> None:
+    """Whichever horse asks first, busy or idle: neither a lower queue nor a later job is served before it."""
+    from rqstack.transport import keys
+    from rqstack.transport.raw import RawConnection
+    from rqstack.worker.scripts import CLAIM
+    from rqstack.worker.settle import claim_arguments
+
+    client = fleet.client
+    queue_keys = [f"rq:queue:{queue}" for queue in QUEUES]
+    client.zadd(keys.SUPERVISORS, {"supervisor": time.time()})
+    for queue in QUEUES[1:]:
+        fleet.enqueue([f"{queue}-1", f"{queue}-2"], queue=queue)
+        key = f"rq:queue:{queue}"
+        client.lmove(key, keys.claim("supervisor", key), "LEFT", "RIGHT")
+    fleet.enqueue(["high-1"], queue="high")
+    channel = RawConnection(client)
+    taken = []
+    for number in range(6):
+        fixed_keys = (f"rq:worker:w{number}", keys.running("supervisor"), keys.SUPERVISORS)
+        names = (f"w{number}", "supervisor")
+        _, *jobs = channel.run(CLAIM, claim_arguments(fixed_keys, queue_keys, names, time.time(), idle=idle))
+        taken += [job[1] for job in jobs]
+        assert client.keys("rqstack:claim:*") == []
+    channel.close()
+    assert taken == [b"high-1", b"default-1", b"default-2", b"low-1", b"low-2"]

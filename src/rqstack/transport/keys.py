@@ -10,7 +10,7 @@ rqstack's keys, with the default prefix `rq`:
 | `rqstack:supervisors:dead` | sorted set | dead supervisors that are checked once more before they are forgotten |
 | `rqstack:supervisor:<id>` | hash | its queues, workers and host |
 | `rqstack:running:<id>` | hash | worker -> the lease of the job that it runs (see claim.lua) |
-| `rqstack:claim:<worker>:<queue key>` | list | jobs that Redis moved to an idle worker |
+| `rqstack:claim:<owner>:<queue key>` | list | jobs that Redis moved to an idle worker, or to a supervisor of one |
 | `rqstack:crashes:<job id>` | hash | how often a job has killed its process, and in which execution last; for a day |
 | `rqstack:metrics` | hash | counts and histograms (see worker/horse/counters.py) |
 | `rqstack:metrics:payloads_rejected` | hash | reason -> payloads that were refused |
@@ -93,9 +93,9 @@ def running(supervisor_id: str) -> str:
     return f"{STACK}running:{supervisor_id}"
 
 
-def claim(worker: str, queue_key: str) -> str:
-    """List into which Redis moves a job for an idle worker."""
-    return f"{STACK}claim:{worker}:{queue_key}"
+def claim(owner: str, queue_key: str) -> str:
+    """List into which Redis moves a job for an idle worker; the owner is the worker or its supervisor."""
+    return f"{STACK}claim:{owner}:{queue_key}"
 
 
 def crashes(job_id: str) -> str:

@@ -13,6 +13,10 @@ RECYCLE = 73
 """Exit code: it has run its jobs or grown too large, and wants to be replaced."""
 
 
+_LONGEST_BLOCK = 60.0
+"""Seconds that one wait in Redis takes at most, with many queues."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """When a horse ends.
@@ -43,6 +47,16 @@ class Limits:
         if self.max_rss is not None and jobs and _peak_mib() > self.max_rss:
             return RECYCLE
         return None
+
+
+def block_seconds(dead_after: float, queues: int) -> float:
+    """Seconds that one wait in Redis takes at most.
+
+    With few queues it is shorter than `dead_after`, so that Redis gives no job to a worker that was cut off and is
+    taken for dead. Each wait on each queue is a command: with many queues they are longer, so that all together are
+    about one command per second, and such a job is found by the later checks of a dead supervisor.
+    """
+    return max(dead_after * 0.6, min(queues * 1.2, _LONGEST_BLOCK))
 
 
 def _peak_mib() -> float:

@@ -1,11 +1,14 @@
-"""Shared memory through which horses report their running job to their supervisor."""
+"""Shared memory through which horses report their running job, or that they are idle, to their supervisor."""
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import os
 import struct
 
-_ROW = struct.Struct("ddQQ")
+_ROW = struct.Struct("ddQQQQ")
+_WAITING = struct.calcsize("ddQQ")
 
 
 class Scoreboard:
@@ -18,7 +21,9 @@ class Scoreboard:
     """
 
     def __init__(self, count: int) -> None:
-        self._memory = mmap.mmap(-1, count * _ROW.size)
+        self._memory = mmap.mmap(-1, count * _ROW.size + 1)
+        self._silent = count * _ROW.size
+        self._bell: tuple[int, int] | None = None
 
     def begin(self, index: int, now: float, deadline: float) -> None:
         """A job begins.
@@ -42,6 +47,7 @@ class Scoreboard:
     def clear(self, index: int) -> None:
         """A new horse takes the slot."""
         struct.pack_into("ddQ", self._memory, index * _ROW.size, 0.0, 0.0, 0)
+        self.leave(index)
 
     def busy_since(self, index: int) -> float:
         """Monotonic time at which the running job began; 0 if there is none."""
@@ -59,5 +65,47 @@ class Scoreboard:
         """Jobs that former horses of the slot have ended."""
         return self._read(index)[3]
 
+    # -- idle horses
+
+    def add_bell(self) -> int:
+        """Make a pipe by which idle horses wake the supervisor. Returns the end that it polls."""
+        self._bell = os.pipe()
+        for descriptor in self._bell:
+            os.set_blocking(descriptor, False)
+        return self._bell[0]
+
+    def close_bell(self) -> None:
+        """Close the pipe."""
+        bell, self._bell = self._bell, None
+        for descriptor in bell or ():
+            os.close(descriptor)
+
+    def clear_bell(self) -> None:
+        """Read what horses have written into the pipe."""
+        if self._bell is not None:
+            with contextlib.suppress(BlockingIOError):
+                while os.read(self._bell[0], 512):
+                    pass
+
+    def silence(self, *, silent: bool) -> None:
+        """Whether horses that become idle leave the supervisor asleep: it waits on every queue for them already."""
+        self._memory[self._silent] = silent
+
+    def wait(self, index: int, client_id: int) -> None:
+        """A horse has begun to wait in Redis, by the connection of this number."""
+        _, ticket = self.waiting(index)
+        struct.pack_into("QQ", self._memory, index * _ROW.size + _WAITING, client_id, ticket + 1)
+        if self._bell is not None and not self._memory[self._silent]:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._bell[1], b"\0")
+
+    def leave(self, index: int) -> None:
+        """A horse waits no more."""
+        struct.pack_into("Q", self._memory, index * _ROW.size + _WAITING, 0)
+
+    def waiting(self, index: int) -> tuple[int, int]:
+        """The connection by which a horse waits in Redis, 0 if it does not; and how often it has begun to."""
+        return struct.unpack_from("QQ", self._memory, index * _ROW.size + _WAITING)
+
     def _read(self, index: int) -> tuple[float, float, int, int]:
-        return _ROW.unpack_from(self._memory, index * _ROW.size)
+        return struct.unpack_from("ddQQ", self._memory, index * _ROW.size)

@@ -12,7 +12,7 @@ from redis.retry import Retry
 
 from rqstack.transport import keys
 from rqstack.transport.raw import RawConnection
-from rqstack.worker.horse.claim_wait import BlockingClaim
+from rqstack.worker.claim_wait import BlockingClaim
 from support.redis_server import RedisServer
 
 MANY = 150

@@ -20,7 +20,7 @@ from rqstack.transport import keys
 from rqstack.transport.protocol import pack
 from rqstack.transport.raw import Lost, RawConnection
 from rqstack.transport.timestamps import parse
-from rqstack.worker.horse.claim_wait import BlockingClaim
+from rqstack.worker.claim_wait import BlockingClaim
 from rqstack.worker.horse.counters import Counters
 from rqstack.worker.horse.release_note import note_release
 from rqstack.worker.horse.run_job import JobRunner
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 _SIGTERM = int(signal.SIGTERM)
 
 _IDLE_LOOK = 30.0
-"""Seconds after which an idle horse checks its queues anyway, and whether workers are suspended."""
+"""Seconds after which an idle horse checks its queues anyway, and whether workers are suspended. With many queues it
+is longer; see `Limits.block`."""
 
 _CLAIM_LISTS = 5.0
 """Seconds after which a busy horse, too, checks its claim lists for jobs that Redis has moved there."""
@@ -72,7 +73,8 @@ class Horse:
         self._client = worker.connection
         self._connection = RawConnection(self._client)
         self._queue_keys: list[str] = worker.queue_keys()
-        self._blocking_claim = BlockingClaim(self._client, worker.name, self._queue_keys, limits.block)
+        # Its supervisor waits on the other queues, for all of its horses.
+        self._blocking_claim = BlockingClaim(self._client, worker.name, self._queue_keys[:1], limits.block)
         self._runner = JobRunner(worker, self._begin)
         self._counters = Counters()
         self._supervisor_pid = supervisor[1]
@@ -302,17 +304,23 @@ class Horse:
 
     def _wait(self, left: float | None) -> None:
         """Wait until Redis has moved a job here, a signal has arrived, or `left` seconds are over."""
+        waits = self._blocking_claim
+        look = max(_IDLE_LOOK, 4 * self._limits.block)
         try:
             self._flush()
-            until = time.monotonic() + min(_IDLE_LOOK, _IDLE_LOOK if left is None else left)
+            until = time.monotonic() + min(look, look if left is None else left)
             while not self._stopping and (remaining := until - time.monotonic()) > 0:
-                if self._blocking_claim.wait(self._wakeup, remaining):
+                if waits.begin():
+                    self._scoreboard.wait(self._index, waits.client_id)
+                if waits.wait(self._wakeup, remaining):
                     return
                 self._clear_wakeup()
         except RedisError as error:
             self._worker.log.warning("Worker %s: Redis is unavailable (%s)", self._worker.name, error)
-            self._blocking_claim.close()
+            waits.close()
             self._pause(random.uniform(0.1, 0.5))
+        finally:
+            self._scoreboard.leave(self._index)
 
     def _pause(self, seconds: float) -> None:
         """Sleep; a signal ends it."""

@@ -12,7 +12,7 @@
 -- ARGV[4]  now, as RQ writes dates (2026-01-31T12:00:00.000000Z)
 -- ARGV[5]  now, in Unix seconds with a fraction
 -- ARGV[6]  seconds until the execution counts as abandoned, for RQ's registries
--- ARGV[7]  '1' if the horse was idle: what Redis moved to its claim lists comes first
+-- ARGV[7]  '1' if the horse was idle: Redis may have moved jobs to its claim lists
 -- ARGV[8]  serialized meta for a job that has none yet: which release of the task code runs it; '' for none
 -- ARGV[9]  how many jobs at most; above one only plain jobs of the first queue that have not run before
 --
@@ -27,9 +27,20 @@
 
 local call = redis.call
 
-local function put_back_claims()
-  for i = 4, #KEYS do
-    while call('LMOVE', '<prefix>stack:claim:' .. ARGV[1] .. ':' .. KEYS[i], KEYS[i], 'RIGHT', 'LEFT') do end
+-- What Redis has moved for idle horses goes back to the head of its queue, so that priority between queues is strict.
+-- It was moved to a horse only while that was idle; and to its supervisor only if there are several queues.
+local function put_back_claims(was_idle)
+  if not was_idle and #KEYS == 4 then return end
+  local from, to = {}, {}
+  for owner = was_idle and 1 or 2, #KEYS == 4 and 1 or 2 do
+    for i = 4, #KEYS do
+      from[#from + 1] = '<prefix>stack:claim:' .. ARGV[owner] .. ':' .. KEYS[i]
+      to[#to + 1] = KEYS[i]
+    end
+  end
+  if call('EXISTS', unpack(from)) == 0 then return end
+  for i = 1, #from do
+    while call('LMOVE', from[i], to[i], 'RIGHT', 'LEFT') do end
   end
 end
 
@@ -63,11 +74,10 @@ end
 
 -- Queue key, id and fields of the next job.
 local function next_job()
+  put_back_claims(ARGV[7] == '1')
   if ARGV[7] == '1' then
-    for i = 4, #KEYS do
-      local id, f = pop('<prefix>stack:claim:' .. ARGV[1] .. ':' .. KEYS[i])
-      if id then return KEYS[i], id, f end
-    end
+    -- Idle horses ask now and then, usually for nothing: one command then, however many queues there are.
+    if call('EXISTS', unpack(KEYS, 4)) == 0 then return end
   end
   for i = 4, #KEYS do
     local id, f = pop(KEYS[i])
@@ -111,17 +121,16 @@ local function claim(has_no_lease)
     if #reply > 1 then return reply end
   end
   if call('EXISTS', '<prefix>:suspended') == 1 then
-    put_back_claims()
+    put_back_claims(true)
     note_idle('suspended')
     return {'suspended'}
   end
   if not call('ZSCORE', KEYS[3], ARGV[2]) then
-    put_back_claims()
+    put_back_claims(true)
     note_idle()
     return {'unregistered'}
   end
   local queue_key, id, f = next_job()
-  if ARGV[7] == '1' then put_back_claims() end
   if not id then
     note_idle('idle')
     return {'empty'}

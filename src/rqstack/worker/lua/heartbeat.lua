@@ -12,31 +12,36 @@
 -- ARGV[7]  seconds after which a worker's record expires
 -- ARGV[8]  seconds until an execution counts as abandoned, for RQ's registries
 -- ARGV[9]  seconds without a heartbeat after which a supervisor is dead
+-- ARGV[10] '1' to renew too what lasts for minutes, and to count the others
+-- ARGV[11] '1' if a job runs: its execution is renewed
 --
 -- Returns {known, missing, dead, others, releasing}: known is 1 if the supervisor was on record, missing are workers
 -- whose record is gone, dead are supervisors without a heartbeat for too long, others is how many other supervisors
--- there are, releasing is how many jobs have dependents that are still to be released.
+-- there are, or nil if they were not counted, releasing is how many jobs have dependents that are still to be released.
 
 local call = redis.call
 local time = call('TIME')
 local clock = tonumber(time[1]) + tonumber(time[2]) / 1000000
-local known = call('ZSCORE', KEYS[1], ARGV[1]) and 1 or 0
-call('ZADD', KEYS[1], clock, ARGV[1])
+local known = 1 - call('ZADD', KEYS[1], clock, ARGV[1])
+local thorough = ARGV[10] == '1' or known == 0
 call('HSET', KEYS[2], 'queues', ARGV[2], 'workers', ARGV[3], 'hostname', ARGV[4])
 
 local missing = {}
 for _, worker in ipairs(cjson.decode(ARGV[3])) do
   local key = '<prefix>:worker:' .. worker
-  if call('HEXISTS', key, 'birth') == 1 then
-    call('HSET', key, 'last_heartbeat', ARGV[5])
-    call('EXPIRE', key, ARGV[7])
-  else
-    missing[#missing + 1] = worker
+  -- A field that was not there yet means a record that was lost, too.
+  if call('HSET', key, 'last_heartbeat', ARGV[5]) == 1 or thorough then
+    if call('HEXISTS', key, 'birth') == 1 then
+      call('EXPIRE', key, ARGV[7])
+    else
+      call('HDEL', key, 'last_heartbeat')
+      missing[#missing + 1] = worker
+    end
   end
 end
 
 local ttl, seconds = tonumber(ARGV[8]), math.floor(clock)
-local leases = call('HGETALL', KEYS[3])
+local leases = (thorough or ARGV[11] == '1') and call('HGETALL', KEYS[3]) or {}
 for i = 1, #leases, 2 do
   for _, job in ipairs(jobs_of(leases[i + 1])) do
     local queue, id, execution = unpack(job)
@@ -60,4 +65,4 @@ for i = 1, #leases, 2 do
   end
 end
 return {known, missing, call('ZRANGEBYSCORE', KEYS[1], '-inf', clock - tonumber(ARGV[9])),
-  call('ZCARD', KEYS[1]) - 1, call('HLEN', '<prefix>stack:releasing')}
+  thorough and call('ZCARD', KEYS[1]) - 1, call('HLEN', '<prefix>stack:releasing')}

@@ -1,5 +1,5 @@
--- Put back what workers of one supervisor hold: their claims, and the jobs that they were running. Follows lease.lua and
--- put_back.lua.
+-- Put back what a supervisor and some of its workers hold: their claims, and the jobs that the workers were running.
+-- Follows lease.lua and put_back.lua.
 --
 -- KEYS[1]  rqstack:running:<supervisor>
 -- KEYS[2]  rqstack:supervisors
@@ -12,8 +12,8 @@
 -- ARGV[6]  how many queues follow
 -- ARGV[7+] queue names, then worker names
 --
--- Returns a list of {worker, what, queue, job id, execution id, supervisor} of jobs that were running: what is 'requeued' (at the
--- front), or 'abandon' (it has crashed too often: nothing was changed, the caller fails it).
+-- Returns a list of {worker, what, queue, job id, execution id, supervisor} of jobs that were running: what is
+-- 'requeued' (at the front), or 'abandon' (it has crashed too often: nothing was changed, the caller fails it).
 
 local call = redis.call
 local queues = tonumber(ARGV[6])
@@ -55,12 +55,17 @@ local function requeue(worker, queue, id, execution)
   return is_back and 'requeued' or 'gone'
 end
 
-for i = 7 + queues, #ARGV do
-  local worker = ARGV[i]
+local function put_back_claims(owner)
   for q = 7, 6 + queues do
     local key = '<prefix>:queue:' .. ARGV[q]
-    while call('LMOVE', '<prefix>stack:claim:' .. worker .. ':' .. key, key, 'RIGHT', 'LEFT') do end
+    while call('LMOVE', '<prefix>stack:claim:' .. owner .. ':' .. key, key, 'RIGHT', 'LEFT') do end
   end
+end
+
+put_back_claims(ARGV[3] ~= '' and ARGV[3] or ARGV[5])
+for i = 7 + queues, #ARGV do
+  local worker = ARGV[i]
+  put_back_claims(worker)
   -- The last one first, so that they are in their order at the head of the queue.
   local jobs, kept = jobs_of(call('HGET', KEYS[1], worker)), {}
   for place = #jobs, 1, -1 do

@@ -284,6 +284,7 @@ class HorsePool:
         jobs = self._scoreboard.jobs(slot.index)
         self._scoreboard.add_total(slot.index, jobs)
         self._scoreboard.end(slot.index, 0)
+        self._scoreboard.leave(slot.index)
         moment = time.monotonic()
         slot.failures = slot.failures + 1 if moment - slot.started_at < 1 and not jobs else 0
         _kill(slot.pid)  # what its job has started

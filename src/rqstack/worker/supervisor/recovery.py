@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rq.worker")
 
-SECOND_CHECK = 30.0
-"""Seconds after which a dead supervisor's claims are checked once more: longer than any wait in Redis."""
+FORGET_AFTER = 75.0
+"""Seconds for which a dead supervisor's claims are checked again and again: longer than any wait in Redis."""
 
 
 class HeartbeatReply(NamedTuple):
@@ -32,14 +32,14 @@ class HeartbeatReply(NamedTuple):
         known: Redis had this supervisor on record.
         missing: Workers whose record is gone.
         dead: Supervisors without a heartbeat for too long.
-        others: How many other supervisors there are.
+        others: How many other supervisors there are; None if it was not counted.
         releasing: How many jobs have dependents that are still to be released.
     """
 
     known: bool
     missing: list[str]
     dead: list[str]
-    others: int
+    others: int | None
     releasing: int
 
 
@@ -75,8 +75,14 @@ class Recovery:
         self._worker_ttl = worker_ttl
         self._max_crashes = max_crashes
 
-    def heartbeat(self, workers: Sequence[str]) -> HeartbeatReply:
-        """Tell Redis that this supervisor, its workers and their jobs are alive."""
+    def heartbeat(self, workers: Sequence[str], *, thorough: bool = True, busy: bool = True) -> HeartbeatReply:
+        """Tell Redis that this supervisor, its workers and their jobs are alive.
+
+        Args:
+            workers: The names of the workers.
+            thorough: Renew too what lasts for minutes, and count the other supervisors.
+            busy: One of the workers runs a job.
+        """
         names = (keys.SUPERVISORS, keys.supervisor(self._supervisor), keys.running(self._supervisor))
         now = time.time()
         known, missing, dead, others, releasing = self._connection.run(
@@ -93,6 +99,8 @@ class Recovery:
                 self._worker_ttl,
                 EXECUTION_TTL,
                 str(self._dead_after),
+                "1" if thorough else "0",
+                "1" if busy else "0",
             ),
         )
         return HeartbeatReply(
@@ -125,22 +133,26 @@ class Recovery:
         return self._recover_dead(supervisor)
 
     def check_dead_again(self) -> list[Lease]:
-        """Put back what Redis moved to a dead supervisor's workers after they were forgotten.
+        """Put back what Redis moved to a dead supervisor, or its workers, after they were forgotten.
 
         A connection that was cut off may still wait in Redis for a job, for as long as one wait takes.
         """
         held: list[Lease] = []
-        late = f"{time.time() - SECOND_CHECK:.3f}"
-        for name in self._connection.call("ZRANGEBYSCORE", keys.DEAD_SUPERVISORS, "-inf", late):
-            supervisor = name.decode()
-            found = self._recover_dead(supervisor, again=True)
-            held += found
-            if any(job.what == "abandon" for job in found):
-                self._connection.call("ZADD", keys.DEAD_SUPERVISORS, f"{time.time():.3f}", supervisor)
-                continue
-            if self._connection.call("ZSCORE", keys.SUPERVISORS, supervisor) is None:
-                self._connection.call("DEL", keys.supervisor(supervisor), keys.running(supervisor))
-            self._connection.call("ZREM", keys.DEAD_SUPERVISORS, supervisor)
+        for name in self._connection.call("ZRANGE", keys.DEAD_SUPERVISORS, 0, -1):
+            supervisor, now = name.decode(), time.time()
+            taken_over = self._connection.call("ZSCORE", keys.DEAD_SUPERVISORS, supervisor)
+            late = now - float(taken_over or 0) > FORGET_AFTER
+            beat = self._connection.call("ZSCORE", keys.SUPERVISORS, supervisor)
+            if beat is None:
+                found = self._recover_dead(supervisor, again=True)
+                held += found
+                if any(job.what == "abandon" for job in found):
+                    self._connection.call("ZADD", keys.DEAD_SUPERVISORS, f"{now:.3f}", supervisor)
+                elif late:
+                    self._connection.call("DEL", keys.supervisor(supervisor), keys.running(supervisor))
+                    self._connection.call("ZREM", keys.DEAD_SUPERVISORS, supervisor)
+            elif late and now - float(beat) < self._dead_after:  # else it is dead again, and taken over again
+                self._connection.call("ZREM", keys.DEAD_SUPERVISORS, supervisor)
         return held
 
     def deregister(self) -> None:

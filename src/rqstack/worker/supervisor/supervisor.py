@@ -31,13 +31,14 @@ from rqstack.worker.horse.abandoned import AbandonedJob, failure_reason
 from rqstack.worker.horse.child import ChildFactory
 from rqstack.worker.horse.maintenance import Maintenance
 from rqstack.worker.lease import Lease
-from rqstack.worker.limits import Limits
+from rqstack.worker.limits import Limits, block_seconds
 from rqstack.worker.scoreboard import Scoreboard
 from rqstack.worker.scripts import CLAIM, SETTLE
 from rqstack.worker.settle import release_dependents
 from rqstack.worker.supervisor.commands import CommandListener
 from rqstack.worker.supervisor.pool import HorsePool, HorseSlot
-from rqstack.worker.supervisor.recovery import Recovery
+from rqstack.worker.supervisor.queue_wait import QueueWait
+from rqstack.worker.supervisor.recovery import FORGET_AFTER, Recovery
 from rqstack.worker.supervisor.reload import CodeWatch
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 
 _TICK = 1.0
 """Seconds after which the supervisor looks at its horses' deadlines."""
+
+_THOROUGH = 60.0
+"""Seconds between the heartbeats that renew what lasts for minutes: less than `EXECUTION_TTL`."""
 
 OVERRUN = 5.0
 """Seconds past a job's timeout after which its horse is killed: it did not react to the signal."""
@@ -74,13 +78,13 @@ class Supervisor:
         self._pid = os.getpid()
         self._id = f"{socket.gethostname()}-{self._pid}-{uuid4().hex[:8]}"
         self._scoreboard = Scoreboard(len(workers))
-        limits = replace(limits, block=settings.dead_after * 0.6)
+        first = workers[0]
+        limits = replace(limits, block=block_seconds(settings.dead_after, len(first.queues)))
         self._child_factory = ChildFactory(workers, (self._id, self._pid), self._scoreboard, limits)
         watch = None if limits.burst else CodeWatch(settings)
         self._pool = HorsePool(workers, self._scoreboard, self._load, self._child_factory.prepare, watch)
         self._workers = workers
-        self._log = workers[0].log
-        first = workers[0]
+        self._log = first.log
         self._connection = RawConnection(first.connection, 5.0)
         self._recovery = Recovery(
             self._connection,
@@ -91,12 +95,17 @@ class Supervisor:
             worker_ttl=first.worker_ttl + 60,
             max_crashes=settings.max_crashes,
         )
+        self._queue_wait = QueueWait(
+            first.connection, self._id, first.queue_keys(), limits.block, self._scoreboard, len(workers)
+        )
         self._commands = commands or CommandListener(workers)
         self._abandoned: dict[int, int] = {}
         self._stops: list[float] = []
         self._stop_noted = False
         self._put_back_at = float("inf")
         self._heartbeat_at = 0.0
+        self._thorough_at = 0.0
+        self._check_dead_until = 0.0
         self._clean_at = 0.0
         self._in_touch_since: float | None = None
         self._reached_at = 0.0
@@ -128,17 +137,16 @@ class Supervisor:
                 self._tick()
                 if self._is_over():
                     break
-                ready: list[Any] = [self._wakeup, *self._pool.connections]
-                if self._commands.socket is not None:
-                    ready.append(self._commands.socket)
-                readable, _, _ = select.select(ready, [], [], self._pause())
+                readable = self._sleep()
                 if self._wakeup in readable:
                     os.read(self._wakeup, 4096)
+                self._serve_queues(readable)
             self._shut_down()
         finally:
             for scheduler in self._schedulers:
                 scheduler.stop()
             self._pool.close()
+            self._queue_wait.close()
             self._restore_signals(previous)
             os.close(self._wakeup)
             os.close(self._wake)
@@ -163,10 +171,24 @@ class Supervisor:
             for scheduler in self._schedulers:
                 scheduler.keep_running(moment)
 
+    def _sleep(self) -> list[int]:
+        """Wait until something is due or has come. Returns the file descriptors that can be read."""
+        poll = select.poll()  # and not `select`: with hundreds of queues, a descriptor's number may be too high for it
+        for each in (self._wakeup, *self._pool.connections, *self._queue_wait.polled):
+            poll.register(each, select.POLLIN)
+        if self._commands.socket is not None:
+            poll.register(self._commands.socket, select.POLLIN)
+        return [number for number, _ in poll.poll(self._pause() * 1000)]
+
+    def _serve_queues(self, readable: Sequence[int]) -> None:
+        active = self._in_touch_since is not None and not self._stops
+        self._queue_wait.serve(readable, time.monotonic(), self._connection, self._recovery, active=active)
+
     def _pause(self) -> float:
         """Seconds until something is due."""
         moment = time.monotonic()
-        due = [self._heartbeat_at, self._put_back_at, moment + _TICK, *self._pool.next_due()]
+        due = [self._heartbeat_at, self._put_back_at, moment + _TICK, self._queue_wait.next_due()]
+        due += self._pool.next_due()
         if any(slot.status is not None for slot in self._pool.slots):
             due.append(moment + 0.1)
         return max(min(due) - moment, 0.0) + 0.001
@@ -181,6 +203,7 @@ class Supervisor:
 
     def _load(self) -> list[str]:
         """Import the tasks; called in each forkserver's own process. Returns what failed."""
+        self._queue_wait.close_copy()
         self._child_factory.release = release_name(self._settings)
         preload(self._settings)
         return [str(failure) for failure in autodiscover(self._settings).failures]
@@ -269,7 +292,11 @@ class Supervisor:
         settings = self._settings
         names = [slot.worker.name for slot in self._pool.slots if not (slot.retired and not slot.pid)]
         try:
-            reply = self._recovery.heartbeat(names)
+            thorough = moment >= self._thorough_at
+            busy = any(self._scoreboard.busy_since(slot.index) for slot in self._pool.slots)
+            reply = self._recovery.heartbeat(names, thorough=thorough, busy=busy)
+            if thorough:
+                self._thorough_at = moment + _THOROUGH
             for slot in self._pool.slots:
                 if slot.worker.name in reply.missing:
                     slot.worker.register_again(busy=self._recovery.running(slot.worker.name) is not None)
@@ -287,17 +314,21 @@ class Supervisor:
                 self._in_touch_since = reached
                 self._recovered = False
             self._reached_at = reached
-            self._others = reply.others
+            if reply.others is not None:
+                self._others = reply.others
             # After an outage, wait until the others have had time for a heartbeat.
             if moment - self._in_touch_since >= settings.dead_after:
                 for supervisor in reply.dead:
                     if supervisor != self._id:
                         self._take_over(supervisor)
-                self._abandon_for_dead(self._recovery.check_dead_again())
+                    self._check_dead_until = moment + FORGET_AFTER + settings.heartbeat
+                if thorough or not self._recovered or moment < self._check_dead_until:
+                    self._abandon_for_dead(self._recovery.check_dead_again())
                 self._recovered = True
         except RedisError as error:
             self._log.warning("Redis is unavailable (%s); trying again", error)
             self._has_scripts = False
+            self._thorough_at = 0.0
             self._in_touch_since = None if self._in_touch_since is None else moment
             self._recovered = False
             self._heartbeat_at = moment + 0.5
@@ -370,6 +401,7 @@ class Supervisor:
 
     def _shut_down(self) -> None:
         try:
+            self._queue_wait.stop(self._connection)
             self._recovery.put_back([slot.worker.name for slot in self._pool.slots], crashed=False)
             self._recovery.deregister()
         except RedisError as error:

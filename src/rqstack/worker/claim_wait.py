@@ -1,0 +1,204 @@
+"""Waits for jobs without polling: one blocked connection per queue."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import ResponseError, TimeoutError
+
+from rqstack.transport import keys
+from rqstack.transport.protocol import pack
+from rqstack.transport.raw import RawConnection
+from rqstack.worker.scripts import CLAIM
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+_OVERDUE = 5.0
+"""Seconds after which a wait that Redis should have ended counts as cut off."""
+
+
+class BlockingClaim:
+    """Waits in Redis for the first job on any of several queues, without polling and without losing one.
+
+    Each queue has a connection that blocks in a BLMOVE into a list of the owner's own. So Redis wakes exactly one
+    waiter for each job, and a job is on record as the owner's as soon as it leaves its queue.
+
+    Args:
+        client: As for `RawConnection`.
+        owner: Whose claim lists the jobs are moved to: a worker's name, or a supervisor's id.
+        queue_keys: The queues.
+        seconds: How long one BLMOVE blocks. Redis may move a job to an owner that was cut off for as long as that.
+    """
+
+    def __init__(self, client: Redis, owner: str, queue_keys: Sequence[str], seconds: float) -> None:
+        self._commands = [
+            pack("BLMOVE", key, keys.claim(owner, key), "LEFT", "RIGHT", str(seconds)) for key in queue_keys
+        ]
+        self._connections = [RawConnection(client, seconds + _OVERDUE, 1024) for _ in queue_keys]
+        self._client_ids = [0] * len(queue_keys)
+        self._overdue_at: list[float | None] = [None] * len(queue_keys)  # None: not waiting
+        self._patience = seconds + _OVERDUE
+
+    @property
+    def client_id(self) -> int:
+        """Redis's number of the first queue's connection: whom CLIENT UNBLOCK wakes."""
+        return self._client_ids[0]
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether any queue is waited on."""
+        return any(moment is not None for moment in self._overdue_at)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every queue is waited on."""
+        return all(moment is not None for moment in self._overdue_at)
+
+    @property
+    def sockets(self) -> list[Any]:
+        """What becomes readable when a wait has ended."""
+        return [
+            connection.socket
+            for connection, moment in zip(self._connections, self._overdue_at, strict=True)
+            if moment is not None
+        ]
+
+    def open(self, *, retry: bool = True) -> None:
+        """Connect already. Arguments and errors as `RawConnection.open`."""
+        for index in range(len(self._connections)):
+            self._open(index, retry=retry)
+
+    def close_copy(self) -> None:
+        """As `RawConnection.close_copy`."""
+        for connection in self._connections:
+            connection.close_copy()
+
+    def begin(self, most: int | None = None) -> bool:
+        """Wait on the queues that are not waited on yet. Returns whether there were any.
+
+        Args:
+            most: How many connections are opened at most: each takes some round trips.
+        """
+        begun = False
+        for index, moment in enumerate(self._overdue_at):
+            if moment is not None:
+                continue
+            if self._connections[index].socket is None and most is not None:
+                if not most:
+                    break
+                most -= 1
+            self._open(index)
+            self._connections[index].send(self._commands[index])
+            self._overdue_at[index] = time.monotonic() + self._patience
+            begun = True
+        return begun
+
+    def receive(self, readable: Container[int]) -> list[int]:
+        """Read the replies that have come.
+
+        Args:
+            readable: File descriptors.
+
+        Returns:
+            The queues, by their place, from which Redis has moved a job, or whose wait another client has ended.
+
+        Raises:
+            redis.exceptions.RedisError: A connection broke, or Redis should have answered long ago.
+        """
+        moved = []
+        now = time.monotonic()
+        for index, moment in enumerate(self._overdue_at):
+            if moment is None:
+                continue
+            if self._connections[index].socket.fileno() in readable:
+                if self._read(index):
+                    moved.append(index)
+            elif now > moment:
+                raise TimeoutError("Redis did not end a wait for jobs in time")
+        return moved
+
+    def wait(self, wakeup: int, timeout: float) -> bool:
+        """Wait for a job.
+
+        Args:
+            wakeup: A file descriptor that ends the wait when it can be read.
+            timeout: Seconds.
+
+        Returns:
+            Whether Redis has moved a job, or another client has ended the wait. `claim` must be called in any case.
+        """
+        self.begin()
+        poll = select.poll()
+        poll.register(wakeup, select.POLLIN)
+        for socket in self.sockets:
+            poll.register(socket, select.POLLIN)
+        overdue = min(moment for moment in self._overdue_at if moment is not None) - time.monotonic()
+        readable = poll.poll(max(min(timeout, overdue), 0) * 1000 + 1)
+        return bool(self.receive([number for number, _ in readable]))
+
+    def claim(self, main: RawConnection, tail: Sequence[Any]) -> Any:
+        """End all waiting, and claim the first job there is, in the order of the queues.
+
+        The waiting ends before the script runs, in the same trip: the script puts back what was moved meanwhile, at
+        the head of its queue.
+
+        Args:
+            main: The connection for the call.
+            tail: As for `RawConnection.run`.
+
+        Returns:
+            What claim.lua returns.
+        """
+        reply = main.run(CLAIM, tail, self._unblock())
+        self._read_all()
+        return reply
+
+    def end(self, main: RawConnection) -> None:
+        """End all waiting, so that Redis moves nothing more to this owner's claim lists."""
+        if unblock := self._unblock():
+            main.send(*unblock)
+            for _ in unblock:
+                main.read()
+            self._read_all()
+
+    def stop(self, main: RawConnection) -> None:
+        """End all waiting, and disconnect."""
+        self.end(main)
+        self.close()
+
+    def close(self) -> None:
+        """Disconnect."""
+        for index, connection in enumerate(self._connections):
+            connection.close()
+            self._overdue_at[index] = None
+
+    def _open(self, index: int, *, retry: bool = True) -> None:
+        connection = self._connections[index]
+        if connection.socket is None:
+            connection.open(retry=retry)
+            self._client_ids[index] = connection.call("CLIENT", "ID")
+
+    def _unblock(self) -> list[bytes]:
+        return [
+            pack("CLIENT", "UNBLOCK", str(client_id))
+            for client_id, moment in zip(self._client_ids, self._overdue_at, strict=True)
+            if moment is not None
+        ]
+
+    def _read_all(self) -> None:
+        for index, moment in enumerate(self._overdue_at):
+            if moment is not None:
+                self._read(index)
+
+    def _read(self, index: int) -> bool:
+        self._overdue_at[index] = None
+        try:
+            return self._connections[index].read() is not None
+        except ResponseError as error:
+            if not str(error).startswith("UNBLOCKED"):
+                raise
+            return True
