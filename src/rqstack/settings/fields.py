@@ -99,6 +99,7 @@ class Settings(SettingsBase, frozen=True):
     ] = None
     max_rss: Annotated[Positive | None, _workers("MiB of memory above which a horse is replaced after its job.")] = None
     max_crashes: Annotated[int, _workers("Times a job may kill its horse before it is failed.", ge=1)] = 3
+    batch: Annotated[int, _workers("Tiny jobs that a horse claims at once, at most; 1 for one by one.", ge=1, le=8)] = 8
 
     queue_backend: Annotated[
         str | None,

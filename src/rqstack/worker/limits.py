@@ -28,6 +28,7 @@ class Limits:
         max_rss: Above this many MiB of memory, to be replaced.
         max_idle: After this many seconds without a job.
         block: Seconds that one wait in Redis takes at most.
+        batch: How many tiny jobs to claim at once.
     """
 
     burst: bool = False
@@ -36,6 +37,12 @@ class Limits:
     max_rss: int | None = None
     max_idle: float | None = None
     block: float = 7.0
+    batch: int = 8
+
+    def left(self, jobs: int) -> int | None:
+        """How many jobs a horse that has run this many may still run; None for no limit."""
+        limits = [limit - jobs for limit in (self.max_jobs, self.recycle_jobs) if limit is not None]
+        return min(limits) if limits else None
 
     def reached(self, jobs: int) -> int | None:
         """The exit code of a horse that has run this many jobs, if it is to end now."""

@@ -66,7 +66,17 @@ def settle_arguments(outcomes: Sequence[Outcome], *, claim: bool, put_back: str 
         claim: Claim the next ones.
         put_back: Executions to be put back, with commas between; * for all that are left.
     """
-    values = [value for outcome in outcomes for value in outcome.arguments()]
+    return raw_settle_arguments([outcome.arguments() for outcome in outcomes], claim=claim, put_back=put_back)
+
+
+def call_id_of(head: Sequence[Any]) -> str:
+    """The id of a call, from what `claim_arguments` has returned."""
+    return str(head[3 + int(head[0])])
+
+
+def raw_settle_arguments(outcomes: Sequence[Sequence[Any]], *, claim: bool, put_back: str = "") -> list[Any]:
+    """As `settle_arguments`, with the arguments of outcomes."""
+    values = [value for outcome in outcomes for value in outcome]
     return [b"1" if claim else b"0", JOB_TIMEOUT, put_back, len(outcomes), *values]
 
 

@@ -104,15 +104,15 @@ def test_a_reply_that_is_lost_is_not_counted_twice(connection: Redis, recorded: 
     from rqstack.worker.scripts import CLAIM, SETTLE
     from rqstack.worker.settle import claim_arguments, settle_arguments
 
-    queue = Queue("default", connection=connection)
+    queue = Queue("counted", connection=connection)
     queue.enqueue("shop.tasks.give", job_id="one")
     worker = Worker([queue], name="w", connection=connection, serializer=DefaultSerializer)
     connection.zadd(keys.SUPERVISORS, {"s": 9e9})
     channel = RawConnection(connection)
     fixed_keys = (worker.key, keys.running("s"), keys.SUPERVISORS)
     status, job = channel.run(CLAIM, claim_arguments(fixed_keys, [queue.key], ("w", "s"), 1769860800.0))
-    assert [status, *job[:2]] == [b"jobs", b"default", b"one"]
-    outcome = Outcome("finished", "one", job[2].decode(), "default", ended=1769860800.5, ran=0.5, result_ttl=500)
+    assert [status, *job[:2]] == [b"jobs", b"counted", b"one"]
+    outcome = Outcome("finished", "one", job[2].decode(), "counted", ended=1769860800.5, ran=0.5, result_ttl=500)
     counts = ['["processed","default","t","finished"]', "1"]
     head = claim_arguments(fixed_keys, [queue.key], ("w", "s"), 1769860800.0)
     tail = (*head, *settle_arguments([outcome], claim=True), *counts)

@@ -28,6 +28,7 @@ from rqstack.settings import get_settings
 from rqstack.transport import keys
 from rqstack.transport.raw import RawConnection
 from rqstack.worker import Worker
+from rqstack.worker.batch_board import BatchBoard
 from rqstack.worker.horse.horse import Horse
 from rqstack.worker.lease import Lease
 from rqstack.worker.limits import Limits
@@ -57,7 +58,7 @@ class Rider:
     def __init__(self, client: Redis, name: str, supervisor: str) -> None:
         queues = [Queue(queue, connection=client) for queue in QUEUES]
         self.worker = Worker(queues, name=name, connection=client, serializer=DefaultSerializer)
-        self.horse = Horse(self.worker, (supervisor, os.getpid()), Scoreboard(1), 0, Limits())
+        self.horse = Horse(self.worker, (supervisor, os.getpid()), Scoreboard(1), BatchBoard(1), 0, Limits())
         self.horse._on_stop = signal.getsignal(signal.SIGTERM)  # type: ignore[assignment]  # the test keeps its own
         self.supervisor = supervisor
         self.claimed: list[Any] | None = None
@@ -226,7 +227,7 @@ class Jobs(RuleBasedStateMachine):
         rider = self.riders[horse]
         if rider.claimed is not None:
             entry, rider.claimed = rider.claimed, None
-            rider.horse._run(entry)
+            rider.horse._run(entry, 0.0)
 
     @rule(horse=horses, claim_next=st.booleans(), lost=st.booleans())
     def finish(self, horse: int, claim_next: bool, lost: bool = False) -> None:

@@ -22,6 +22,7 @@ from rqstack.worker.limits import Limits
 
 if TYPE_CHECKING:
     from rqstack.worker.base import BaseWorker
+    from rqstack.worker.batch_board import BatchBoard
     from rqstack.worker.scoreboard import Scoreboard
 
 _PATIENCE = 5.0
@@ -34,18 +35,22 @@ class ChildFactory:
     Args:
         workers: The RQ workers, one per horse.
         supervisor: The id of the supervisor, and its process.
-        scoreboard: Where the supervisor looks.
+        boards: Where the supervisor looks.
         limits: When a horse ends.
     """
 
     def __init__(
-        self, workers: Sequence[BaseWorker], supervisor: tuple[str, int], scoreboard: Scoreboard, limits: Limits
+        self,
+        workers: Sequence[BaseWorker],
+        supervisor: tuple[str, int],
+        boards: tuple[Scoreboard, BatchBoard],
+        limits: Limits,
     ) -> None:
         self.release = ""
         """The name of the task code that the forkserver has loaded; "" for none."""
         self._workers = workers
         self._supervisor = supervisor
-        self._scoreboard = scoreboard
+        self._boards = boards
         self._limits = limits
         self._connect_at = 0.0
 
@@ -59,7 +64,7 @@ class ChildFactory:
         worker = self._workers[max(index, 0)]
         if side_job is not None:
             return Child(worker, side_job)
-        horse = Horse(worker, self._supervisor, self._scoreboard, index, self._limits, self.release)
+        horse = Horse(worker, self._supervisor, *self._boards, index, self._limits, self.release)
         if time.monotonic() >= self._connect_at:
             try:
                 horse.open()

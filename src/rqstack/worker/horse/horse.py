@@ -29,10 +29,11 @@ from rqstack.worker.horse.timeout import handler_of
 from rqstack.worker.limits import DONE, Limits
 from rqstack.worker.outcome import Outcome
 from rqstack.worker.scripts import CLAIM, SETTLE
-from rqstack.worker.settle import claim_arguments, release_dependents, settle_arguments
+from rqstack.worker.settle import call_id_of, claim_arguments, release_dependents, settle_arguments
 
 if TYPE_CHECKING:
     from rqstack.worker.base import BaseWorker
+    from rqstack.worker.batch_board import BatchBoard
     from rqstack.worker.scoreboard import Scoreboard
 
 _SIGTERM = int(signal.SIGTERM)
@@ -40,6 +41,12 @@ _SIGTERM = int(signal.SIGTERM)
 _IDLE_LOOK = 30.0
 """Seconds after which an idle horse checks its queues anyway, and whether workers are suspended. With many queues it
 is longer; see `Limits.block`."""
+
+_TINY = 0.002
+"""Seconds below which a job is tiny: several of them are claimed at once."""
+
+_UNRECORDED = 0.004
+"""Seconds for which the outcome of a tiny job waits for those of others."""
 
 _CLAIM_LISTS = 5.0
 """Seconds after which a busy horse, too, checks its claim lists for jobs that Redis has moved there."""
@@ -52,6 +59,7 @@ class Horse:
         worker: The RQ worker that it represents.
         supervisor: The id of its supervisor, and its process id.
         scoreboard: What its supervisor reads.
+        board: Where its supervisor sees which of several jobs it runs.
         index: Its place on the scoreboard.
         limits: When it ends.
         release: The name of the task code, for the jobs' meta; "" for none.
@@ -62,12 +70,14 @@ class Horse:
         worker: BaseWorker,
         supervisor: tuple[str, int],
         scoreboard: Scoreboard,
+        board: BatchBoard,
         index: int,
         limits: Limits,
         release: str = "",
     ) -> None:
         self._worker = worker
         self._scoreboard = scoreboard
+        self._board = board
         self._index = index
         self._limits = limits
         self._client = worker.connection
@@ -86,6 +96,10 @@ class Horse:
         self._claims_checked = 0.0
         self._now = 0.0
         self._ended: list[tuple[RunningJob, Outcome]] = []
+        self._call_id = ""
+        self._most = 1
+        self._rest_left = False
+        self._in_batch = False
         self._counted = 0
         self._sent_counts: Sequence[bytes | str] = ()
         self._parent = os.getppid()
@@ -125,8 +139,7 @@ class Horse:
             status, jobs = self._settle_and_claim(claim=ending is None and not self._has_webhooks(), idle=idle)
             idle = False
             if status == b"jobs":
-                for entry in jobs:
-                    self._run(entry)
+                self._run_all(jobs)
                 idle_since = time.monotonic()
             elif status == b"empty":
                 if self._limits.burst:
@@ -165,7 +178,11 @@ class Horse:
         if not ended:
             return reply[0], reply[1:]
         outcomes, releasing, *claimed = reply
-        self._ended, self._counted = [], 0
+        self._ended, self._counted, self._rest_left = [], 0, False
+        if self._in_batch:
+            self._in_batch = False
+            if self._board.end(self._index):  # the supervisor was faster with some of them
+                outcomes = [b"again" if what == b"fenced" else what for what in outcomes]
         if self._sent_counts and all(what == b"fenced" for what in outcomes):
             self._counters.put_back(self._sent_counts)
         for (running, outcome), what in zip(ended, outcomes, strict=True):
@@ -213,7 +230,10 @@ class Horse:
             idle = True
         if idle:
             self._claims_checked = now
-        head = claim_arguments(self._fixed_keys, self._order, self._names, now, idle=idle, meta=self._meta)
+        head = claim_arguments(
+            self._fixed_keys, self._order, self._names, now, idle=idle, meta=self._meta, most=self._most_jobs()
+        )
+        self._call_id = call_id_of(head)
         self._sent_counts = ()
         if not self._ended:
             return head
@@ -222,12 +242,61 @@ class Horse:
             self._count()  # else the counts of a long job would wait for the end of the next one
             self._sent_counts = self._counters.take(monotonic)
         outcomes = [outcome for _, outcome in self._ended]
-        return (*head, *settle_arguments(outcomes, claim=claim), *self._sent_counts)
+        put_back = "*" if self._rest_left else ""
+        return (*head, *settle_arguments(outcomes, claim=claim, put_back=put_back), *self._sent_counts)
 
-    # -- one job
+    # -- jobs
 
-    def _run(self, entry: Sequence[Any]) -> None:
-        """Run a claimed job, and note how it ended."""
+    def _run_all(self, jobs: Sequence[Any]) -> None:
+        """Run claimed jobs; those that there is no time for are put back with the next call."""
+        board, index = self._board, self._index
+        began = time.monotonic()
+        self._in_batch = len(jobs) > 1
+        if self._in_batch:
+            board.start(index, self._call_id, len(jobs), began)
+        first_ended = longest = 0.0
+        for place, entry in enumerate(jobs):
+            if place and (
+                self._exit_code() is not None
+                or began - first_ended > _UNRECORDED
+                or not board.note(index, self._ended[-1][1], began)
+                or not board.begin(index, place, began)
+            ):
+                self._rest_left = True
+                break
+            self._run(entry, self._now if place == 0 else time.time())
+            ended = time.monotonic()
+            longest, began = max(longest, ended - began), ended
+            first_ended = first_ended or ended
+        self._adapt(longest)
+
+    def _adapt(self, longest: float) -> None:
+        """Claim more jobs at once while they are tiny; one as soon as one of them was not.
+
+        Args:
+            longest: Seconds that the longest of the last jobs took.
+        """
+        most = min(self._most * 2, self._limits.batch) if longest < _TINY else 1
+        if (most > 1) != (self._most > 1):
+            self._board.set_active(self._index, active=most > 1)
+            if most > 1:
+                os.kill(self._supervisor_pid, signal.SIGUSR2)  # it looks at the batches from now on
+        self._most = most
+
+    def _most_jobs(self) -> int:
+        """How many jobs to claim at once."""
+        if self._worker.work_strategy != "default":
+            return 1  # the next job may be of another queue
+        left = self._limits.left(self._jobs)
+        return self._most if left is None else max(min(self._most, left), 1)
+
+    def _run(self, entry: Sequence[Any], began: float) -> None:
+        """Run a claimed job, and note how it ended.
+
+        Args:
+            entry: As claim.lua gives it.
+            began: Now, in Unix seconds.
+        """
         queue, job_id, execution, data, timeout, ttl_text, enqueued_at, has_meta, extras = entry
         worker = self._worker
         running = RunningJob(
@@ -237,7 +306,7 @@ class Horse:
             data,
             enqueued_at,
             Extras(*extras) if extras else None,
-            self._now,
+            began,
         )
         if worker.work_strategy != "default":
             self._reorder(running.queue)
@@ -306,6 +375,7 @@ class Horse:
         """Wait until Redis has moved a job here, a signal has arrived, or `left` seconds are over."""
         waits = self._blocking_claim
         look = max(_IDLE_LOOK, 4 * self._limits.block)
+        self._adapt(_TINY)
         try:
             self._flush()
             until = time.monotonic() + min(look, look if left is None else left)

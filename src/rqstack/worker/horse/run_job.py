@@ -155,7 +155,8 @@ class JobRunner:
 
     def _add_more(self, running: RunningJob, outcome: Outcome) -> None:
         """Add what settle.lua takes for few outcomes."""
-        if fields := changes(running.job):
+        # A snoozed job's function has not run, and its limit counts for RQ's own workers only (see limiting).
+        if outcome.what != "snoozed" and (fields := changes(running.job)):
             outcome.more["fields"] = [part for pair in fields.items() for part in pair]
         extras = running.extras
         if extras is not None and extras.rate_limit:

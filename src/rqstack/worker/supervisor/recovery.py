@@ -118,12 +118,17 @@ class Recovery:
         mode = "fail" if fail else "crash" if crashed else "return"
         return self._recover(self._supervisor, self._queues, workers, mode, dead=False)
 
-    def running(self, worker: str) -> tuple[str, str] | None:
-        """The ids of the job that a worker of this supervisor runs and of its execution; None if it runs none."""
+    def running(self, worker: str, place: int = 0) -> tuple[str, str] | None:
+        """The ids of the job that a worker of this supervisor runs and of its execution; None if it runs none.
+
+        Args:
+            place: Which of the jobs of its lease.
+        """
         lease = self._connection.call("HGET", keys.running(self._supervisor), worker)
         if lease is None or lease.startswith(b"="):
             return None
-        job_id, _, execution = lease.decode().partition("\0")[0].rpartition("\n")[2].rpartition(":")
+        jobs = [job for job in lease.decode().split("\0") if not job.startswith("=")]
+        job_id, _, execution = jobs[min(place, len(jobs) - 1)].rpartition("\n")[2].rpartition(":")
         return job_id, execution
 
     def take_over(self, supervisor: str) -> list[Lease]:

@@ -27,6 +27,7 @@ from rqstack.registry.discovery import autodiscover
 from rqstack.registry.preload import preload
 from rqstack.settings import Settings, get_settings
 from rqstack.transport.raw import RawConnection
+from rqstack.worker.batch_board import BatchBoard
 from rqstack.worker.horse.abandoned import AbandonedJob, failure_reason
 from rqstack.worker.horse.child import ChildFactory
 from rqstack.worker.horse.maintenance import Maintenance
@@ -35,6 +36,7 @@ from rqstack.worker.limits import Limits, block_seconds
 from rqstack.worker.scoreboard import Scoreboard
 from rqstack.worker.scripts import CLAIM, SETTLE
 from rqstack.worker.settle import release_dependents
+from rqstack.worker.supervisor.batches import INTERVAL, BatchWatch
 from rqstack.worker.supervisor.commands import CommandListener
 from rqstack.worker.supervisor.pool import HorsePool, HorseSlot
 from rqstack.worker.supervisor.queue_wait import QueueWait
@@ -79,13 +81,15 @@ class Supervisor:
         self._id = f"{socket.gethostname()}-{self._pid}-{uuid4().hex[:8]}"
         self._scoreboard = Scoreboard(len(workers))
         first = workers[0]
-        limits = replace(limits, block=block_seconds(settings.dead_after, len(first.queues)))
-        self._child_factory = ChildFactory(workers, (self._id, self._pid), self._scoreboard, limits)
+        limits = replace(limits, block=block_seconds(settings.dead_after, len(first.queues)), batch=settings.batch)
+        board = BatchBoard(len(workers))
+        self._child_factory = ChildFactory(workers, (self._id, self._pid), (self._scoreboard, board), limits)
         watch = None if limits.burst else CodeWatch(settings)
         self._pool = HorsePool(workers, self._scoreboard, self._load, self._child_factory.prepare, watch)
         self._workers = workers
         self._log = first.log
         self._connection = RawConnection(first.connection, 5.0)
+        self._batches = BatchWatch(board, workers, self._id, self._connection)
         self._recovery = Recovery(
             self._connection,
             self._id,
@@ -178,7 +182,14 @@ class Supervisor:
             poll.register(each, select.POLLIN)
         if self._commands.socket is not None:
             poll.register(self._commands.socket, select.POLLIN)
-        return [number for number, _ in poll.poll(self._pause() * 1000)]
+        until = time.monotonic() + self._pause()
+        while True:
+            left = max(until - time.monotonic(), 0.0)
+            looks = self._batches.is_active and left > INTERVAL
+            found = poll.poll((INTERVAL if looks else left) * 1000)
+            if found or not looks:
+                return [number for number, _ in found]
+            self._batches.check()
 
     def _serve_queues(self, readable: Sequence[int]) -> None:
         active = self._in_touch_since is not None and not self._stops
@@ -240,6 +251,7 @@ class Supervisor:
     def _put_back(self, slot: HorseSlot) -> list[Lease]:
         """Put back what a horse that has ended held. Returns its leases, also of jobs that are to be abandoned."""
         worker = slot.worker
+        self._batches.settle_ended(slot.index)
         stopped = worker._stopped_job_id
         running = None if stopped is None else self._recovery.running(worker.name)
         if running is not None and running[0] == stopped:
@@ -353,14 +365,14 @@ class Supervisor:
                 worker.log.info("Worker %s is not working, kill horse command ignored", worker.name)
             elif slot.pid:
                 with contextlib.suppress(RedisError):
-                    self._note_execution(worker)
+                    self._note_execution(worker, self._batches.running(slot.index))
                     handle_command(worker, payload)
                 worker.executions.clear()
 
-    def _note_execution(self, worker: BaseWorker) -> None:
+    def _note_execution(self, worker: BaseWorker, place: int) -> None:
         """Tell RQ's worker object what its horse runs: RQ looks for it there when it carries out a command."""
         worker._executions = []  # RQ's cache of what was read from Redis before
-        if (running := self._recovery.running(worker.name)) is not None:
+        if (running := self._recovery.running(worker.name, place)) is not None:
             job_id, execution = running
             worker.executions = {execution: Execution(execution, job_id, worker.connection, worker.name)}
 
@@ -417,7 +429,8 @@ class Supervisor:
         handlers: dict[int, Any] = {-1: wakeup}
         for number in (signal.SIGTERM, signal.SIGINT):
             handlers[number] = signal.signal(number, self._note_stop)
-        handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _ignore)
+        for number in (signal.SIGCHLD, signal.SIGUSR2):
+            handlers[number] = signal.signal(number, _ignore)
         handlers[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._note_unregistered)
         return handlers
 

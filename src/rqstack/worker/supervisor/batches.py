@@ -1,0 +1,100 @@
+"""Watches the batches of horses: records what has ended, and puts back what has not begun, where a job takes long."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from redis.exceptions import RedisError
+
+from rqstack.transport import keys
+from rqstack.worker.scripts import SETTLE
+from rqstack.worker.settle import claim_arguments, raw_settle_arguments
+
+if TYPE_CHECKING:
+    from rqstack.transport.raw import RawConnection
+    from rqstack.worker.base import BaseWorker
+    from rqstack.worker.batch_board import Batch, BatchBoard
+
+log = logging.getLogger("rq.worker")
+
+INTERVAL = 0.003
+"""Seconds between two looks while horses claim several jobs at once."""
+
+_UNRECORDED = 0.006
+"""Seconds for which an outcome may wait for its horse. With the two intervals it is on record within 10 ms."""
+
+_WAITING = 0.010
+"""Seconds that a job may take while others wait behind it."""
+
+
+class BatchWatch:
+    """The batches of a supervisor's horses.
+
+    Args:
+        board: Where horses write.
+        workers: Their workers.
+        supervisor: The supervisor's id.
+        connection: The connection for it.
+    """
+
+    def __init__(
+        self, board: BatchBoard, workers: Sequence[BaseWorker], supervisor: str, connection: RawConnection
+    ) -> None:
+        self._board = board
+        self._workers = workers
+        self._supervisor = supervisor
+        self._connection = connection
+        self._taken = [""] * len(workers)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any horse claims several jobs at once."""
+        return self._board.is_active()
+
+    def check(self) -> None:
+        """Take over from the horses whose running job takes long. A lost Redis is left to the horses."""
+        now = time.monotonic()
+        for index in range(len(self._workers)):
+            batch = self._board.batch(index)
+            if batch.size < 2 or batch.call_id == self._taken[index]:
+                continue
+            is_late = batch.first_ended and now - batch.first_ended > _UNRECORDED
+            if is_late or (now - batch.began > _WAITING and batch.place + 1 < batch.size):
+                present = self._board.take_back(index, batch)
+                if present is not None:
+                    self._taken[index] = present.call_id
+                    try:
+                        self._settle(index, present)
+                    except RedisError as error:
+                        self._taken[index] = ""
+                        log.warning("Redis is unavailable (%s); a batch of jobs is recorded later", error)
+                        return
+
+    def settle_ended(self, index: int) -> None:
+        """Record what the batch of a horse had done that has ended, and put back what it had not begun.
+
+        Raises:
+            redis.exceptions.RedisError: Redis cannot be reached. The call may be repeated.
+        """
+        batch = self._board.batch(index)
+        if batch.size:
+            self._settle(index, batch)
+        self._board.clear(index)
+
+    def running(self, index: int) -> int:
+        """Which of the jobs of its lease a horse runs, from 0."""
+        batch = self._board.batch(index)
+        return batch.place if batch.size and batch.call_id != self._taken[index] else 0
+
+    def _settle(self, index: int, batch: Batch) -> None:
+        outcomes, rest = list(self._board.outcomes(index)), batch.not_begun()
+        if not outcomes and not rest:
+            return
+        worker = self._workers[index]
+        fixed_keys = (worker.key, keys.running(self._supervisor), keys.SUPERVISORS)
+        head = claim_arguments(fixed_keys, (), (worker.name, self._supervisor), time.time())
+        tail = raw_settle_arguments(outcomes, claim=False, put_back=",".join(rest))
+        self._connection.run(SETTLE, (*head, *tail))
