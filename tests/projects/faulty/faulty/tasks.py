@@ -109,3 +109,13 @@ def deaf(seconds: float) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
     time.sleep(seconds)
     note("end")
+
+
+@task
+def held(flag: str) -> str:
+    """Says by a file that it runs, and ends when the file is gone."""
+    note("begin")
+    Path(flag).touch()
+    while Path(flag).exists():
+        time.sleep(0.01)
+    return note("end")
