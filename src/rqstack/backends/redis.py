@@ -13,6 +13,7 @@ from rqstack.errors import BackendError
 from rqstack.settings import get_settings
 from rqstack.transport import keys
 from rqstack.transport.client import connect, explain, safe_url
+from rqstack.transport.schema import SharedSchema
 from rqstack.transport.scripts import Script
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class RedisQueue(BaseQueue):
         super().__init__(name, connection)
         self._url = redis_url(connection) or get_settings().redis_url
         self._client: Redis | None = None
+        self._schema = SharedSchema(get_settings(), self._url)
         self._key = f"{keys.MESSAGES}{name}"
         self._leases = f"{keys.MESSAGES}{name}:leases"
         self._inbox = f"{keys.MESSAGES}{name}:inbox:"
@@ -104,6 +106,9 @@ class RedisQueue(BaseQueue):
     def held(self, owner: str) -> bytes | None:
         data: bytes | None = self._run(lambda: self.client.lindex(self._inbox + owner, 0))
         return data
+
+    def join(self) -> bool:
+        return bool(self._run(lambda: self._schema.join(self.client)))
 
     def close(self) -> None:
         if self._client is not None:

@@ -6,9 +6,10 @@ rqstack's keys, with the default prefix `rq`:
 
 | key | type | content |
 |---|---|---|
+| `rqstack:schema` | hash | version of the data, and the oldest that may share it (see transport/schema.py) |
 | `rqstack:supervisors` | sorted set | supervisor id, scored by its last heartbeat on Redis's clock |
 | `rqstack:supervisors:dead` | sorted set | dead supervisors that are checked once more before they are forgotten |
-| `rqstack:supervisor:<id>` | hash | its queues, workers and host |
+| `rqstack:supervisor:<id>` | hash | its queues, workers, host and schema version |
 | `rqstack:running:<id>` | hash | worker -> the lease of the job that it runs (see claim.lua) |
 | `rqstack:claim:<owner>:<queue key>` | list | jobs that Redis moved to an idle worker, or to a supervisor of one |
 | `rqstack:crashes:<job id>` | hash | how often a job has killed its process, and in which execution last; for a day |
@@ -20,7 +21,7 @@ rqstack's keys, with the default prefix `rq`:
 | `rqstack:cron:state:<id>` | hash | last firing that was decided, last job, counts of fired and skipped |
 | `rqstack:cron:mark` | string | exists while the declared table is in Redis; gone after a FLUSHALL |
 | `rqstack:schedulers` | set | the keys of scheduler processes |
-| `rqstack:scheduler:<name>` | hash | hostname, pid, birth, last_heartbeat; expires when the process is dead |
+| `rqstack:scheduler:<name>` | hash | hostname, pid, birth, last_heartbeat, schema; expires when the process is dead |
 | `rqstack:ratelimit:…` | | rate limits: moving windows of the limits library, and turns (reserve_turn.lua) |
 | `rqstack:messages:<queue>` | list | message backend |
 """
@@ -68,6 +69,7 @@ REGISTRIES = {
 
 # -- rqstack's
 
+SCHEMA = f"{STACK}schema"
 SUPERVISORS = f"{STACK}supervisors"
 DEAD_SUPERVISORS = f"{STACK}supervisors:dead"
 METRICS = f"{STACK}metrics"
