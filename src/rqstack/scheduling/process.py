@@ -13,7 +13,7 @@ from types import FrameType
 from redis import Redis
 from redis.exceptions import RedisError
 
-from rqstack.errors import IncompatibleSchema
+from rqstack.errors import BrokerUnavailable, IncompatibleSchema
 from rqstack.registry.code_version import code_version
 from rqstack.scheduling.cron_loader import CronLoader
 from rqstack.scheduling.delayed import DelayedJobs
@@ -104,7 +104,7 @@ class SchedulerProcess:
                 time.sleep(self._cycle_or_back_off())
         except _Stop:
             pass
-        except IncompatibleSchema as error:
+        except (BrokerUnavailable, IncompatibleSchema) as error:
             log.error("%s", error)
             return error.exit_code
         finally:

@@ -39,6 +39,10 @@ if not PREFIX or not all(char in "_.:{}-" or (char.isascii() and char.isalnum())
     # RQ's own rule, without its regular expression: `rqstack health` imports this module every few seconds.
     raise SettingsError(f"RQ_KEY_PREFIX: {PREFIX!r} is not allowed. Use letters, digits and _ . : - {{ }} only.")
 
+_tag, _close, _ = PREFIX.partition("{")[2].partition("}")
+HASH_TAG = _tag if _close else ""
+"""The part of the prefix that decides the slot of all keys in a Redis Cluster; "" if there is none."""
+
 STACK = f"{PREFIX}stack:"
 """The prefix of what rqstack adds."""
 

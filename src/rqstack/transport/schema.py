@@ -16,9 +16,11 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import AskError, ClusterCrossSlotError
+
 from rqstack.errors import IncompatibleSchema
 from rqstack.transport import keys
-from rqstack.transport.client import safe_url
+from rqstack.transport.client import explain, safe_url
 from rqstack.transport.replies import decode
 from rqstack.transport.scripts import Script
 
@@ -57,7 +59,8 @@ class SharedSchema:
 
     def __init__(self, settings: Settings, url: str = "") -> None:
         self._dead_after = settings.dead_after
-        self._where = f"Redis at {safe_url(url or settings.redis_url)}"
+        self._url = url or settings.redis_url
+        self._where = f"Redis at {safe_url(self._url)}"
         self._heartbeats: dict[str, tuple[str, float]] = {}
         self._joined = False
         self._reported = ""
@@ -70,6 +73,7 @@ class SharedSchema:
             RQSTACK_DEAD_AFTER.
 
         Raises:
+            BrokerUnavailable: It is a node of a cluster, and the settings say nothing of a cluster.
             IncompatibleSchema: The data is of a newer version, or older processes are alive.
             redis.exceptions.RedisError: Redis cannot be reached.
         """
@@ -79,9 +83,16 @@ class SharedSchema:
             if now - since > self._dead_after:
                 silent += (name, heartbeat)
         look = "" if self._joined else str(self._dead_after)
-        answer, version, oldest, damaged, older = _JOIN(
-            client, [keys.SCHEMA, keys.SUPERVISORS, keys.SCHEDULERS], [VERSION, OLDEST, look, *silent]
-        )
+        try:
+            # Not by its hash: it is called once, and redis-py then loads it, which a user may not be allowed to.
+            answer, version, oldest, damaged, older = client.eval(
+                _JOIN.source.decode(),
+                3,
+                *(keys.SCHEMA, keys.SUPERVISORS, keys.SCHEDULERS),
+                *(str(VERSION), str(OLDEST), look, *silent),
+            )
+        except (AskError, ClusterCrossSlotError) as error:  # a node of a cluster, where a plain Redis is expected
+            raise explain(error, self._url) from error
         if decode(answer) == "older":
             for row in older:
                 name, theirs, heartbeat = map(decode, row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
 from rq.worker.base import DequeueStrategy
 
-from rqstack.errors import IncompatibleSchema
+from rqstack.errors import BrokerUnavailable, IncompatibleSchema
 from rqstack.settings import get_settings
 from rqstack.transport import keys
 from rqstack.transport.schema import SharedSchema
@@ -55,7 +55,7 @@ class Worker(BaseWorker):
         self.work_strategy = DequeueStrategy(dequeue_strategy).value
         try:
             SharedSchema(get_settings()).wait_to_join(self.connection)
-        except IncompatibleSchema as error:
+        except (BrokerUnavailable, IncompatibleSchema) as error:
             # RQ's command would print a traceback for any other exception.
             raise SystemExit(f"Error: {error}") from None
         self.bootstrap(logging_level, date_format, log_format)
