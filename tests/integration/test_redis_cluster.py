@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import Redis
 
 from rqstack.stack.acl import ROLES, users_acl
 from support.processes import end, environment_without, rqstack_command, start
@@ -79,6 +77,7 @@ class Harbour:
     """
 
     def __init__(self, folder: Path, cluster: RedisCluster) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self.cluster = cluster
         self.journal = folder / "journal"
@@ -209,7 +208,9 @@ def test_every_kind_of_job(harbour: Harbour) -> None:
         assert [key for key in keys if not key.startswith((f"{PREFIX}:", f"{PREFIX}stack:"))] == []
         assert client.hget(f"{PREFIX}stack:schema", "version") is not None
     for port in harbour.cluster.ports:
-        assert bool(harbour.cluster.clients[port].dbsize()) == (port == harbour.cluster.master or port == _replica(harbour))
+        assert bool(harbour.cluster.clients[port].dbsize()) == (
+            port == harbour.cluster.master or port == _replica(harbour)
+        )
 
 
 def _replica(harbour: Harbour) -> int:
@@ -227,10 +228,10 @@ def test_the_commands(harbour: Harbour) -> None:
     assert harbour.run("wait", *ids, "--timeout", "60", check=False).returncode == 1
     assert set(harbour.statuses(ids).values()) == {"failed"}
     queue = next(queue["name"] for queue in harbour.info()["queues"] if queue["failed"])
-    harbour.run("requeue", "--all", "--queue", queue, "--yes")
+    harbour.run("requeue", "--queue", queue, "--yes")
     until(lambda: [harbour.notes("begin")[job_id] for job_id in ids] == [2, 2, 2], 60, log=harbour.tail)
     assert harbour.run("wait", *ids, "--timeout", "60", check=False).returncode == 1
-    harbour.run("purge", queue, "--failed", "--yes")
+    harbour.run("purge", queue, "--state", "failed", "--yes")
     assert set(harbour.statuses(ids).values()) == {"gone"}
     done = harbour.run("trigger", "harbour.tasks.work").stdout.split()[-1]
     harbour.run("wait", done, "--timeout", "60")
@@ -246,10 +247,14 @@ def test_the_commands(harbour: Harbour) -> None:
 
 def test_message_backend(harbour: Harbour) -> None:
     backend = {"QUEUE_BACKEND": "rqstack.backends.RedisQueue"}
-    consumer = harbour.start("worker", "run", "default", **backend)
-    code = "from harbour.tasks import work; [work.enqueue() for _ in range(5)]"
-    del code
+    consumer = harbour.start("worker", "run", "default", "short-running", **backend)
     until(lambda: "Consuming" in harbour.log.read_text(), 60, log=harbour.tail)
+    harbour.environment |= backend
+    harbour.python("from harbour.tasks import greet; [greet.delay() for _ in range(3)]")
+    until(lambda: harbour.notes("greeted")["nobody"] == 3, 60, log=harbour.tail)
+    harbour.cluster.fail_over()
+    harbour.python("from harbour.tasks import greet; greet.delay()")
+    until(lambda: harbour.notes("greeted")["nobody"] == 4, 60, log=harbour.tail)
     consumer.terminate()
     assert consumer.wait(30) == 0
 
@@ -275,7 +280,7 @@ class Load:
         self.ids = [f"job-{index}" for index in range(number)]
         half = number // 2
         self.codes = [
-            ENQUEUE_MANY.format(first=first, last=last, seconds=0.005) for first, last in ((0, half), (half, number))
+            ENQUEUE_MANY.format(first=first, last=last, seconds=0.02) for first, last in ((0, half), (half, number))
         ]
         self.producers = [harbour.start_command([sys.executable, "-c", code]) for code in self.codes]
 
@@ -307,8 +312,8 @@ def test_failovers_while_jobs_run(harbour: Harbour) -> None:
         harbour.start("worker", "run", "default", "--processes", "2")
     scheduler = harbour.start("scheduler")
     harbour.until_workers(4)
-    load = Load(harbour, 400)
-    for share in (50, 150, 250):
+    load = Load(harbour, 900)
+    for share in (50, 300, 600):
         until(lambda: len(harbour.notes("end")) >= share, 60, log=harbour.tail)  # noqa: B023
         harbour.cluster.fail_over()
     assert scheduler.poll() is None
@@ -321,7 +326,7 @@ def test_a_slot_that_moves_while_jobs_run(harbour: Harbour) -> None:
         harbour.start("worker", "run", "default", "--processes", "2")
     scheduler = harbour.start("scheduler")
     harbour.until_workers(4)
-    load = Load(harbour, 400)
+    load = Load(harbour, 900)
     until(lambda: len(harbour.notes("end")) >= 50, 60, log=harbour.tail)
     source, target = harbour.cluster.begin_move()
     while harbour.cluster.move_keys(source, target):
@@ -366,7 +371,8 @@ def test_a_prefix_without_a_hash_tag_is_refused(harbour: Harbour, command: str) 
         done = harbour.run(*COMMANDS[command], check=False, RQ_KEY_PREFIX=prefix)
         assert done.returncode == 1
         assert done.stderr == (
-            f"Error: REDIS_URL is a Redis Cluster, where all keys must be in one slot, and RQ_KEY_PREFIX is {prefix!r}. "
+            "Error: REDIS_URL is a Redis Cluster, where all keys must be in one slot, "
+            f"and RQ_KEY_PREFIX is {prefix!r}. "
             "Set RQ_KEY_PREFIX to one with a hash tag, such as {rq}, for every process.\n"
         )
 

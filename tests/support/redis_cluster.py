@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from redis import Redis
+from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from support.ports import free_ports
@@ -33,8 +35,8 @@ class RedisCluster:
         self.ports = [port for port in free_ports(40) if port <= 55_000][:4]
         assert len(self.ports) == 4, "no free ports below 55,000"
         self.arguments = arguments
-        self.tag = tag
-        self.login = {} if login is None else dict(zip(("username", "password"), login, strict=True))
+        self.slot = key_slot(tag.encode())
+        self.login = login or (None, None)
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self.clients: dict[int, Redis] = {}
 
@@ -63,11 +65,11 @@ class RedisCluster:
         """Start a server, and wait until it answers."""
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
         command += ["--cluster-enabled", "yes", "--cluster-config-file", f"nodes-{port}.conf"]
-        command += ["--cluster-node-timeout", "2000", "--appendonly", "yes", "--appenddirname", f"aof-{port}"]
+        command += ["--cluster-node-timeout", "1000", "--appendonly", "yes", "--appenddirname", f"aof-{port}"]
         self.processes[port] = subprocess.Popen(
             [*command, *self.arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        self.clients[port] = Redis(port=port, **self.login)
+        self.clients[port] = self._client(port)
         until_redis_answers(self.clients[port], self.processes[port])
 
     def _knows_all(self, port: int) -> bool:
@@ -85,11 +87,6 @@ class RedisCluster:
         """The node's id in the cluster."""
         found = self.call(port, "CLUSTER", "MYID")
         return found.decode() if isinstance(found, bytes) else str(found)
-
-    @property
-    def slot(self) -> int:
-        """The slot of the tag."""
-        return int(self.call(self.ports[0], "CLUSTER", "KEYSLOT", f"{{{self.tag}}}"))
 
     @property
     def master(self) -> int:
@@ -118,8 +115,18 @@ class RedisCluster:
         """Promote the replica of the slot's master, in order. Returns the new master's port."""
         before = self.master
         (replica,) = [port for port in self.ports if self.is_replica(port)]
-        self.call(replica, "CLUSTER", "FAILOVER")
-        until(lambda: self.master == replica, 60, "the failover")
+        until(lambda: self.clients[replica].info("replication").get("master_link_status") == "up", 60, "the replica")
+        deadline = 0.0
+
+        def is_promoted() -> bool:
+            # The other masters do not vote again within twice the node timeout, and Redis tries for five seconds only.
+            nonlocal deadline
+            if self.is_replica(replica) and time.monotonic() > deadline:
+                self.call(replica, "CLUSTER", "FAILOVER")
+                deadline = time.monotonic() + 6
+            return self.master == replica
+
+        until(is_promoted, 60, "the failover")
         assert replica != before
         return replica
 
@@ -157,7 +164,11 @@ class RedisCluster:
 
     def client(self) -> Redis:
         """A client of the present master."""
-        return Redis(port=self.master, **self.login)
+        return self._client(self.master)
+
+    def _client(self, port: int) -> Redis:
+        username, password = self.login
+        return Redis(port=port, username=username, password=password)
 
     def close(self) -> None:
         """Kill all servers, and delete their data."""

@@ -68,8 +68,12 @@ REGISTRIES = {
     "scheduled": SCHEDULED,
     "deferred": f"{PREFIX}:deferred:",
     "finished": f"{PREFIX}:finished:",
+    "ready": f"{PREFIX}:ready:",
 }
 """The prefix of RQ's registry of each status."""
+
+LIMIT_NAMES = f"{PREFIX}:rl-keys"
+"""Set of the names of RQ's rate limits."""
 
 # -- rqstack's
 
@@ -87,6 +91,11 @@ SCHEDULERS = f"{STACK}schedulers"
 SCHEDULER = f"{STACK}scheduler:"
 RATE_LIMIT = f"{STACK}ratelimit"
 MESSAGES = f"{STACK}messages:"
+
+
+def limit_waiting(name: str) -> str:
+    """Sorted set of the jobs of all queues that wait for a slot of one of RQ's rate limits."""
+    return f"{PREFIX}:rl:{name}:rate_limited"
 
 
 def supervisor(supervisor_id: str) -> str:

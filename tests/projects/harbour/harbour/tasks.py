@@ -49,6 +49,12 @@ def fail_once() -> str:
     return note("end")
 
 
+@task
+def greet() -> None:
+    """Runs with a message backend too, where there is no job."""
+    note("greeted", "nobody")
+
+
 def succeeded(job: Any, connection: Any, result: Any) -> None:
     """A callback."""
     note("succeeded", job.id)
