@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -243,6 +245,16 @@ def test_the_commands(harbour: Harbour) -> None:
     harbour.run("resume")
     worker.terminate()
     assert worker.wait(30) == 0
+
+
+def test_the_commands_of_the_page(harbour: Harbour) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "redis-cluster.md").read_text()
+    (block,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    block = re.sub(r"redis\+cluster://\S+", harbour.cluster.url, block).replace("{rq}", f"{PREFIX}")
+    assert harbour.cluster.url in block
+    block = block.replace("rqstack worker", f"exec {shlex.join(rqstack_command('worker'))}")
+    harbour.start_command(["bash", "-c", block], RQ_KEY_PREFIX="", REDIS_URL="")
+    harbour.until_workers(1)
 
 
 def test_message_backend(harbour: Harbour) -> None:

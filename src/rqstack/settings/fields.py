@@ -67,7 +67,9 @@ _logs = group("Logs")
 class Settings(SettingsBase, frozen=True):
     """Settings of producers, workers, the scheduler and commands."""
 
-    redis_url: Annotated[RedisUrl, _redis("Where Redis is.")] = field(default=REDIS_URL, name="REDIS_URL")
+    redis_url: Annotated[RedisUrl, _redis("Where Redis is; redis+cluster://host:port,host:port for a cluster.")] = (
+        field(default=REDIS_URL, name="REDIS_URL")
+    )
     redis_username: Annotated[str | None, _redis("The ACL user, where REDIS_URL names none.")] = field(
         default=None, name="REDIS_USERNAME"
     )
