@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -419,6 +420,37 @@ def test_one_node_of_the_url_is_enough(harbour: Harbour) -> None:
     done = harbour.run("trigger", "harbour.tasks.work", REDIS_URL=f"redis+cluster://127.0.0.1:1,127.0.0.1:{first}/0")
     job_id = done.stdout.split()[-1]
     assert harbour.statuses([job_id]) == {job_id: "queued"}
+
+
+def test_tls(tmp_path: Path) -> None:
+    """The address in a node's answer is that of its port for TLS; its certificate is checked."""
+    done = subprocess.run(["redis-server", "--tls-port", "nonsense"], capture_output=True, text=True, check=False)
+    if "Bad directive" in done.stdout + done.stderr or shutil.which("openssl") is None:
+        pytest.skip("no Redis server with TLS, or no openssl, on this machine")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out cert -days 2 -subj /CN=localhost"
+    command += " -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    cluster = RedisCluster(certificate=tmp_path)
+    try:
+        cluster.start()
+        harbour = Harbour(tmp_path / "home", cluster)
+        harbour.environment["REDIS_URL"] = cluster.tls_url
+        try:
+            harbour.start("worker", "run", "default")
+            harbour.until_workers(1)
+            assert harbour.run("health", "--worker").returncode == 0
+            harbour.python(ENQUEUE_MANY.format(first=0, last=5, seconds=0))
+            until(lambda: len(harbour.notes("end")) == 5, 60, log=harbour.tail)
+            cluster.fail_over()
+            harbour.python(ENQUEUE_MANY.format(first=5, last=10, seconds=0))
+            ids = [f"job-{number}" for number in range(10)]
+            until(lambda: harbour.statuses(ids) == dict.fromkeys(ids, "finished"), 60, log=harbour.tail)
+            refused = harbour.run("info", check=False, REDIS_URL=cluster.tls_url.partition("?")[0])
+            assert "CERTIFICATE_VERIFY_FAILED" in refused.stderr
+        finally:
+            harbour.close()
+    finally:
+        cluster.close()
 
 
 def test_the_generated_users(tmp_path: Path) -> None:

@@ -27,13 +27,22 @@ class RedisCluster:
         tag: The hash tag whose slot's master gets the replica.
         arguments: For every server.
         login: User name and password of the tests themselves.
+        certificate: A folder with `cert` and `key`: the nodes then speak TLS too, at `tls_url`.
     """
 
-    def __init__(self, tag: str = "rq", *arguments: str, login: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        tag: str = "rq",
+        *arguments: str,
+        login: tuple[str, str] | None = None,
+        certificate: Path | None = None,
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rqstack-cluster-"))
         # The bus of a node listens 10,000 above its port.
-        self.ports = [port for port in free_ports(40) if port <= 55_000][:4]
-        assert len(self.ports) == 4, "no free ports below 55,000"
+        ports = [port for port in free_ports(60) if port <= 55_000]
+        assert len(ports) >= 8, "no free ports below 55,000"
+        self.ports, self.tls_ports = ports[:4], dict(zip(ports[:4], ports[4:8], strict=True))
+        self.certificate = certificate
         self.arguments = arguments
         self.slot = key_slot(tag.encode())
         self.login = login or (None, None)
@@ -45,6 +54,12 @@ class RedisCluster:
         """What REDIS_URL should be."""
         return "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
 
+    @property
+    def tls_url(self) -> str:
+        """The same with TLS."""
+        nodes = ",".join(f"127.0.0.1:{port}" for port in self.tls_ports.values())
+        return f"rediss+cluster://{nodes}?ssl_ca_certs={self.certificate}/cert"
+
     def start(self) -> None:
         """Start it, and wait until every node knows every other, and the replica is in step."""
         for port in self.ports:
@@ -55,7 +70,13 @@ class RedisCluster:
             self.call(port, "CLUSTER", "SET-CONFIG-EPOCH", str(index + 1))
             self.call(port, "CLUSTER", "ADDSLOTSRANGE", str(bounds[index]), str(bounds[index + 1] - 1))
         for port in self.ports[1:]:
-            self.call(port, "CLUSTER", "MEET", "127.0.0.1", str(self.ports[0]))
+            self.call(
+                port,
+                "CLUSTER",
+                "MEET",
+                "127.0.0.1",
+                str(self.ports[0] if self.certificate is None else self.tls_ports[self.ports[0]]),
+            )
         until(lambda: all(self._knows_all(port) for port in self.ports), 60, "nodes that know each other")
         self.call(replica, "CLUSTER", "REPLICATE", self.node_id(self.master))
         until(lambda: self.clients[replica].info("replication").get("master_link_status") == "up", 60, "the replica")
@@ -66,6 +87,10 @@ class RedisCluster:
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
         command += ["--cluster-enabled", "yes", "--cluster-config-file", f"nodes-{port}.conf"]
         command += ["--cluster-node-timeout", "1000", "--appendonly", "yes", "--appenddirname", f"aof-{port}"]
+        if (folder := self.certificate) is not None:
+            command += ["--tls-port", str(self.tls_ports[port]), "--tls-cluster", "yes", "--tls-replication", "yes"]
+            command += ["--tls-cert-file", f"{folder}/cert", "--tls-key-file", f"{folder}/key"]
+            command += ["--tls-ca-cert-file", f"{folder}/cert", "--tls-auth-clients", "no"]
         self.processes[port] = subprocess.Popen(
             [*command, *self.arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
