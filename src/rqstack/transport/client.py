@@ -54,6 +54,15 @@ def connect(settings: Settings | None = None, *, retries: int = 3, **options: An
     return Redis.from_url(settings.redis_url, **(given | options))
 
 
+def client_url(client: Redis) -> str:
+    """The URL of the Redis that somebody else's client is for; "" if its pool chooses one, as with Sentinel."""
+    options = client.connection_pool.connection_kwargs
+    if path := options.get("path"):
+        return f"unix://{path}"
+    host, port, database = options.get("host"), options.get("port", 6379), options.get("db") or 0
+    return f"redis://{host}:{port}/{database}" if host else ""
+
+
 def safe_url(url: str) -> str:
     """The URL as it may be shown: without its password."""
     parts = urlsplit(url)

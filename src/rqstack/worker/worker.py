@@ -8,6 +8,7 @@ from rq.worker.base import DequeueStrategy
 from rqstack.errors import BrokerUnavailable, IncompatibleSchema
 from rqstack.settings import get_settings
 from rqstack.transport import keys
+from rqstack.transport.client import client_url
 from rqstack.transport.schema import SharedSchema
 from rqstack.worker.base import BaseWorker
 from rqstack.worker.limits import Limits
@@ -54,7 +55,7 @@ class Worker(BaseWorker):
             )
         self.work_strategy = DequeueStrategy(dequeue_strategy).value
         try:
-            SharedSchema(get_settings()).wait_to_join(self.connection)
+            SharedSchema(get_settings(), client_url(self.connection)).wait_to_join(self.connection)
         except (BrokerUnavailable, IncompatibleSchema) as error:
             # RQ's command would print a traceback for any other exception.
             raise SystemExit(f"Error: {error}") from None

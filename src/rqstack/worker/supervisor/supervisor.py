@@ -27,6 +27,7 @@ from rqstack.registry.code_version import release_name
 from rqstack.registry.discovery import autodiscover
 from rqstack.registry.preload import preload
 from rqstack.settings import Settings, get_settings
+from rqstack.transport.client import client_url
 from rqstack.transport.raw import RawConnection
 from rqstack.transport.schema import SharedSchema
 from rqstack.worker.horse.abandoned import AbandonedJob, failure_reason
@@ -100,7 +101,7 @@ class Supervisor:
         self._queue_wait = QueueWait(
             first.connection, self._id, first.queue_keys(), limits.block, self._scoreboard, len(workers)
         )
-        self._schema = SharedSchema(settings)
+        self._schema = SharedSchema(settings, client_url(workers[0].connection))
         self._refusal: IncompatibleSchema | None = None
         self._commands = commands or CommandListener(workers)
         self._abandoned: dict[int, int] = {}
