@@ -96,7 +96,9 @@ class Fleet(Site):
             "rqstack:claim:*",
         ):
             found |= {key.decode(): self.redis.type(key) for key in self.redis.scan_iter(pattern, count=1000)}
-        found |= {key.decode(): self.redis.lrange(key, 0, -1) for key in self.redis.scan_iter("rq:queue:*")}
+        for key in self.redis.scan_iter("rq:queue:*", count=1000):
+            if self.redis.type(key) == b"list":  # not the time at which RQ has first seen a job on its way
+                found[key.decode()] = self.redis.lrange(key, 0, -1)
         for key in self.redis.scan_iter("rq:rl:*:*"):
             found[key.decode()] = self.redis.zrange(key, 0, -1)
         return found
