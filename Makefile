@@ -66,8 +66,8 @@ rollback-tasks: .venv/.installed ## Go back to the task code before it, or to RE
 
 # -- Development
 
-test: .venv/.installed-dev ## Run the linters and every test that this machine can run
-	@.ci/test
+test: .venv/.installed-dev ## Run the linters and every test that this machine can run; RQ=3.1.0 tries another RQ
+	@$(if $(RQ),.ci/test-rq $(RQ),.ci/test)
 
 lint: .venv/.installed-dev ## Run the linters
 	@.ci/lint

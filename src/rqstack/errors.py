@@ -48,6 +48,10 @@ class DaemonError(RqstackError):
     """The background worker could not be started or stopped, or is not running."""
 
 
+class IncompatibleSchema(RqstackError):
+    """The data in Redis is of a version of rqstack that this one cannot share it with."""
+
+
 class WorkerError(RqstackError):
     """A worker cannot start as asked; the message says why."""
 

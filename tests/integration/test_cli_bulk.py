@@ -316,6 +316,12 @@ def test_info_counts_each_state(rqstack: Run, connection: Redis) -> None:
     connection.hset(oldest.key, "enqueued_at", "2026-01-01T00:00:00.000000Z")
     queue.enqueue("time.time", depends_on=oldest)
     queue.enqueue_in(timedelta(hours=1), "time.time")
+    connection.zadd("rq:ready:default", {"one": 1, "two": 2})
+    for number in range(4):  # the first has the slot
+        queue.enqueue("time.time", rate_limit=RateLimit("narrow", 1), at_front=False, job_id=f"narrow-{number}")
+    Queue("other", connection=connection).enqueue("time.time", rate_limit=RateLimit("narrow", 1))
+    connection.lrem("rq:queue:default", 1, "narrow-0")
+    connection.sadd("rq:rl-keys", "empty")
     worker = Worker([queue, "other"], name="bob", connection=connection)
     worker.register_birth()
     Worker(["gone"], name="dead", connection=connection).register_birth()
@@ -332,10 +338,13 @@ def test_info_counts_each_state(rqstack: Run, connection: Redis) -> None:
         "failed": 1,
         "scheduled": 1,
         "deferred": 1,
+        "ready": 2,
+        "rate_limited": 3,
         "finished": 1,
         "workers": 1,
     }
-    assert [each["name"] for each in found["queues"]] == ["default", "long-running", "short-running"]
+    assert [each["name"] for each in found["queues"]] == ["default", "long-running", "other", "short-running"]
+    assert next(each for each in found["queues"] if each["name"] == "other")["rate_limited"] == 1
     assert [(each["name"], each["queues"]) for each in found["workers"]] == [("bob", ["default", "other"])]
     assert connection.sismember("rq:workers", "rq:worker:dead"), "a look changes nothing"
     assert len(DeferredJobRegistry(queue=queue)) == len(ScheduledJobRegistry(queue=queue)) == 1

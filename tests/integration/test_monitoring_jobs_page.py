@@ -12,6 +12,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import timedelta
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,10 @@ from urllib.parse import urlencode
 import pytest
 from redis import Redis
 from redis.exceptions import NoPermissionError
-from rq import Queue, SimpleWorker, Worker
-from rq.job import Job
+from rq import Queue, RateLimit, SimpleWorker, Worker
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.webhook import Webhook
 
 from rqstack.stack import processes
 from rqstack.stack.acl import RULES
@@ -204,6 +207,36 @@ def test_results_are_shown_and_forged_payloads_are_not_unpickled(page: Page, que
     assert "cannot be shown" in json.loads(body)["result"]
     assert page.ask("/0/data/jobs/forged/queued/8/asc/1.json")[0] == 200
     assert not marker.exists()
+
+
+def test_what_rq_3_writes_is_counted_and_shown(page: Page, queue: Queue) -> None:
+    """Executions, rate limits, webhooks and the ready registry too."""
+    failed_job(queue)
+    webhook = Webhook("http://127.0.0.1:1/", "finished")
+    ran = queue.enqueue("json.loads", "1", webhooks=[webhook])
+    run(queue)
+    running = queue.enqueue("json.loads", "2")
+    queue.connection.lrem(queue.key, 1, running.id)
+    running.set_status(JobStatus.STARTED)
+    with queue.connection.pipeline() as pipeline:
+        Execution.create(running, 60, pipeline)
+        pipeline.execute()
+    limited = [queue.enqueue("json.loads", "3", rate_limit=RateLimit("narrow", 1)) for _ in range(3)]
+    dependent = queue.enqueue("json.loads", "4", depends_on=running)
+    delayed = queue.enqueue_in(timedelta(hours=1), "json.loads", "5")
+    assert page.log_in() == 302
+    (shown,) = json.loads(page.ask("/0/data/queues.json")[1])["queues"]
+    found = {name.removesuffix("_job_registry_count"): value for name, value in shown.items() if "count" in name}
+    expected = {"count": 1, "failed": 1, "started": 1, "deferred": 1, "finished": 1, "canceled": 0, "scheduled": 1}
+    assert found == expected
+    for registry in ("queued", "started", "failed", "finished", "deferred", "scheduled"):
+        status, body, _ = page.ask(f"/0/data/jobs/{queue.name}/{registry}/8/asc/1.json")
+        assert status == 200
+        assert len(json.loads(body)["jobs"]) == 1
+    for job in (ran, running, *limited, dependent, delayed):
+        status, body, _ = page.ask(f"/0/data/job/{job.id}.json")
+        assert status == 200
+        assert json.loads(body)["id"] == job.id
 
 
 def test_a_lost_redis_is_said_in_a_sentence_and_the_page_comes_back(page: Page, own_redis: RedisServer) -> None:

@@ -13,12 +13,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import pytest
-from rq import Queue
+from rq import Queue, RateLimit
+from rq.webhook import Webhook
 
 from support import waiting
 from support.ports import free_port
@@ -139,6 +141,36 @@ def test_the_exporter_needs_no_more_than_its_role_and_removes_nothing(
     assert 'rq_workers{name="live",queues="default",state="idle"} 1.0' in page
     assert "dead" not in page
     assert client.sismember("rq:workers", "rq:worker:dead")
+
+
+def test_the_exporter_counts_what_rq_3_writes(
+    own_redis: RedisServer, processes: Processes, exporter: Callable[..., str]
+) -> None:
+    """It is an RQ 2.12 itself: executions, rate limits, and the ready registry are unknown to it."""
+    client = own_redis.client()
+    given = {"REDIS_URL": own_redis.url, "RQSTACK_ALLOW_UNREGISTERED": 1}
+    worker = processes.start(*rqstack_command("worker", "run", "default", "--name", "bob"), **given)
+    queue = Queue("default", connection=client)
+    webhook = Webhook("http://127.0.0.1:1/", "finished")
+    for _ in range(3):
+        queue.enqueue("time.sleep", 0, webhooks=[webhook])
+    queue.enqueue("json.loads", "{")
+    held = queue.enqueue("time.sleep", 60, rate_limit=RateLimit("narrow", 1))
+    until(lambda: held.get_status(refresh=True) == "started")
+    for _ in range(2):
+        queue.enqueue("time.sleep", 0, rate_limit=RateLimit("narrow", 1))  # wait for the slot
+        queue.enqueue_in(timedelta(hours=1), "time.sleep", 0)
+    queue.enqueue("time.sleep", 0, depends_on=held)
+    queue.enqueue("time.sleep", 0)
+    page = get(exporter(REDIS_URL=own_redis.url))
+    found = dict(re.findall(r'^rq_jobs{queue="default",status="(\w+)"} (\S+)$', page, re.MULTILINE))
+    expected = {"finished": 3, "failed": 1, "started": 1, "scheduled": 2, "deferred": 1, "queued": 1}
+    assert {status: float(found[status]) for status in expected} == expected
+    assert 'rq_workers{name="bob",queues="default",state="busy"} 1.0' in page
+    assert 'rq_workers_success_total{name="bob",queues="default"} 3.0' in page
+    assert 'rq_workers_failed_total{name="bob",queues="default"} 1.0' in page
+    worker.terminate()
+    client.close()
 
 
 def test_a_refused_password_is_an_error_of_the_exporter_not_a_lost_redis(

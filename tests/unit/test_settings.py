@@ -133,6 +133,11 @@ def test_an_object_made_by_hand_is_checked_too() -> None:
         ("REDIS_URL", "redis://127.0.0.1:none/0", "port from 1 to 65535"),
         ("REDIS_URL", "redis://127.0.0.1:0/0", "port from 1 to 65535"),
         ("REDIS_URL", "redis://[::1/0", "host that can be read"),
+        ("REDIS_URL", "redis+cluster://a:1,b:99999", "port from 1 to 65535"),
+        ("REDIS_URL", "redis+cluster://a:1,,b:2", "one comma each"),
+        ("REDIS_URL", "redis+cluster://", "one comma each"),
+        ("REDIS_URL", "redis+cluster://a:1,b:2/3", "one database only"),
+        ("REDIS_URL", "rediss+cluster://a:1,b:2?db=1", "one database only"),
         ("REDIS_URL", "redis://127.0.0.1:6379/first", "database is a number"),
         ("REDIS_URL", "redis://127.0.0.1:6379/-1", "database is a number"),
         ("REDIS_URL", "unix:///run/redis.sock?db=one", "database is a number"),
@@ -166,7 +171,10 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
 
 @pytest.mark.parametrize(
     "url",
-    ["redis://h", "redis://h/", "rediss://u:p%40w@h:1/15", "redis://[::1]:6379/1?db=2", "unix:///run/r.sock?db=1"],
+    [
+        *("redis://h", "redis://h/", "rediss://u:p%40w@h:1/15", "redis://[::1]:6379/1?db=2", "unix:///run/r.sock?db=1"),
+        *("redis+cluster://h", "redis+cluster://u:p%40w@h:1,[::1]:2/0", "rediss+cluster://h:1,i:2?ssl_cert_reqs=none"),
+    ],
 )
 def test_a_good_url_is_taken_as_it_is(url: str) -> None:
     assert load(Settings, redis_url=url).redis_url == url

@@ -108,6 +108,7 @@ def _adapt_rq_dashboard(app: Flask, client: Redis, settings: Settings) -> None:
     It has no option for either. It makes clients from a URL and drops its user name, and it passes no serializer to RQ,
     so RQ's default serializer must be patched.
     """
+    from rq.job import Job
     from rq.serializers import DefaultSerializer
     from rq_dashboard import web
 
@@ -132,6 +133,15 @@ def _adapt_rq_dashboard(app: Flask, client: Redis, settings: Settings) -> None:
             "call_string": job.description,
         }
 
+    class EncodedId(str):
+        """RQ 3 gives text where rq-dashboard decodes bytes."""
+
+        def decode(self, encoding: str) -> str:
+            return str(self)
+
+    job_class: Any = Job
+    dependency_ids = job_class.dependency_ids.fget
+    job_class.dependency_ids = property(lambda job: [EncodedId(each) for each in dependency_ids(job)])
     DefaultSerializer.loads = staticmethod(loads)
     DefaultSerializer.dumps = staticmethod(serializer.dumps)
     web.serialize_current_job = current_job

@@ -82,5 +82,16 @@ class BaseQueue(ABC):
         """The message that the owner holds; None if there is none, or if the backend does not track claims."""
         return None
 
+    def join(self) -> bool:
+        """Say that a consumer of this release uses the store; called when it starts, and with each heartbeat.
+
+        Returns:
+            False if it is not clear yet whether it may; it then asks again.
+
+        Raises:
+            IncompatibleSchema: The data is of a version that this release cannot share.
+        """
+        return True
+
     def close(self) -> None:  # noqa: B027 - optional
         """Close the connections of this object. Using it again reopens them."""

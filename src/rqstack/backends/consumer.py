@@ -18,11 +18,15 @@ from uuid import uuid4
 from rqstack.backends import BaseQueue, open_queue
 from rqstack.backends.messages import FAILED
 from rqstack.backends.reader import Reader
+from rqstack.errors import IncompatibleSchema
 from rqstack.processes import hooks
 from rqstack.processes.parent import die_with
 from rqstack.settings import Settings, get_settings
 
 log = logging.getLogger("rqstack.worker")
+
+JOIN_INTERVAL = 0.5
+"""Seconds until the store is asked again whether this release may use it."""
 
 
 class Consumer:
@@ -59,11 +63,18 @@ class Consumer:
         self.queues: list[BaseQueue] = [open_queue(name, self.settings) for name in self.names]
         self.readers: dict[int, str] = {}
         self.stopping = False
+        self.exit_code = 0
         self.pid = os.getpid()
         self.crashes: Counter[bytes] = Counter()
 
     def run(self) -> int:
-        """Run until stopped. Returns the exit code."""
+        """Run until stopped. Returns the exit code.
+
+        Raises:
+            IncompatibleSchema: The data in the store is of a version that this release cannot share.
+        """
+        while not self._join():
+            time.sleep(JOIN_INTERVAL)
         # Signals wake the select below through this pipe.
         wakeup, wakeup_writer = os.pipe()
         for end in (wakeup, wakeup_writer):
@@ -89,6 +100,7 @@ class Consumer:
                 deadline = float("inf") if not self.stopping else now + 1
             if now - extended >= self.settings.heartbeat:
                 self._extend_leases()
+                self._join_again()
                 extended = now
             self._reap()
             if self.readers:
@@ -101,7 +113,7 @@ class Consumer:
             os.close(end)
         for queue in self.queues:
             queue.close()
-        return 0
+        return self.exit_code
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         is_second = self.stopping
@@ -114,6 +126,25 @@ class Consumer:
         for pid in list(self.readers):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+    def _join(self) -> bool:
+        try:
+            joined = [queue.join() for queue in self.queues]
+        except IncompatibleSchema:
+            raise
+        except Exception as error:  # the readers wait until the store can be reached
+            log.warning("Cannot ask the store for the version of its data: %s", error)
+            return True
+        return all(joined)
+
+    def _join_again(self) -> None:
+        try:
+            self._join()
+        except IncompatibleSchema as error:
+            if not self.stopping:
+                log.error("%s", error)
+                self.exit_code = error.exit_code
+                self._stop(signal.SIGTERM, None)
 
     def _extend_leases(self) -> None:
         for queue in self.queues:

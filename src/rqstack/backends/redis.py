@@ -10,9 +10,10 @@ from redis.exceptions import RedisError
 
 from rqstack.backends.base import BaseQueue
 from rqstack.errors import BackendError
-from rqstack.settings import get_settings
+from rqstack.settings import cluster_url, get_settings
 from rqstack.transport import keys
 from rqstack.transport.client import connect, explain, safe_url
+from rqstack.transport.schema import SharedSchema
 from rqstack.transport.scripts import Script
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-SCHEMES = ("redis://", "rediss://", "unix://")
+SCHEMES = ("redis://", "rediss://", "unix://", *cluster_url.SCHEMES)
 INVALID_CONNECTION = (
     "QUEUE_CONNECTION: {!r} is not a Redis. Give host:port:db, like 127.0.0.1:6379:0, or a redis:// URL."
 )
@@ -33,7 +34,7 @@ class RedisQueue(BaseQueue):
     """A queue in Redis. Messages survive the death of their consumer; Redis's persistence settings decide the rest.
 
     Args:
-        connection: 'host:port:db', or a URL (redis://, rediss://, unix://). Default: REDIS_URL. If the URL has no user
+        connection: 'host:port:db', or a URL (as REDIS_URL). Default: REDIS_URL. If the URL has no user
             name and password, REDIS_USERNAME and REDIS_PASSWORD apply.
 
     Raises:
@@ -44,6 +45,7 @@ class RedisQueue(BaseQueue):
         super().__init__(name, connection)
         self._url = redis_url(connection) or get_settings().redis_url
         self._client: Redis | None = None
+        self._schema = SharedSchema(get_settings(), self._url)
         self._key = f"{keys.MESSAGES}{name}"
         self._leases = f"{keys.MESSAGES}{name}:leases"
         self._inbox = f"{keys.MESSAGES}{name}:inbox:"
@@ -104,6 +106,9 @@ class RedisQueue(BaseQueue):
     def held(self, owner: str) -> bytes | None:
         data: bytes | None = self._run(lambda: self.client.lindex(self._inbox + owner, 0))
         return data
+
+    def join(self) -> bool:
+        return bool(self._run(lambda: self._schema.join(self.client)))
 
     def close(self) -> None:
         if self._client is not None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from rqstack.cli.resp import Client, RespError
+from rqstack.cli.resp import Client, RespError, open_client
 from rqstack.errors import SettingsError
 from rqstack.settings.defaults import DEAD_AFTER, REDIS_URL
 from rqstack.settings.sources import Sources
@@ -131,7 +131,7 @@ def check(options: Options) -> str:
         raise Unhealthy(f"RQSTACK_DEAD_AFTER: {settings['RQSTACK_DEAD_AFTER']!r} is not a number.") from None
     client = None
     try:
-        client = Client(url, settings.get("REDIS_USERNAME"), settings.get("REDIS_PASSWORD"), TIMEOUT)
+        client = open_client(url, settings.get("REDIS_USERNAME"), settings.get("REDIS_PASSWORD"), TIMEOUT)
         if options.worker or options.queues or options.scheduler:
             return "ok: " + ", ".join(_findings(client, options, max_age))
         client.call(["PING"])

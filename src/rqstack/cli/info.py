@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 def info(queues: tuple[str, ...], by_queue: bool, watch: bool, interval: float, as_json: bool) -> None:
     """Show QUEUES (default: all) and workers.
 
-    `oldest` is the waiting time of the first job of a queue. --watch --json prints one document per line.
+    `oldest` is the waiting time of the first job of a queue; `ready` jobs are about to be enqueued, as what they depend
+    on has ended; `rate limited` ones wait for a slot of their RateLimit. --watch --json prints one document per line.
     """
     from rqstack.cli.queues import check_queues
     from rqstack.cli.snapshot import take_snapshot
@@ -66,7 +67,8 @@ def _only(snapshot: Snapshot, queues: tuple[str, ...]) -> Snapshot:
 
 def _parts(snapshot: Snapshot, by_queue: bool) -> list[Any]:
     """The tables and lines to print, in order."""
-    columns = ["queue", "queued", "started", "failed", "scheduled", "deferred", "finished", "workers", "oldest"]
+    columns = ["queue", "queued", "started", "failed", "scheduled", "deferred", "ready", "rate limited", "finished"]
+    columns += ["workers", "oldest"]
     rows = [
         [
             q.name,
@@ -75,6 +77,8 @@ def _parts(snapshot: Snapshot, by_queue: bool) -> list[Any]:
             q.failed,
             q.scheduled,
             q.deferred,
+            q.ready,
+            q.rate_limited,
             q.finished,
             q.workers,
             duration(q.oldest_seconds),

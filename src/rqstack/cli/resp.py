@@ -4,15 +4,54 @@ from __future__ import annotations
 
 import socket
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 from hiredis import ProtocolError, Reader, ReplyError
 
+from rqstack.settings.cluster_url import is_cluster, node_urls
+from rqstack.transport import keys
 from rqstack.transport.protocol import pack
 
 
 class RespError(Exception):
     """Redis answered with an error, or what answered is not Redis."""
+
+
+def open_client(url: str, username: str | None, password: str | None, timeout: float) -> Client:
+    """Connect to Redis; in a cluster to the node that serves the key prefix. Arguments and errors as for `Client`."""
+    if not is_cluster(url):
+        return Client(url, username, password, timeout)
+    nodes = node_urls(url)
+    problem: Exception = ConnectionError("no node says that it serves the key prefix")
+    tried: set[str] = set()
+    while nodes:
+        node = nodes.pop(0)
+        if node in tried:
+            continue
+        tried.add(node)
+        client = None
+        try:
+            client = Client(node, username, password, timeout)
+            client.call(["EXISTS", keys.SCHEMA])
+            return client
+        except (OSError, RespError) as error:
+            if client is not None:
+                client.close()
+            code, _, rest = str(error).partition(" ")
+            if code == "MOVED":
+                nodes.insert(0, _at(node, rest.partition(" ")[2]))
+            else:
+                problem = error
+    raise problem
+
+
+def _at(url: str, address: str) -> str:
+    """A URL with the address of another node."""
+    host, _, port = address.rpartition(":")
+    parts = urlsplit(url)
+    host = host or parts.hostname or "localhost"
+    user, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{f'[{host}]' if ':' in host else host}:{port}"))
 
 
 class Client:

@@ -1,9 +1,10 @@
-"""Reads the state of all queues and workers, in three round trips."""
+"""Reads the state of all queues and workers: three round trips, and more where jobs wait for a rate limit."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,20 @@ from rqstack.transport.replies import decode
 if TYPE_CHECKING:
     from redis import Redis
 
+_BATCH = 5000
+"""Rate-limited jobs that are looked up in one round trip."""
+
 WORKER_FIELDS = ("queues", "state", "hostname", "pid", "last_heartbeat", "death")
 
 
 @dataclass(frozen=True, slots=True)
 class QueueInfo:
-    """A queue: its jobs by state, its number of workers, and the waiting time of its first job."""
+    """A queue: its jobs by state, its number of workers, and the waiting time of its first job.
+
+    Args:
+        ready: Jobs whose dependencies have ended, and which are about to be enqueued.
+        rate_limited: Jobs that wait for a slot of one of RQ's rate limits.
+    """
 
     name: str
     queued: int
@@ -27,6 +36,8 @@ class QueueInfo:
     failed: int
     scheduled: int
     deferred: int
+    ready: int
+    rate_limited: int
     finished: int
     workers: int
     oldest_seconds: float | None
@@ -81,7 +92,8 @@ def take_snapshot(connection: Redis, more: tuple[str, ...] = ()) -> Snapshot:
         pipe.smembers(keys.QUEUES)
         pipe.smembers(keys.WORKERS)
         pipe.pttl(keys.SUSPENDED)
-        queue_keys, worker_keys, suspended = pipe.execute()
+        pipe.smembers(keys.LIMIT_NAMES)
+        queue_keys, worker_keys, suspended, limits = pipe.execute()
         names = sorted({decode(key).removeprefix(keys.QUEUE) for key in queue_keys} | set(more))
         records = sorted(map(decode, worker_keys))
         now = time.time()
@@ -95,23 +107,41 @@ def take_snapshot(connection: Redis, more: tuple[str, ...] = ()) -> Snapshot:
         for key in records:
             pipe.hmget(key, *WORKER_FIELDS)
             pipe.smembers(key + keys.WORKER_EXECUTIONS)
+        for limit in limits:
+            pipe.zcard(keys.limit_waiting(decode(limit)))
         rows = pipe.execute()
+        waiting = {limit: count for limit, count in zip(limits, rows[len(rows) - len(limits) :], strict=True) if count}
+        rows = rows[: len(rows) - len(limits)]
         width = 2 + 2 * len(keys.REGISTRIES)
         cells = [rows[i * width : (i + 1) * width] for i in range(len(names))]
         for row in cells:
             pipe.hget(keys.JOB + decode(row[1]), "enqueued_at")
         first = pipe.execute() if cells else []
     workers = _workers(records, rows[len(names) * width :], now)
+    rate_limited = _count_rate_limited(connection, waiting)
     listening = Counter(queue for worker in workers for queue in worker.queues)
     queues = [
-        _queue(name, row, listening[name], decode(enqueued), now)
+        _queue(name, row, listening[name], rate_limited[name], decode(enqueued), now)
         for name, row, enqueued in zip(names, cells, first, strict=True)
     ]
     left = suspended / 1000 if suspended > 0 else None
     return Snapshot(tuple(queues), tuple(workers), suspended != -2, left)
 
 
-def _queue(name: str, row: list[Any], workers: int, enqueued: str, now: float) -> QueueInfo:
+def _count_rate_limited(connection: Redis, waiting: Mapping[bytes, int]) -> Counter[str]:
+    """The number of jobs that wait for a rate limit, by queue: the jobs of all queues wait for a limit together."""
+    counts: Counter[str] = Counter()
+    for limit, number in waiting.items():
+        for first in range(0, number, _BATCH):
+            with connection.pipeline(transaction=False) as pipe:
+                waiting_ids: list[Any] = connection.zrange(keys.limit_waiting(decode(limit)), first, first + _BATCH - 1)
+                for job_id in waiting_ids:
+                    pipe.hget(keys.JOB + decode(job_id), "origin")
+                counts.update(decode(origin) for origin in pipe.execute() if origin)
+    return counts
+
+
+def _queue(name: str, row: list[Any], workers: int, rate_limited: int, enqueued: str, now: float) -> QueueInfo:
     counts = dict(zip(keys.REGISTRIES, zip(row[2::2], row[3::2], strict=True), strict=True))
     # Scores of these two registries are expiry times; those of the others are not.
     unexpired = {
@@ -126,6 +156,8 @@ def _queue(name: str, row: list[Any], workers: int, enqueued: str, now: float) -
         failed=sizes["failed"],
         scheduled=sizes["scheduled"],
         deferred=sizes["deferred"],
+        ready=sizes["ready"],
+        rate_limited=rate_limited,
         finished=sizes["finished"],
         workers=workers,
         oldest_seconds=max(0.0, now - enqueued_at) if row[0] and enqueued_at else None,

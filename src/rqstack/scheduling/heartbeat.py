@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 from rqstack.transport import keys
+from rqstack.transport.schema import VERSION
 from rqstack.transport.timestamps import format_seconds
 
 
@@ -34,6 +35,7 @@ class Heartbeat:
             "pid": str(os.getpid()),
             "birth": self.birth,
             "last_heartbeat": format_seconds(time.time()),
+            "schema": str(VERSION),
         }
         others = [key for key in connection.smembers(keys.SCHEDULERS) if key.decode() != self.key]
         expired = [key for key in others if not connection.exists(key)]

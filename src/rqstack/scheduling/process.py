@@ -13,6 +13,7 @@ from types import FrameType
 from redis import Redis
 from redis.exceptions import RedisError
 
+from rqstack.errors import BrokerUnavailable, IncompatibleSchema
 from rqstack.registry.code_version import code_version
 from rqstack.scheduling.cron_loader import CronLoader
 from rqstack.scheduling.delayed import DelayedJobs
@@ -20,7 +21,7 @@ from rqstack.scheduling.heartbeat import Heartbeat
 from rqstack.scheduling.scripts import NEXT_DUE
 from rqstack.scheduling.table import CronTable
 from rqstack.settings import Settings, get_settings
-from rqstack.transport import keys
+from rqstack.transport import keys, schema
 from rqstack.transport.client import connect, explain
 
 log = logging.getLogger("rqstack.scheduler")
@@ -81,6 +82,7 @@ class SchedulerProcess:
         self.table = CronTable(self.connection)
         self.delayed_jobs = DelayedJobs(self.connection, self.settings.job_timeout)
         self.heartbeat = Heartbeat(max(2 * self.settings.dead_after, 3 * self.settings.heartbeat), name)
+        self._schema = schema.SharedSchema(self.settings)
         self._loader = CronLoader(self.settings)
         self._code_version = ""
         # Times on the monotonic clock.
@@ -102,6 +104,9 @@ class SchedulerProcess:
                 time.sleep(self._cycle_or_back_off())
         except _Stop:
             pass
+        except (BrokerUnavailable, IncompatibleSchema) as error:
+            log.error("%s", error)
+            return error.exit_code
         finally:
             self._close()
         log.info("scheduler %s stopped", self.heartbeat.name)
@@ -125,6 +130,8 @@ class SchedulerProcess:
     def _cycle(self) -> float:
         started = time.monotonic()
         if started >= self._next_heartbeat:
+            if not self._schema.join(self.connection):
+                return schema.POLL_INTERVAL
             self.heartbeat.beat(self.connection)
             self._next_heartbeat = started + self.settings.heartbeat
         self._load_table()

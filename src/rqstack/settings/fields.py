@@ -15,14 +15,23 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from msgspec import Meta, field
 
 from rqstack.errors import SettingsError
+from rqstack.settings.cluster_url import is_cluster, node_urls
 from rqstack.settings.defaults import DEAD_AFTER, REDIS_URL
 from rqstack.settings.loader import PREFIX, SecretStr, SettingsBase, declared_settings, group, load
 from rqstack.settings.sources import framework_settings
 
 
 def _check_redis_url(value: str) -> None:
+    if is_cluster(value):
+        for node in node_urls(value):
+            if not urlsplit(node).netloc.rpartition("@")[2]:
+                raise ValueError("a URL whose hosts are separated by one comma each")
+            _check_redis_url(node)
+            if urlsplit(node).path.strip("/") not in ("", "0") or "db" in parse_qs(urlsplit(node).query):
+                raise ValueError("a URL without a database number: a cluster has one database only")
+        return
     if not value.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("a URL that starts with redis://, rediss:// or unix://")
+        raise ValueError("a URL that starts with redis://, rediss://, unix://, redis+cluster:// or rediss+cluster://")
     try:
         parts = urlsplit(value)
         readable = parts.port != 0
@@ -58,7 +67,9 @@ _logs = group("Logs")
 class Settings(SettingsBase, frozen=True):
     """Settings of producers, workers, the scheduler and commands."""
 
-    redis_url: Annotated[RedisUrl, _redis("Where Redis is.")] = field(default=REDIS_URL, name="REDIS_URL")
+    redis_url: Annotated[RedisUrl, _redis("Where Redis is; redis+cluster://host:port,host:port for a cluster.")] = (
+        field(default=REDIS_URL, name="REDIS_URL")
+    )
     redis_username: Annotated[str | None, _redis("The ACL user, where REDIS_URL names none.")] = field(
         default=None, name="REDIS_USERNAME"
     )

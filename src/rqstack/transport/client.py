@@ -11,6 +11,8 @@ from redis.retry import Retry
 
 from rqstack.errors import BrokerUnavailable
 from rqstack.settings import get_settings
+from rqstack.settings.cluster_url import is_cluster
+from rqstack.transport import keys
 
 if TYPE_CHECKING:
     from rqstack.settings import Settings
@@ -25,6 +27,9 @@ def connect(settings: Settings | None = None, *, retries: int = 3, **options: An
         settings: Default: `get_settings()`.
         retries: Times a command is sent again after a lost connection, with exponential backoff. 0 for none.
         options: Passed to `redis.Redis`, and win over what is set here.
+
+    Raises:
+        SettingsError: The URL is that of a cluster, and RQ_KEY_PREFIX has no hash tag.
     """
     settings = settings or get_settings()
     given: dict[str, Any] = {
@@ -42,7 +47,20 @@ def connect(settings: Settings | None = None, *, retries: int = 3, **options: An
         given["username"] = settings.redis_username
     if settings.redis_password and not url.password:
         given["password"] = settings.redis_password.get_secret_value()
+    if is_cluster(settings.redis_url):
+        from rqstack.transport.cluster import connect_to_cluster
+
+        return connect_to_cluster(settings.redis_url, **(given | options))
     return Redis.from_url(settings.redis_url, **(given | options))
+
+
+def client_url(client: Redis) -> str:
+    """The URL of the Redis that somebody else's client is for; "" if its pool chooses one, as with Sentinel."""
+    options = client.connection_pool.connection_kwargs
+    if path := options.get("path"):
+        return f"unix://{path}"
+    host, port, database = options.get("host"), options.get("port", 6379), options.get("db") or 0
+    return f"redis://{host}:{port}/{database}" if host else ""
 
 
 def safe_url(url: str) -> str:
@@ -83,5 +101,10 @@ def explain(error: Exception, url: str) -> BrokerUnavailable:
         )
     if isinstance(error, exceptions.ReadOnlyError) or "READONLY" in str(error):
         return BrokerUnavailable(f"{where} is a replica, which takes no new jobs. Set REDIS_URL to its primary.")
+    if isinstance(error, exceptions.AskError | exceptions.ClusterCrossSlotError) and not is_cluster(url):
+        prefix = "" if keys.HASH_TAG else " and RQ_KEY_PREFIX one with a hash tag, such as {rq}"
+        return BrokerUnavailable(
+            f"{where} is a node of a Redis Cluster. Set REDIS_URL to redis+cluster:// with its nodes{prefix}."
+        )
     reason = str(error).rstrip(".") or type(error).__name__
     return BrokerUnavailable(f"{where} cannot be reached: {reason}. Is it running? Check REDIS_URL.")

@@ -6,9 +6,10 @@ rqstack's keys, with the default prefix `rq`:
 
 | key | type | content |
 |---|---|---|
+| `rqstack:schema` | hash | version of the data, and the oldest that may share it (see transport/schema.py) |
 | `rqstack:supervisors` | sorted set | supervisor id, scored by its last heartbeat on Redis's clock |
 | `rqstack:supervisors:dead` | sorted set | dead supervisors that are checked once more before they are forgotten |
-| `rqstack:supervisor:<id>` | hash | its queues, workers and host |
+| `rqstack:supervisor:<id>` | hash | its queues, workers, host and schema version |
 | `rqstack:running:<id>` | hash | worker -> the lease of the job that it runs (see claim.lua) |
 | `rqstack:claim:<owner>:<queue key>` | list | jobs that Redis moved to an idle worker, or to a supervisor of one |
 | `rqstack:crashes:<job id>` | hash | how often a job has killed its process, and in which execution last; for a day |
@@ -20,7 +21,7 @@ rqstack's keys, with the default prefix `rq`:
 | `rqstack:cron:state:<id>` | hash | last firing that was decided, last job, counts of fired and skipped |
 | `rqstack:cron:mark` | string | exists while the declared table is in Redis; gone after a FLUSHALL |
 | `rqstack:schedulers` | set | the keys of scheduler processes |
-| `rqstack:scheduler:<name>` | hash | hostname, pid, birth, last_heartbeat; expires when the process is dead |
+| `rqstack:scheduler:<name>` | hash | hostname, pid, birth, last_heartbeat, schema; expires when the process is dead |
 | `rqstack:ratelimit:…` | | rate limits: moving windows of the limits library, and turns (reserve_turn.lua) |
 | `rqstack:messages:<queue>` | list | message backend |
 """
@@ -37,6 +38,10 @@ PREFIX = os.environ.get("RQ_KEY_PREFIX", "rq")
 if not PREFIX or not all(char in "_.:{}-" or (char.isascii() and char.isalnum()) for char in PREFIX):
     # RQ's own rule, without its regular expression: `rqstack health` imports this module every few seconds.
     raise SettingsError(f"RQ_KEY_PREFIX: {PREFIX!r} is not allowed. Use letters, digits and _ . : - {{ }} only.")
+
+_tag, _close, _ = PREFIX.partition("{")[2].partition("}")
+HASH_TAG = _tag if _close else ""
+"""The part of the prefix that decides the slot of all keys in a Redis Cluster; "" if there is none."""
 
 STACK = f"{PREFIX}stack:"
 """The prefix of what rqstack adds."""
@@ -63,11 +68,16 @@ REGISTRIES = {
     "scheduled": SCHEDULED,
     "deferred": f"{PREFIX}:deferred:",
     "finished": f"{PREFIX}:finished:",
+    "ready": f"{PREFIX}:ready:",
 }
 """The prefix of RQ's registry of each status."""
 
+LIMIT_NAMES = f"{PREFIX}:rl-keys"
+"""Set of the names of RQ's rate limits."""
+
 # -- rqstack's
 
+SCHEMA = f"{STACK}schema"
 SUPERVISORS = f"{STACK}supervisors"
 DEAD_SUPERVISORS = f"{STACK}supervisors:dead"
 METRICS = f"{STACK}metrics"
@@ -81,6 +91,11 @@ SCHEDULERS = f"{STACK}schedulers"
 SCHEDULER = f"{STACK}scheduler:"
 RATE_LIMIT = f"{STACK}ratelimit"
 MESSAGES = f"{STACK}messages:"
+
+
+def limit_waiting(name: str) -> str:
+    """Sorted set of the jobs of all queues that wait for a slot of one of RQ's rate limits."""
+    return f"{PREFIX}:rl:{name}:rate_limited"
 
 
 def supervisor(supervisor_id: str) -> str:

@@ -90,7 +90,10 @@ class RawConnection:
             # redis-py has connected and logged in. From here on its own calls would take as long as the rest of a job,
             # and its buffers more memory than all else here.
             self._socket, connection._sock = connection._sock, None
-            self._reader = hiredis.Reader(replyError=_reply_error)
+            slot_lost = getattr(connection, "slot_lost", None)  # of a cluster
+            self._reader = hiredis.Reader(
+                replyError=(lambda text: slot_lost(text) or _reply_error(text)) if slot_lost else _reply_error
+            )
 
     def close(self) -> None:
         """Disconnect."""
@@ -148,6 +151,8 @@ class RawConnection:
                 raise kind(f"Error while reading from socket: {error}") from error
             raise
         if isinstance(reply, RedisError):
+            if isinstance(reply, Lost):
+                self.close()
             raise reply
         return reply
 

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 _PREFIX = "<prefix>"
 
+_GUARD = """\
+-- While the slot of all keys moves to another node of a cluster, access to a key that is not there is an error. This
+-- key is never there, so the script fails here, before its first write, until the slot has moved.
+redis.call('EXISTS', '<prefix>stack:never')
+"""
+
 
 class Function:
     """Files of a script that become the body of one Lua function.
@@ -46,6 +52,8 @@ class Script:
     def __init__(self, *parts: str | Function, tail: str = "") -> None:
         texts = [part.text if isinstance(part, Function) else _read([part]) for part in parts]
         text = "\n".join([*texts, tail] if tail else texts)
+        if keys.HASH_TAG:
+            text = f"{_GUARD}\n{text}"
         self.source = text.replace(_PREFIX, keys.PREFIX).encode()
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
         self._script: RedisScript | None = None

@@ -115,11 +115,13 @@ def run_supervisor(
         RqstackError: The installed RQ is of a series that is not supported.
         SettingsError: What `RQSTACK_PRELOAD` names does not load.
         BrokerUnavailable: Redis refuses the user or the password.
+        IncompatibleSchema: The data in Redis is of a version that this release cannot share.
         WorkerError: A worker of this name is alive, or an exception handler does not import.
     """
     with _without_garbage_collection():
         from rqstack.transport.client import connect
         from rqstack.transport.rq_version import check_rq_version
+        from rqstack.transport.schema import SharedSchema
 
         check_rq_version()
         from rqstack.worker.limits import Limits
@@ -128,6 +130,7 @@ def run_supervisor(
     client = connect(settings, socket_timeout=10)
     if not _wait_for(client, settings):
         return 0
+    SharedSchema(settings).wait_to_join(client)
     count = processes or settings.processes
     workers = [_worker(client, settings, queues, label) for label in _names(name, count)]
     for worker in workers:

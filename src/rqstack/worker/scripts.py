@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rqstack.transport.schema import SCHEMA_LUA
 from rqstack.transport.scripts import Function, Script
 
 _LEASE = "worker/lua/lease.lua"
@@ -18,7 +19,7 @@ SETTLE = Script(
 )
 RELEASE = Script(*_RELEASE, "worker/lua/release.lua")
 RECOVER = Script(_LEASE, _PUT_BACK, "worker/lua/recover.lua")
-HEARTBEAT = Script(_LEASE, "worker/lua/heartbeat.lua")
+HEARTBEAT = Script(SCHEMA_LUA, _LEASE, "worker/lua/heartbeat.lua")
 
 EXECUTION_TTL = 90
 """Seconds until RQ's registries take an execution for abandoned, as RQ writes them; supervisors keep refreshing it."""

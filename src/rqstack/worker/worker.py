@@ -5,7 +5,11 @@ from __future__ import annotations
 from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
 from rq.worker.base import DequeueStrategy
 
+from rqstack.errors import BrokerUnavailable, IncompatibleSchema
+from rqstack.settings import get_settings
 from rqstack.transport import keys
+from rqstack.transport.client import client_url
+from rqstack.transport.schema import SharedSchema
 from rqstack.worker.base import BaseWorker
 from rqstack.worker.limits import Limits
 from rqstack.worker.supervisor.commands import CommandListener
@@ -37,6 +41,7 @@ class Worker(BaseWorker):
         """Work until stopped. Arguments and result as RQ's.
 
         Raises:
+            SystemExit: The data in Redis is of a version that this release cannot share.
             ValueError: A worker of this name is alive, the strategy is unknown, or the job class has keys of its own.
         """
         if self.job_class.redis_job_namespace_prefix != keys.JOB:
@@ -49,6 +54,11 @@ class Worker(BaseWorker):
                 f"Dequeue strategy {dequeue_strategy} is not allowed. Use `default`, `random` or `round_robin`."
             )
         self.work_strategy = DequeueStrategy(dequeue_strategy).value
+        try:
+            SharedSchema(get_settings(), client_url(self.connection)).wait_to_join(self.connection)
+        except (BrokerUnavailable, IncompatibleSchema) as error:
+            # RQ's command would print a traceback for any other exception.
+            raise SystemExit(f"Error: {error}") from None
         self.bootstrap(logging_level, date_format, log_format)
         if with_scheduler:
             self._start_scheduler(burst, logging_level, date_format, log_format)

@@ -1,7 +1,7 @@
 -- The heartbeat of a supervisor, its workers and the jobs that they run. Follows lease.lua.
 --
 -- KEYS[1]  rqstack:supervisors           sorted set: supervisor -> last heartbeat, by Redis's own clock
--- KEYS[2]  rqstack:supervisor:<id>       hash: queues, workers (JSON), hostname
+-- KEYS[2]  rqstack:supervisor:<id>       hash: queues, workers (JSON), hostname, schema
 -- KEYS[3]  rqstack:running:<id>          hash: worker -> lease
 -- ARGV[1]  supervisor id
 -- ARGV[2]  its queues, JSON
@@ -14,17 +14,22 @@
 -- ARGV[9]  seconds without a heartbeat after which a supervisor is dead
 -- ARGV[10] '1' to renew too what lasts for minutes, and to count the others
 -- ARGV[11] '1' if a job runs: its execution is renewed
+-- ARGV[12] schema version of the supervisor
+-- ARGV[13] lowest version that it can share the data with
 --
--- Returns {known, missing, dead, others, releasing}: known is 1 if the supervisor was on record, missing are workers
--- whose record is gone, dead are supervisors without a heartbeat for too long, others is how many other supervisors
--- there are, or nil if they were not counted, releasing is how many jobs have dependents that are still to be released.
+-- Returns {known, missing, dead, others, releasing, schema}: known is 1 if the supervisor was on record, missing are
+-- workers whose record is gone, dead are supervisors without a heartbeat for too long, others is how many other
+-- supervisors there are, or nil if they were not counted, releasing is how many jobs have dependents that are still to
+-- be released, schema is the answer of share_schema (transport/lua/schema.lua): if that is 'newer', nothing was done.
 
 local call = redis.call
+local schema = share_schema(tonumber(ARGV[12]), tonumber(ARGV[13]))
+if schema[1] == 'newer' then return {0, {}, {}, 0, 0, schema} end
 local time = call('TIME')
 local clock = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local known = 1 - call('ZADD', KEYS[1], clock, ARGV[1])
 local thorough = ARGV[10] == '1' or known == 0
-call('HSET', KEYS[2], 'queues', ARGV[2], 'workers', ARGV[3], 'hostname', ARGV[4])
+call('HSET', KEYS[2], 'queues', ARGV[2], 'workers', ARGV[3], 'hostname', ARGV[4], 'schema', ARGV[12])
 
 local missing = {}
 for _, worker in ipairs(cjson.decode(ARGV[3])) do
@@ -65,4 +70,4 @@ for i = 1, #leases, 2 do
   end
 end
 return {known, missing, call('ZRANGEBYSCORE', KEYS[1], '-inf', clock - tonumber(ARGV[9])),
-  thorough and call('ZCARD', KEYS[1]) - 1, call('HLEN', '<prefix>stack:releasing')}
+  thorough and call('ZCARD', KEYS[1]) - 1, call('HLEN', '<prefix>stack:releasing'), schema}

@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 
 from rqstack.transport import keys
 from rqstack.transport.errors import is_damage
+from rqstack.transport.schema import OLDEST, VERSION
 from rqstack.transport.timestamps import format_seconds
 from rqstack.worker.lease import Lease
 from rqstack.worker.scripts import EXECUTION_TTL, HEARTBEAT, RECOVER
@@ -34,6 +35,7 @@ class HeartbeatReply(NamedTuple):
         dead: Supervisors without a heartbeat for too long.
         others: How many other supervisors there are; None if it was not counted.
         releasing: How many jobs have dependents that are still to be released.
+        schema: For `SharedSchema.check`.
     """
 
     known: bool
@@ -41,6 +43,7 @@ class HeartbeatReply(NamedTuple):
     dead: list[str]
     others: int | None
     releasing: int
+    schema: Any
 
 
 class Recovery:
@@ -85,7 +88,7 @@ class Recovery:
         """
         names = (keys.SUPERVISORS, keys.supervisor(self._supervisor), keys.running(self._supervisor))
         now = time.time()
-        known, missing, dead, others, releasing = self._connection.run(
+        known, missing, dead, others, releasing, schema = self._connection.run(
             HEARTBEAT,
             (
                 len(names),
@@ -101,10 +104,17 @@ class Recovery:
                 str(self._dead_after),
                 "1" if thorough else "0",
                 "1" if busy else "0",
+                VERSION,
+                OLDEST,
             ),
         )
         return HeartbeatReply(
-            bool(known), [name.decode() for name in missing], [name.decode() for name in dead], others, releasing
+            bool(known),
+            [name.decode() for name in missing],
+            [name.decode() for name in dead],
+            others,
+            releasing,
+            schema,
         )
 
     def put_back(self, workers: Sequence[str], *, crashed: bool, fail: bool = False) -> list[Lease]:

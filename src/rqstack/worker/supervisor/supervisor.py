@@ -21,12 +21,15 @@ from rq.executions import Execution
 from rq.utils import now
 
 import rqstack.tasks  # noqa: F401 - what every module of tasks imports: once, before a forkserver is forked
+from rqstack.errors import IncompatibleSchema
 from rqstack.processes.exit_status import describe
 from rqstack.registry.code_version import release_name
 from rqstack.registry.discovery import autodiscover
 from rqstack.registry.preload import preload
 from rqstack.settings import Settings, get_settings
+from rqstack.transport.client import client_url
 from rqstack.transport.raw import RawConnection
+from rqstack.transport.schema import SharedSchema
 from rqstack.worker.batch_board import BatchBoard
 from rqstack.worker.horse.abandoned import AbandonedJob, failure_reason
 from rqstack.worker.horse.child import ChildFactory
@@ -102,6 +105,8 @@ class Supervisor:
         self._queue_wait = QueueWait(
             first.connection, self._id, first.queue_keys(), limits.block, self._scoreboard, len(workers)
         )
+        self._schema = SharedSchema(settings, client_url(workers[0].connection))
+        self._refusal: IncompatibleSchema | None = None
         self._commands = commands or CommandListener(workers)
         self._abandoned: dict[int, int] = {}
         self._stops: list[float] = []
@@ -130,6 +135,9 @@ class Supervisor:
 
         The first signal stops warmly: no new claims; what has not ended when the grace is nearly over is put back on
         its queue. A second one, a second later or more, puts back at once.
+
+        Raises:
+            IncompatibleSchema: A newer release uses this Redis now, so it has stopped.
         """
         previous = self._install_signals()
         # Freeze what is there now, so that the garbage collector does not copy the pages that horses share. (Collecting
@@ -154,6 +162,8 @@ class Supervisor:
             self._restore_signals(previous)
             os.close(self._wakeup)
             os.close(self._wake)
+        if self._refusal is not None:
+            raise self._refusal
 
     # -- the loop
 
@@ -307,6 +317,7 @@ class Supervisor:
             thorough = moment >= self._thorough_at
             busy = any(self._scoreboard.busy_since(slot.index) for slot in self._pool.slots)
             reply = self._recovery.heartbeat(names, thorough=thorough, busy=busy)
+            self._schema.check(reply.schema)
             if thorough:
                 self._thorough_at = moment + _THOROUGH
             for slot in self._pool.slots:
@@ -337,6 +348,12 @@ class Supervisor:
                 if thorough or not self._recovered or moment < self._check_dead_until:
                     self._abandon_for_dead(self._recovery.check_dead_again())
                 self._recovered = True
+        except IncompatibleSchema as error:
+            # A newer release has joined while this supervisor was away.
+            self._refusal = error
+            self._stops = self._stops or [time.monotonic()]
+            self._heartbeat_at = moment + settings.heartbeat
+            return
         except RedisError as error:
             self._log.warning("Redis is unavailable (%s); trying again", error)
             self._has_scripts = False

@@ -1,0 +1,1 @@
+"""Tasks of every kind, which touch nothing in Redis themselves."""
