@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-FAULTS = ("cut", "kill", "worker")
+FAULTS = {"cut": "cut", "away": "Redis away", "kill": "horse killed", "worker": "worker killed"}
 
 
 def crash_point_table(stats: Mapping[str, Iterable[Any]]) -> list[str]:
@@ -27,8 +27,8 @@ def crash_point_table(stats: Mapping[str, Iterable[Any]]) -> list[str]:
                     wrong += failures
     if not rows:
         return []
-    lines = [f"{'kind':17} {'outcome':17} {'cut':>17} {'horse killed':>17} {'worker killed':>17}"]
+    lines = [f"{'kind':17} {'outcome':17} " + " ".join(f"{title:>15}" for title in FAULTS.values())]
     for (kind, outcome), counts in sorted(rows.items()):
-        cells = " ".join(f"{counts.get(fault, '-'):>17}" for fault in FAULTS)
+        cells = " ".join(f"{counts.get(fault, '-'):>15}" for fault in FAULTS)
         lines.append(f"{kind:17} {outcome:17} {cells}")
     return [*lines, f"{total} crash points, {wrong} wrong"]

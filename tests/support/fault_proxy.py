@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 Fault = Callable[[int], bool]
-"""Called with the port of the client that sent the command; returns whether that connection ends there."""
+"""Called with the port of the client that sent the command; returns whether that connection ends there. Nothing passes
+the proxy until it returns."""
 
 
 class Moment(Enum):
@@ -53,6 +54,10 @@ def parse_request(frame: bytes) -> list[bytes]:
         parts.append(frame[line + 2 : line + 2 + length])
         at = line + 4 + length
     return parts
+
+
+Point = tuple[Moment, int | Callable[[], bool]]
+"""When a fault comes, and at which counted command: its number, or the first at which something is true."""
 
 
 @dataclass
@@ -102,8 +107,11 @@ class FaultProxy:
         self.names: list[str] = []
         """The counted requests, for messages."""
         self.fired = False
+        self._refused = 0
+        self._truncated: Moment | None = None
+        self._open = asyncio.Event()
         self._word = b""
-        self._at: tuple[Moment, int] | None = None
+        self._at: Point | None = None
         self._fault: Fault = self._cut
         self._learned: set[bytes] = set()
         self._connections: set[_Connection] = set()
@@ -115,12 +123,12 @@ class FaultProxy:
 
     # -- for tests
 
-    def arm(self, word: str, at: tuple[Moment, int] | None = None, fault: Fault | None = None) -> None:
+    def arm(self, word: str, at: Point | None = None, fault: Fault | None = None) -> None:
         """Count from now on.
 
         Args:
             word: What the ids of the jobs have in common.
-            at: When the fault comes, and at which counted command; None for never.
+            at: When the fault comes; None for never.
             fault: Default: all connections are cut.
         """
 
@@ -136,9 +144,35 @@ class FaultProxy:
         """Count no more."""
         self.arm("")
 
+    def go_away(self) -> None:
+        """As `be_away`, now."""
+        self._do(lambda: self.be_away(0))
+
     def cut(self) -> None:
         """Close every connection."""
         self._do(lambda: self._cut(0))
+
+    def truncate(self, moment: Moment) -> None:
+        """Pass on half of the next request or reply, and close its connection."""
+
+        def truncate() -> None:
+            self._truncated = moment
+
+        self._do(truncate)
+
+    def delay(self, seconds: float) -> None:
+        """Pass nothing on for some time."""
+
+        def delay() -> None:
+            self._open.clear()
+            self._loop.call_later(seconds, self._open.set)
+
+        self._do(delay)
+
+    def be_away(self, port: int) -> bool:
+        """A fault: close every connection, and those that come next too, as while Redis starts again."""
+        self._refused = 8
+        return self._cut(port)
 
     def close(self) -> None:
         """Close every connection, and accept no more."""
@@ -166,6 +200,7 @@ class FaultProxy:
 
     async def _main(self) -> None:
         self._stop = asyncio.Event()
+        self._open.set()
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = int(server.sockets[0].getsockname()[1])
         self._started.set()
@@ -176,6 +211,10 @@ class FaultProxy:
         await asyncio.gather(*others, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        if self._refused:
+            self._refused -= 1
+            client.transport.abort()
+            return
         try:
             from_redis, redis = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
@@ -195,6 +234,7 @@ class FaultProxy:
         data = bytearray()
         with contextlib.suppress(OSError):
             while received := await reader.read(1 << 20):
+                await self._open.wait()
                 data += received
                 start = 0
                 while start < len(data) and (end := frame_end(data, start)) is not None:
@@ -234,7 +274,7 @@ class FaultProxy:
             connection.pubsub = True
         connection.sent.extend(_Sent(b"", False) for _ in range(count))
         connection.sent.append(_Sent(signature, concerns))
-        connection.redis.write(frame)
+        self._write(connection, connection.redis, frame, Moment.REQUEST)
 
     def _reply(self, connection: _Connection, frame: bytes) -> None:
         if connection.client.is_closing():
@@ -246,11 +286,25 @@ class FaultProxy:
                 self._learned.add(sent.signature)
             if (named or sent.concerns) and self._word and self._is_due(Moment.REPLY) and self._fire(connection):
                 return
-        connection.client.write(frame)
+        self._write(connection, connection.client, frame, Moment.REPLY)
+
+    def _write(self, connection: _Connection, writer: asyncio.StreamWriter, frame: bytes, moment: Moment) -> None:
+        if self._truncated is moment:
+            self._truncated = None
+            writer.write(frame[: len(frame) // 2])
+            # What was written goes out before the connection closes; what comes the other way is lost.
+            other = connection.client if writer is connection.redis else connection.redis
+            other.transport.abort()
+            writer.close()
+            return
+        writer.write(frame)
 
     def _is_due(self, moment: Moment) -> bool:
         self.seen[moment] += 1
-        return not self.fired and self._at == (moment, self.seen[moment])
+        if self.fired or self._at is None or self._at[0] is not moment:
+            return False
+        which = self._at[1]
+        return which() if callable(which) else which == self.seen[moment]
 
     def _fire(self, connection: _Connection) -> bool:
         """Do the fault. Returns whether the command, or its reply, goes no further."""

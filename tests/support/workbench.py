@@ -67,15 +67,12 @@ class Workbench:
             self.folder.cleanup()
 
     def start_worker(self) -> None:
-        """Start a worker if none runs, and wait until it is idle."""
+        """Start a worker if none runs, and wait until it works and the dead ones are taken over."""
         self.fleet.running[:] = [each for each in self.fleet.running if each.poll() is None]
         if not self.fleet.running:
             self.fleet.start(1, horses=1, queues=("default", "other"))
-        self.fleet.until(self._is_idle, 30)
-
-    def _is_idle(self) -> bool:
-        records = [self.redis.hget(key, "state") for key in self.redis.smembers("rq:workers")]
-        return records == [b"idle"] and len(self.fleet.horses()) == 1
+            self.pass_barrier()
+        self.fleet.until(lambda: self.redis.zcard("rqstack:supervisors") == 1, 30)
 
     def queue(self, name: str = "default") -> Queue:
         """A queue of RQ's own, straight to Redis."""
@@ -123,7 +120,7 @@ class Workbench:
         drive: Callable[[], object] = lambda: None,
         seconds: float = 15,
     ) -> list[str]:
-        """Wait until all jobs have ended as expected and the worker is free. Returns what is wrong, after a while.
+        """Wait until all jobs have ended as expected or are late. Returns what is wrong.
 
         Args:
             expected: As `problems` takes; several, if each is allowed.

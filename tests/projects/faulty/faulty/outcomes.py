@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from faulty.tasks import note
 from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.exceptions import BusyLoadingError
+from redis.retry import Retry as RedisRetry
 from rq import Retry, get_current_job
 from rq.job import Job
 
+from faulty.tasks import note
 from rqstack import task
 
 _PATIENCE = 120.0
@@ -23,8 +26,12 @@ _PATIENCE = 120.0
 
 @contextmanager
 def _direct() -> Iterator[Redis]:
-    """Redis itself, past the proxy that stands before the worker: what a task reads is no part of the test."""
-    with Redis(port=int(os.environ["FAULTS_REDIS_PORT"])) as client:
+    """Redis itself, past the proxy that stands before the worker: what a task reads is no part of the test.
+
+    A Redis that is away is waited for.
+    """
+    retry = RedisRetry(ConstantBackoff(0.05), int(_PATIENCE / 0.05))
+    with Redis(port=int(os.environ["FAULTS_REDIS_PORT"]), retry=retry, retry_on_error=[BusyLoadingError]) as client:
         yield client
 
 
@@ -54,8 +61,8 @@ def fail() -> None:
 def fail_at_first() -> str:
     """Raises as long as its job has retries left."""
     note("begin")
-    with _direct() as redis:
-        if int(redis.hget(f"rq:job:{_job_id()}", "retries_left") or 0) > 0:
+    with _direct() as client:
+        if int(client.hget(f"rq:job:{_job_id()}", "retries_left") or 0) > 0:
             raise RuntimeError("as it should")
     return _job_id()
 
@@ -64,8 +71,8 @@ def fail_at_first() -> str:
 def ask_for_retry(interval: int = 0) -> str | Retry:
     """Asks for a retry until one is on record."""
     note("begin")
-    with _direct() as redis:
-        if not redis.exists(f"rq:results:{_job_id()}"):
+    with _direct() as client:
+        if not client.exists(f"rq:results:{_job_id()}"):
             return Retry(max=1, interval=interval)
     return _job_id()
 
@@ -89,9 +96,13 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@task(rate_limit="1/second")
-def once_a_second() -> str:
-    """Starts once a second; a job that is too early is snoozed."""
+def _rate(flag: str) -> str | None:
+    return None if Path(flag).exists() else "1/hour"
+
+
+@task(rate_limit=_rate)
+def limited(flag: str) -> str:
+    """Starts once, and then no more until a file is there: a job that is over the limit is snoozed."""
     note("begin")
     return _job_id()
 
