@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fault_run.account import Row
 from support.fleet import SETTINGS
 from support.paths import PROJECTS
 
@@ -29,7 +30,7 @@ os.environ |= {"RQSTACK_HOME": _home, "RQSTACK_SECRET_KEY": SETTINGS["RQSTACK_SE
 sys.path.insert(0, str(PROJECTS / "faulty"))
 
 from fault_run.faults import EVERYSEC, KINDS, Kind  # noqa: E402
-from fault_run.run import Report, Row, run  # noqa: E402
+from fault_run.run import Report, run  # noqa: E402
 
 
 def main() -> int:

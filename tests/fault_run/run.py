@@ -1,4 +1,4 @@
-"""Runs jobs under one kind of faults, and accounts for every job."""
+"""Runs jobs under one kind of faults."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from redis.exceptions import RedisError
 
+from fault_run.account import Row, account
 from fault_run.faults import Kind, Scene
 from fault_run.jobs import QUEUE, Producer
-from support.account import left
 from support.fault_proxy import FaultProxy
 from support.fleet import Fleet
 from support.projects import copy_project
 from support.redis_server import RedisServer
 from support.schedulers import Schedulers
-from support.settled import Ended, problems, read_ends
+from support.settled import problems
 
 WORKERS = 2
 SCHEDULERS = 2
@@ -30,44 +29,6 @@ BACKLOG = 100
 
 STUCK_AFTER = 45.0
 """Seconds without any job that ends, after which the rest is stuck."""
-
-SHOWN = 20
-"""Lines of details that are kept for each kind."""
-
-
-@dataclass
-class Row:
-    """A line of the table.
-
-    Args:
-        kind: The kind of fault.
-        jobs: Jobs that were enqueued.
-        faults: Faults that were done.
-        lost: Jobs that never ran, or whose outcome is not on record, or is another one.
-        twice: Jobs with a result more than there was an outcome.
-        stuck: Jobs that have not ended; and what is left of others in a registry.
-        again: Jobs that ran more often than their outcome asks for: this is allowed, as a killed job runs again.
-        seconds: How long it took.
-        gap: What is lost or doubled is documented.
-        details: What is wrong.
-    """
-
-    kind: str
-    jobs: int = 0
-    faults: int = 0
-    lost: int = 0
-    twice: int = 0
-    stuck: int = 0
-    again: int = 0
-    seconds: float = 0.0
-    gap: bool = False
-    details: list[str] = field(default_factory=list)
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether every job has ended once."""
-        return self.gap or not (self.lost or self.twice or self.stuck)
-
 
 Report = Callable[[int, int], None]
 """Told how many jobs have been enqueued, and how many have ended."""
@@ -122,7 +83,7 @@ def run(kind: Kind, jobs: int, seed: int, folder: Path, report: Report) -> Row:
         _await_all(scene, report)
         row.details += _stop(scene)
         row.jobs = len(producer.expected)
-        _account(scene, row)
+        account(row, fleet.client, producer.expected, producer.runs, fleet.begun())
     row.seconds = time.monotonic() - begun
     return row
 
@@ -186,35 +147,3 @@ def _stop(scene: Scene) -> list[str]:
         except Exception as error:
             wrong.append(f"a worker does not end: {error}")
     return wrong
-
-
-def _account(scene: Scene, row: Row) -> None:
-    """Count what was lost, recorded twice, or is stuck: each job once, the first that applies."""
-    expected = scene.producer.expected
-    client = scene.fleet.client
-    begun = scene.fleet.begun()
-    named = set()
-    for job, (status, results) in read_ends(client, list(expected)).items():
-        end = expected[job]
-        if status in ("queued", "started", "scheduled", "ready_to_enqueue", "rate_limited") or (
-            status == "deferred" != end.status
-        ):
-            row.stuck += 1
-        elif status != end.status or len(results) < len(end.results) or begun[job] < scene.producer.runs[job]:
-            row.lost += 1
-        elif results != list(end.results):
-            row.twice += 1
-        else:
-            row.again += begun[job] > scene.producer.runs[job]
-            continue
-        named.add(job)
-        row.details.append(f"{job} is {status} with {results}, ran {begun[job]} times; expected: {_text(end)}")
-    leftovers = [line for line in problems(client, expected) if not named.intersection(line.replace(":", " ").split())]
-    leftovers += [f"{key} is left" for key in left(client)]
-    row.stuck += len(leftovers)
-    row.details += leftovers
-    del row.details[SHOWN:]
-
-
-def _text(end: Ended) -> str:
-    return f"{end.status} with {list(end.results)}"
