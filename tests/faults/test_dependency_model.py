@@ -213,7 +213,7 @@ class Player:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("examples", [40, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [150, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_jobs_of_random_graphs_end_as_the_model_says(bench: Workbench, tmp_path: Path, examples: int) -> None:
     player = Player(bench, tmp_path)
 

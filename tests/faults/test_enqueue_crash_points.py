@@ -18,7 +18,7 @@ import pytest
 from redis import Redis
 from rq import Repeat
 from rq.group import Group
-from rq.job import Dependency
+from rq.job import Callback, Dependency
 from rq.rate_limit import RateLimit
 
 from rqstack.enqueue import get_queue
@@ -114,7 +114,7 @@ KINDS: dict[str, Callable[[Call], None]] = {
     "at front": partial(plain, at_front=True),
     "unique": partial(plain, unique=True),
     "retries": partial(plain, retries=2),
-    "callback": partial(plain, on_success="faulty.outcomes.succeeded"),
+    "callback": partial(plain, on_success=Callback("faulty.outcomes.succeeded")),
     "delayed": partial(plain, in_=timedelta(seconds=60)),
     "unique delayed": partial(plain, unique=True, in_=timedelta(seconds=60)),
     "parent ended": partial(with_parent, wait=True),

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from threading import Event
 
 import pytest
 from rq import Queue, Retry
@@ -149,8 +150,10 @@ def test_a_parent_that_is_changed_while_it_ends_is_recorded_once(bench: Workbenc
         bench.proxy.arm(f"{prefix}{number}-", (Moment.REQUEST, number), interfere)
         enqueue(bench, parent, args=(0.05,))
         enqueue(bench, child, depends_on=parent)
-        bench.fleet.until(lambda parent=parent: bench.redis.exists(f"rq:results:{parent}"), LATE)
         bench.fleet.until(lambda child=child: bench.redis.exists(f"rq:results:{child}"), LATE)
+        # The last commands come after the result.
+        bench.pass_barrier()
+        bench.proxy.disarm()
         fired = bench.proxy.fired
         if fired and change == "dependent":
             expected[late] = FINISHED
@@ -193,8 +196,9 @@ def test_a_worker_that_is_stopped_before_any_command_records_nothing_twice(
     while True:
         job = f"{prefix}{number}-job"
         end = FAILED if kind == "failing" else FINISHED
+        went_on = Event()
 
-        def stand_still(port: int, job: str = job) -> bool:
+        def stand_still(port: int, job: str = job, went_on: Event = went_on) -> bool:
             first = bench.fleet.running[0]
             tree = bench.fleet.tree(first)
             for pid in tree:
@@ -209,17 +213,20 @@ def test_a_worker_that_is_stopped_before_any_command_records_nothing_twice(
             finally:
                 for pid in tree:
                     os.kill(pid, signal.SIGCONT)
+                went_on.set()
             return False
 
         bench.proxy.arm(f"{prefix}{number}-", (Moment.REQUEST, number), stand_still)
         options = {"on_success": ON_SUCCESS} if kind == "callback" else {}
         enqueue(bench, job, FAIL if kind == "failing" else FINISH, **options)
         bench.fleet.until(lambda job=job: bench.redis.exists(f"rq:results:{job}"), 60)
-        # Its last commands come after the result.
         if not bench.proxy.fired:
+            # Its last commands come after the result.
             bench.pass_barrier()
+            bench.proxy.disarm()
         fired = bench.proxy.fired
         if fired:
+            assert went_on.wait(60)
             bench.fleet.until(lambda: bench.redis.zcard("rqstack:supervisors") == 2, 30)
             other = bench.fleet.running.pop()
             other.terminate()

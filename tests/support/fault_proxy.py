@@ -141,8 +141,12 @@ class FaultProxy:
         self._do(arm)
 
     def disarm(self) -> None:
-        """Count no more."""
-        self.arm("")
+        """Count no more; what was counted can still be read."""
+
+        def disarm() -> None:
+            self._word, self._at = b"", None
+
+        self._do(disarm)
 
     def go_away(self) -> None:
         """As `be_away`, now."""
