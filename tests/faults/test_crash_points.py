@@ -364,13 +364,16 @@ def run_case(
 
     began_again: list[bool] = []
     wrong = bench.until_settled([run.expected, *run.other], drive)
-    fired = bench.proxy.fired
-    names = bench.proxy.names
+    if fault == "worker":
+        bench.proxy.disarm()  # nobody would start the worker again
     if not wrong:
+        # The last commands come after the result, and before the next job.
         bench.start_worker()
         bench.pass_barrier()
         wrong = bench.until_settled([run.expected, *run.other], seconds=0)
     bench.proxy.disarm()
+    fired = bench.proxy.fired
+    names = bench.proxy.names
     if not wrong:
         notes = bench.journal(prefix)
         for job, count in hooks.counts.items():
