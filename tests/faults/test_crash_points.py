@@ -339,12 +339,27 @@ def webhooks() -> Iterator[Webhooks]:
 def run_case(
     case: Case, bench: Workbench, hooks: Webhooks, folder: Path, fault: str, at: tuple[Moment, int] | None
 ) -> tuple[list[str], bool]:
-    """Run a case with one fault.
+    """Run a case with one fault. Where something goes wrong, the worker is thrown away.
 
     Returns:
         What went wrong, and whether the fault came at all: the case may have fewer commands.
     """
     bench.open()
+    try:
+        wrong, fired = _run_case(case, bench, hooks, folder, fault, at)
+    except BaseException:
+        bench.close()
+        raise
+    if wrong:
+        bench.close()
+    else:
+        bench.forget()
+    return wrong, fired
+
+
+def _run_case(
+    case: Case, bench: Workbench, hooks: Webhooks, folder: Path, fault: str, at: tuple[Moment, int] | None
+) -> tuple[list[str], bool]:
     prefix = bench.prefix()
     run = Run(bench, prefix, folder / f"{prefix}flag", hooks.url)
     bench.start_worker()
@@ -382,9 +397,6 @@ def run_case(
         wrong = check_notes(run, notes, exactly=not (killed and fired))
     if wrong:
         wrong = [f"{fault} {at[0].value} command {at[1]} of {names}" if at else "no fault", *wrong]
-        bench.close()
-    else:
-        bench.forget()
     return wrong, fired
 
 
