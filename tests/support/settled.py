@@ -26,6 +26,10 @@ _NEVER_LEFT = ("wip", "queue", "execution", "executions", "ready", "intermediate
 """Keys, by what follows the prefix, that are gone when no job waits or runs."""
 
 
+_COUNTED = ("crashes", "ratelimit")
+"""What rqstack counts of jobs; it expires."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """How one job must have ended.
@@ -90,15 +94,17 @@ def assert_settled(redis: Redis, expected: Mapping[str, Ended], prefix: str = "r
 
 
 def forget_jobs(redis: Redis, prefix: str = "rq") -> None:
-    """Delete all that concerns jobs; workers stay on record."""
-    kept = (f"{prefix}:worker", f"{prefix}stack:supervisor", f"{prefix}stack:running", f"{prefix}:queues")
-    keys = [key for key in redis.scan_iter(f"{prefix}*", count=10_000) if not key.startswith(_bytes(kept))]
+    """Delete all that concerns jobs; workers stay on record, and whatever else there is."""
+    of_jobs = {*_NEVER_LEFT, *_REGISTRY.values(), "job", "results", "rl", "rl-keys", "group", "groups"}
+    names = {f"{prefix}:{kind}" for kind in of_jobs} | {f"{prefix}stack:{kind}" for kind in _COUNTED}
+    depth = prefix.count(":") + 2
+    keys = [key for key in redis.scan_iter(f"{prefix}*", count=10_000) if _begin(key, depth) in names]
     if keys:
         redis.unlink(*keys)
 
 
-def _bytes(names: tuple[str, ...]) -> tuple[bytes, ...]:
-    return tuple(name.encode() for name in names)
+def _begin(key: bytes, parts: int) -> str:
+    return ":".join(key.decode(errors="replace").split(":")[:parts])
 
 
 def read_ends(redis: Redis, jobs: Sequence[str], prefix: str = "rq") -> dict[str, tuple[str, list[str]]]:
@@ -163,7 +169,7 @@ def _own_key(redis: Any, key: str, rest: str, known: set[str]) -> list[str]:
         return [f"{key} still has {held}"] if held else []
     if kind == "claim":
         return [f"{key} is left: {_content(redis, key)}"]
-    if kind in ("crashes", "ratelimit"):
+    if kind in _COUNTED:
         # They are counts over a length of time, and expire.
         return [] if redis.ttl(key) > 0 else [f"{key} never expires"]
     if kind in ("metrics", "supervisors", "supervisor", "schedulers", "scheduler", "cron"):
