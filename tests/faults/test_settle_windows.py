@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -83,20 +84,18 @@ def test_a_connection_lost_after_the_claim_is_no_failure_of_the_task(
 @pytest.mark.parametrize("fault", ["horse", "worker"])
 @pytest.mark.parametrize("task", [FAIL, DIE])
 def test_dependents_move_though_the_process_dies_once_the_failure_is_on_record(
-    bench: Workbench, prefix: str, task: str, fault: str
+    bench: Workbench, prefix: str, tmp_path: Path, task: str, fault: str
 ) -> None:
     parent = f"{prefix}parent"
     kill = bench.kill_sender if fault == "horse" else bench.kill_worker
     bench.proxy.arm(prefix, (Moment.REPLY, has_status(bench, parent, b"failed")), kill)
-    with bench.redis.pipeline() as pipeline:  # the parent first, so that it cannot end before it has a dependent
-        queue = Queue(connection=bench.redis)
-        queue.enqueue(task, job_id=parent, pipeline=pipeline)
-        pipeline.multi() if not pipeline.explicit_transaction else None
-        pipeline.lrem("rq:queue:default", 0, parent)
-        pipeline.execute()
+    # The horse is busy until the parent has its dependent.
+    gate, flag = "gate", tmp_path / "flag"
+    enqueue(bench, gate, "faulty.outcomes.hold", args=(str(flag),))
+    enqueue(bench, parent, task)
     child = enqueue(bench, f"{prefix}child", depends_on=Dependency([parent], allow_failure=True))
-    bench.redis.rpush("rq:queue:default", parent)
-    check(bench, {parent: FAILED, child: FINISHED})
+    flag.touch()
+    check(bench, {gate: FINISHED, parent: FAILED, child: FINISHED})
     assert bench.proxy.fired
 
 
