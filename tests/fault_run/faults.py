@@ -156,11 +156,13 @@ def truncate(scene: Scene, number: int) -> None:
 def scale_down(scene: Scene, number: int) -> None:
     """A worker is asked to end, and ends in peace; another one is started."""
     fleet = scene.fleet
+    # One that has just been started has nothing that it could lose.
+    fleet.until(lambda: fleet.client.zcard("rqstack:supervisors") >= len(fleet.running), 60)
     leaving = fleet.draw.choice(fleet.running)
     fleet.running.remove(leaving)
     leaving.terminate()
     try:
-        assert leaving.wait(60) == 0, fleet.tail()
+        assert (code := leaving.wait(60)) == 0, f"a worker that was asked to end ended with {code}"
     finally:
         if leaving.poll() is None:
             leaving.kill()

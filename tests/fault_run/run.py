@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -97,7 +98,11 @@ def _load(scene: Scene, kind: Kind, jobs: int, row: Row, report: Report) -> None
         thread = threading.Thread(target=_produce, args=(scene, slice_, report))
         thread.start()
         fleet.pause(0.0, 0.3)
-        kind.fault(scene, number)
+        try:
+            kind.fault(scene, number)
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            row.stuck += 1
+            row.details.append(f"{kind.fault.__name__}: {error}")
         row.faults += 1
         thread.join()
 
