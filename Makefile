@@ -9,7 +9,7 @@ START   = $(RUN) stack start --mode $(MODE) $(addprefix --scale ,$(SCALE))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup start stop status logs start-rq-mon stop-rq-mon deploy-tasks rollback-tasks test lint dashboards lock package-table diagram bench clean
+.PHONY: help setup start stop status logs start-rq-mon stop-rq-mon deploy-tasks rollback-tasks test lint dashboards lock package-table diagram bench faults clean
 
 help: ## Print this
 	@echo "make TARGET [MODE=auto|local|compose] [SCALE=worker=8] [PYTHON=python3]"
@@ -89,6 +89,9 @@ diagram: ## Draw docs/architecture.svg from its text (needs graphviz)
 
 bench: .venv/.installed-dev ## Benchmark against other task queues; QUICK=1 for a short run
 	@.venv/bin/python -m bench $(if $(QUICK),--quick) $(OPTIONS)
+
+faults: .venv/.installed-dev ## Run JOBS=6000 jobs under twelve kinds of faults, and account for each job
+	@PYTHONPATH=tests .venv/bin/python -m fault_run $(addprefix --jobs ,$(JOBS)) $(OPTIONS)
 
 clean: ## Remove environments and caches; keeps .env and var/
 	@rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

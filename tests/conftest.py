@@ -11,6 +11,7 @@ import pytest
 from redis import Redis
 
 from rqstack.settings import get_settings
+from support.crash_table import crash_point_table
 from support.redis_server import RedisServer
 
 
@@ -18,7 +19,8 @@ from support.redis_server import RedisServer
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Under xdist the tests of a file stay in one process, and those of compose too, as they share one engine.
 
-    Each module of RQ's tests is one test here, and goes wherever there is room.
+    Each module of RQ's tests is one test here, and goes wherever there is room; so does each kind of job with crash
+    points.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -26,7 +28,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             if nodeid.startswith(("tests/compose/", "tests/faults/test_container_faults")):
                 return "compose"
-            return nodeid if nodeid.startswith("tests/rq_suite/") else nodeid.partition("::")[0]
+            alone = nodeid.startswith(("tests/rq_suite/", "tests/faults/test_crash_points"))
+            return nodeid if alone else nodeid.partition("::")[0]
 
     # In their order, which begins with what takes longest: compose.
     config.option.loadscopereorder = False
@@ -49,6 +52,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
         terminalreporter.section("test time per suite (suites run side by side)")
     for suite, seconds in sorted(times.items(), key=lambda item: -item[1]):
         terminalreporter.line(f"{suite:12} {seconds:7.1f} s  {counts[suite]:5} tests")
+    if lines := crash_point_table(terminalreporter.stats):
+        terminalreporter.section("crash points: commands at which a fault was done, before them and after them")
+        terminalreporter.write("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="session")

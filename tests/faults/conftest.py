@@ -9,6 +9,7 @@ import pytest
 
 from support.fleet import Fleet
 from support.redis_server import RedisServer
+from support.workbench import Workbench
 
 
 @pytest.fixture
@@ -19,6 +20,16 @@ def fleet(own_redis: RedisServer, tmp_path: Path) -> Iterator[Fleet]:
         yield fleet
     finally:
         fleet.close()
+
+
+@pytest.fixture(scope="session")
+def bench() -> Iterator[Workbench]:
+    """A worker behind a proxy, for all tests of a test process."""
+    bench = Workbench()
+    try:
+        yield bench
+    finally:
+        bench.close()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,12 +18,14 @@ from rqstack import task
 _journal = os.open(os.environ.get("FAULTS_JOURNAL", os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
-def note(what: str) -> str:
-    """Write a line: what, job id, process, time. Returns the id."""
-    job = get_current_job()
-    assert job is not None
-    os.write(_journal, f"{what} {job.id} {os.getpid()} {time.time():.6f}\n".encode())
-    return job.id
+def note(what: str, job_id: str = "") -> str:
+    """Write a line: what, job id (that of the running job), process, time. Returns the id."""
+    if not job_id:
+        job = get_current_job()
+        assert job is not None
+        job_id = job.id
+    os.write(_journal, f"{what} {job_id} {os.getpid()} {time.time():.6f}\n".encode())
+    return job_id
 
 
 @task
