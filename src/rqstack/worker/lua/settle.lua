@@ -120,7 +120,7 @@ end
 
 local outcomes, releasing, has_no_lease = settle()
 if ARGV[10] ~= '1' then
-  if has_no_lease then note_idle() end
+  if has_no_lease and string.find(lease, '^[^=]') then note_idle() end
   return {outcomes, releasing}
 end
 local reply = claim(has_no_lease)
