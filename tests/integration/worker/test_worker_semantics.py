@@ -501,3 +501,12 @@ def test_a_busy_queue_costs_one_round_trip_a_job(own_site: Site) -> None:
     assert (reads(site.redis) - before) / len(names) < 1.1
     assert [name for name in names if site.status(name) != "finished"] == []
     assert site.stop(process) == 0
+
+
+def test_a_task_that_seeds_random_numbers_harms_no_other(running: Site) -> None:
+    ids = [enqueue(running, "seed", f"seed-{number}").id for number in range(20)]
+    for job in ids:
+        running.until_ended(job)
+        assert running.status(job) == "finished"
+    runs = [running.redis.xrange(f"rq:results:{job}")[0][1][b"execution_id"] for job in ids]
+    assert len(set(runs)) == len(ids)

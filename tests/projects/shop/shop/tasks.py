@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from typing import Any
 
@@ -209,3 +210,10 @@ def handler(job: Job, kind: type[BaseException], value: object, trace: object) -
     """An exception handler."""
     job.connection.rpush("handled", job.id)
     return False
+
+
+@task
+def seed() -> float:
+    """Draws the same number each time."""
+    random.seed(1)
+    return random.random()
