@@ -113,6 +113,7 @@ def test_a_stop_puts_back_what_has_not_begun(fleet: Fleet, tmp_path: Path) -> No
 def test_a_command_stops_the_one_that_runs(fleet: Fleet, tmp_path: Path) -> None:
     flag = tmp_path / "held"
     run_into(fleet, flag)
+    fleet.until(lambda: fleet.client.exists("rq:executions:held"))  # RQ's command asks for it
     send_stop_job_command(fleet.client, "held")
     fleet.until(lambda: statuses(fleet, ["held"]) == {b"stopped"})
     fleet.until(lambda: statuses(fleet, [*BEFORE, *AFTER]) == {b"finished"})

@@ -7,7 +7,11 @@ from rqstack.transport.scripts import Function, Script
 
 _LEASE = "worker/lua/lease.lua"
 _PUT_BACK = "worker/lua/put_back.lua"
-_CLAIM = (Function("check_lease()", _LEASE, "worker/lua/check_lease.lua"), "worker/lua/claim.lua")
+_CLAIM = (
+    "worker/lua/executions.lua",
+    Function("check_lease()", _LEASE, "worker/lua/check_lease.lua"),
+    "worker/lua/claim.lua",
+)
 _RELEASE = ("enqueue/lua/rate_limited.lua", "enqueue/lua/put_on_queue.lua", "enqueue/lua/dependents.lua")
 
 CLAIM = Script(*_CLAIM, tail="return claim()")

@@ -1,4 +1,5 @@
--- Take the next jobs for a horse: all or nothing. Follows check_lease.lua.
+-- Take the next jobs for a horse: all or nothing. Follows executions.lua and
+-- check_lease.lua.
 --
 -- KEYS[1]  rq:worker:<worker>             the worker's record, RQ's
 -- KEYS[2]  rqstack:running:<supervisor>   hash: worker -> its lease
@@ -46,7 +47,7 @@ end
 
 local function read_fields(id)
   return call('HMGET', '<prefix>:job:' .. id, 'data', 'timeout', 'result_ttl', 'enqueued_at', 'origin', 'status',
-    'started_at', 'success_callback_name', 'failure_callback_name', 'webhooks', 'rate_limit_key')
+    'started_at', 'success_callback_name', 'failure_callback_name', 'webhooks', 'rate_limit_key', 'meta')
 end
 
 -- Whether a job has nothing that few jobs have.
@@ -87,20 +88,16 @@ end
 
 -- Record that a job runs. Returns what a claim returns of it.
 local function start(queue, id, execution, f, seconds)
-  local worker, iso, now, ttl = ARGV[1], ARGV[4], ARGV[5], tonumber(ARGV[6])
-  local run, job_key = id .. ':' .. execution, '<prefix>:job:' .. id
-  local execution_key, executions_key = '<prefix>:execution:' .. run, '<prefix>:executions:' .. id
-  call('HSET', execution_key, 'id', execution, 'job_id', id, 'created_at', now, 'last_heartbeat', now,
-    'worker_name', worker)
-  call('EXPIRE', execution_key, ttl)
-  call('ZADD', executions_key, seconds + ttl + 60, execution)
-  call('EXPIRE', executions_key, ttl + 60)
-  call('ZADD', '<prefix>:wip:' .. queue, seconds + ttl, run)
-  call('SADD', KEYS[1] .. ':executions', run)
-  call('HSET', job_key, 'status', 'started', 'last_heartbeat', iso, 'started_at', iso, 'worker_name', worker)
+  local worker, iso, job_key = ARGV[1], ARGV[4], '<prefix>:job:' .. id
+  call('ZADD', '<prefix>:wip:' .. queue, seconds + ARGV[6], id .. ':' .. execution)
+  if ARGV[8] ~= '' and not f[12] then
+    call('HSET', job_key, 'status', 'started', 'last_heartbeat', iso, 'started_at', iso, 'worker_name', worker, 'meta',
+      ARGV[8])
+  else
+    call('HSET', job_key, 'status', 'started', 'last_heartbeat', iso, 'started_at', iso, 'worker_name', worker)
+  end
   call('PERSIST', job_key)
-  local meta = ARGV[8] ~= '' and call('HSETNX', job_key, 'meta', ARGV[8]) == 0
-  return job_reply(queue, id, execution, f, meta and '1' or '0')
+  return job_reply(queue, id, execution, f, ARGV[8] ~= '' and f[12] and '1' or '0')
 end
 
 -- The worker has no job.
@@ -155,8 +152,10 @@ local function claim(has_no_lease)
     end
     execution = string.sub(ARGV[3], 1, 30) .. string.format('%02x', #reply)
   end
+  if #reply == 2 then
+    write_execution(KEYS[1], ARGV[1], reply[2][2], reply[2][3], ARGV[5], seconds, tonumber(ARGV[6]))
+  end
   call('HSET', KEYS[2], ARGV[1], lease)
-  call('EXPIRE', KEYS[1] .. ':executions', ARGV[6])
   call('HSET', KEYS[1], 'state', 'busy', 'last_heartbeat', ARGV[4])
   return reply
 end

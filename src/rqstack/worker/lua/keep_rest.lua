@@ -1,5 +1,5 @@
 -- What is left of a worker's lease after its outcomes were recorded: the function keep_rest(recorded) of settle.lua,
--- which see. Follows lease.lua and put_back.lua.
+-- which see. Follows lease.lua, put_back.lua and executions.lua.
 --
 -- recorded   whether this call has recorded an outcome
 --
@@ -21,6 +21,9 @@ for place = #jobs, 1, -1 do
   end
 end
 if #kept > 0 and changed then
+  for _, job in ipairs(kept) do
+    write_execution(KEYS[1], ARGV[1], job[2], job[3], ARGV[5], tonumber(redis.call('TIME')[1]), tonumber(ARGV[6]))
+  end
   redis.call('HSET', KEYS[2], ARGV[1], lease_of(kept) .. '\0=' .. ARGV[3])
 end
 return #kept == 0

@@ -33,6 +33,8 @@
 
 local FIRST, SIZE = 14, 11
 local lease = call('HGET', KEYS[2], ARGV[1]) or ''
+-- Runs of a batch have no record of their own.
+local has_records = not string.find(lease, '%z[^=]')
 local finished, seconds = 0, 0
 
 -- Record that a job has finished which has nothing that few jobs have: the same as settle_any, in half the time.
@@ -51,9 +53,11 @@ local function settle_plain(at, run)
     or call('EXISTS', job_key .. ':dependents') == 1 or call('ZREM', '<prefix>:wip:' .. queue, run) == 0 then
     return false
   end
-  call('SREM', KEYS[1] .. ':executions', run)
-  call('DEL', '<prefix>:execution:' .. run)
-  call('ZREM', '<prefix>:executions:' .. id, execution)
+  if has_records then
+    call('SREM', KEYS[1] .. ':executions', run)
+    call('DEL', '<prefix>:execution:' .. run)
+    call('ZREM', '<prefix>:executions:' .. id, execution)
+  end
   call('HSET', job_key, 'status', 'finished', 'ended_at', ended, 'last_heartbeat', ended)
   if value == '' then
     call('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', 1, 'worker_name', worker, 'execution_id', execution,

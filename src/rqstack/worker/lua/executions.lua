@@ -1,0 +1,19 @@
+-- Writes the record of a run, as rq.executions.Execution.create does. Comes before the scripts that claim jobs.
+--
+-- Runs of a batch have none, which saves a fifth of Redis's time, until one of them turns out to be long.
+--
+-- worker_key, worker   rq:worker:<worker>, and its name
+-- now                  Unix seconds with a fraction, by the worker's clock
+-- seconds              Unix seconds, by Redis's clock
+-- ttl                  seconds until the run counts as abandoned
+local function write_execution(worker_key, worker, id, execution, now, seconds, ttl)
+  local run = id .. ':' .. execution
+  local execution_key, executions_key = '<prefix>:execution:' .. run, '<prefix>:executions:' .. id
+  redis.call('HSET', execution_key, 'id', execution, 'job_id', id, 'created_at', now, 'last_heartbeat', now,
+    'worker_name', worker)
+  redis.call('EXPIRE', execution_key, ttl)
+  redis.call('ZADD', executions_key, seconds + ttl + 60, execution)
+  redis.call('EXPIRE', executions_key, ttl + 60)
+  redis.call('SADD', worker_key .. ':executions', run)
+  redis.call('EXPIRE', worker_key .. ':executions', ttl)
+end
