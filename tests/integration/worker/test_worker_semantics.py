@@ -510,3 +510,15 @@ def test_a_task_that_seeds_random_numbers_harms_no_other(running: Site) -> None:
         assert running.status(job) == "finished"
     runs = [running.redis.xrange(f"rq:results:{job}")[0][1][b"execution_id"] for job in ids]
     assert len(set(runs)) == len(ids)
+
+
+def test_users_code_may_save_the_job_when_it_has_ended(running: Site) -> None:
+    """RQ's own documentation does: the status is written before the outcome is recorded."""
+    failed = enqueue(running, "fail", "failed", on_failure=Callback("shop.tasks.save_failed"))
+    finished = enqueue(running, "give", "finished", on_success=Callback("shop.tasks.save_finished"))
+    again = enqueue(running, "fail", "again", retry=Retry(1), on_failure=Callback("shop.tasks.save_failed"))
+    bad, good = running.queue().failed_job_registry, running.queue().finished_job_registry
+    running.until(lambda: {"failed", "again"} <= set(bad.get_job_ids()) and "finished" in good.get_job_ids())
+    for job, status, saved in ((failed, "failed", 1), (finished, "finished", 1), (again, "failed", 2)):
+        assert running.status(job.id) == status
+        assert running.job(job.id).meta["saved"] == saved

@@ -21,6 +21,13 @@ local function lease_of(jobs)
   return table.concat(lines, '\0')
 end
 
+-- Whether a job of these fields, status and worker_name, is not the worker's any more though its run is on record: it was
+-- enqueued again meanwhile, and may run elsewhere. (Users' code that saves the job may have written how it ended.)
+local AGAIN = {queued = true, scheduled = true, deferred = true, rate_limited = true, ready_to_enqueue = true}
+local function is_enqueued_again(status, runs_at, worker)
+  return AGAIN[status] or (status == 'started' and runs_at ~= worker)
+end
+
 -- Remove the record of a run that has ended, but for the registry of started jobs.
 local function forget_execution(worker_key, id, execution)
   redis.call('DEL', '<prefix>:execution:' .. id .. ':' .. execution)

@@ -197,7 +197,7 @@ local function record_outcome(o)
     return 'fenced'
   end
   if o.ran ~= '' and o.what ~= 'snoozed' then call('HINCRBYFLOAT', worker_key, 'total_working_time', o.ran) end
-  if record[1] ~= 'canceled' and (record[1] ~= 'started' or record[2] ~= ARGV[1]) then
+  if is_enqueued_again(record[1], record[2], ARGV[1]) then
     if o.what == 'finished' then
       add_result(o, 'finished')
     elseif o.what ~= 'snoozed' then

@@ -217,3 +217,12 @@ def seed() -> float:
     """Draws the same number each time."""
     random.seed(1)
     return random.random()
+
+
+def save_failed(job: Job, connection: Redis, *exc_info: object) -> None:
+    job.meta["saved"] = job.meta.get("saved", 0) + 1
+    job.save()
+
+
+def save_finished(job: Job, connection: Redis, result: object) -> None:
+    save_failed(job, connection)
