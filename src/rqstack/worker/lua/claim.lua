@@ -55,6 +55,11 @@ local function is_plain(f)
   return (f[8] or '') == '' and (f[9] or '') == '' and not f[10] and not f[11]
 end
 
+-- Whether a job may be one of several that are claimed at once. One that has run before may have ended its process.
+local function may_share(f)
+  return is_plain(f) and (f[7] or '') == ''
+end
+
 local function job_reply(queue, id, execution, f, meta)
   local extras = is_plain(f) and '' or call('HMGET', '<prefix>:job:' .. id, 'success_callback_name',
     'success_callback_timeout', 'failure_callback_name', 'failure_callback_timeout', 'webhooks', 'rate_limit_key')
@@ -143,10 +148,9 @@ local function claim(has_no_lease)
     local line = queue .. '\n' .. id .. ':' .. execution
     lease = lease and lease .. '\0' .. line or line
     -- One queue only, the first: a job of it that comes later must not wait for several of a lower priority.
-    if #reply > most or queue_key ~= KEYS[4] or not is_plain(f) then break end
+    if #reply > most or queue_key ~= KEYS[4] or not may_share(f) then break end
     id, f = pop(queue_key)
-    -- A job that has run before may have ended its process: it runs alone.
-    if id and not (is_plain(f) and (f[7] or '') == '') then
+    if id and not may_share(f) then
       call('LPUSH', queue_key, id)
       break
     end
