@@ -19,7 +19,7 @@
 --
 -- Returns one of:
 --   {'jobs', job, …}, each {queue, id, execution id, data, timeout, result_ttl, enqueued_at, meta, extras}: meta is '1'
---     if the job has meta of its own, so that ARGV[8] was not written; extras is a list of what few jobs have (see
+--     if the job has other meta than ARGV[8], which was not written then; extras is a list of what few jobs have (see
 --     job_reply), or '' for one that has none of it
 --   {'empty'}
 --   {'suspended'}
@@ -102,7 +102,9 @@ local function start(queue, id, execution, f, seconds)
     call('HSET', job_key, 'status', 'started', 'last_heartbeat', iso, 'started_at', iso, 'worker_name', worker)
   end
   call('PERSIST', job_key)
-  return job_reply(queue, id, execution, f, ARGV[8] ~= '' and f[12] and '1' or '0')
+  -- A run before this one has usually written the same.
+  local has_other_meta = ARGV[8] ~= '' and f[12] and f[12] ~= ARGV[8]
+  return job_reply(queue, id, execution, f, has_other_meta and '1' or '0')
 end
 
 -- The worker has no job.
