@@ -22,7 +22,9 @@ from bench.systems import OWN, PLACE, SYSTEMS, System
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=_Plain)
-    parser.add_argument("--quick", action="store_true", help="one pass, fewer jobs and peers: under three minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="one pass, fewer jobs, peers and measures: under five minutes"
+    )
     parser.add_argument("--passes", type=int, help="default: 3, or 1 with --quick")
     parser.add_argument("--systems", nargs="+", choices=[system.name for system in SYSTEMS], help="default: all")
     asked_only = [name for name, measure in MEASURES.items() if measure.named_only]
