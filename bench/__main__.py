@@ -15,18 +15,25 @@ import sys
 import time
 from pathlib import Path
 
-from bench.measures import FULL, MEASURES, OWN_MEASURES, QUICK
-from bench.report import OWN, Row, table
-from bench.systems import PLACE, SYSTEMS, System
+from bench.measures import FULL, MEASURES, QUICK
+from bench.report import Row, table
+from bench.systems import OWN, PLACE, SYSTEMS, System
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=_Plain)
-    parser.add_argument("--quick", action="store_true", help="one pass, fewer jobs and peers: under three minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="one pass, fewer jobs, peers and measures: under five minutes"
+    )
     parser.add_argument("--passes", type=int, help="default: 3, or 1 with --quick")
     parser.add_argument("--systems", nargs="+", choices=[system.name for system in SYSTEMS], help="default: all")
+    asked_only = [name for name, measure in MEASURES.items() if measure.named_only]
+    full_only = [name for name, measure in MEASURES.items() if measure.full_only]
     parser.add_argument(
-        "--measures", nargs="+", choices=list(MEASURES), help=f"default: all but {', '.join(OWN_MEASURES)}"
+        "--measures",
+        nargs="+",
+        choices=list(MEASURES),
+        help=f"default: all but {', '.join(asked_only)}; with --quick without {', '.join(full_only)}",
     )
     given = parser.parse_args()
     if not sys.platform.startswith("linux"):
@@ -39,7 +46,9 @@ def main() -> None:
     ]
     for system in systems:
         system.install()
-    names = given.measures or [name for name in MEASURES if name not in OWN_MEASURES]
+    names = given.measures or [
+        name for name, measure in MEASURES.items() if not (measure.named_only or (given.quick and measure.full_only))
+    ]
     rows = _measure(systems, names, given.passes or (1 if given.quick else 3), given.quick)
     print("\n" + table(rows, [system.name for system in systems]) + "\n\n" + _machine(systems))
 
@@ -59,12 +68,13 @@ def _measure(systems: list[System], names: list[str], passes: int, quick: bool) 
     for turn in range(passes):
         for name in names:
             for system in systems if turn % 2 == 0 else systems[::-1]:
-                if name in OWN_MEASURES and system.name != OWN:
+                measure = MEASURES[name]
+                if measure.systems and system.name not in measure.systems:
                     continue
                 if quick and name.startswith("kill") and system.name != OWN:
                     continue  # waiting for what does not come takes most of an hour of a full run
                 try:
-                    numbers = MEASURES[name](system, size)
+                    numbers = measure.take(system, size)
                 except Exception as error:
                     print(f"{name}: {system.name}: FAILED: {error}", file=sys.stderr, flush=True)
                     continue

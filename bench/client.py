@@ -4,6 +4,7 @@ python -m bench.client ADAPTER commands PROCESSES            the commands of its
 python -m bench.client ADAPTER enqueue KIND N one|bulk FILE  enqueue N jobs by the clock; ids of a sample into FILE
 python -m bench.client ADAPTER latency SAMPLES GAP           round trips of single jobs, GAP seconds apart
 python -m bench.client ADAPTER verify FILE                   read the sample's results by the system's own call
+python -m bench.client ADAPTER mixed JOBS BURST RATE         waits of short jobs; one job in 100 takes SLOW seconds
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bench.resp import Redis
 CHUNK = 1000
 SAMPLE = 50
 GIVE_UP = 30.0
+SLOW = 0.2
 
 
 def commands(adapter: Any, processes: str) -> dict[str, Any]:
@@ -66,10 +68,43 @@ def verify(adapter: Any, file: str) -> dict[str, Any]:
     return {"checked": len(pairs), "wrong": sum(adapter.result(job) != value for value, job in pairs)}
 
 
+def mixed(adapter: Any, count: str, burst: str, rate: str) -> dict[str, Any]:
+    """Enqueue `burst` jobs at once, so often that there are `rate` a second. One of each hundred is slow."""
+    chance = random.Random(7)
+    size, total = int(burst), int(count)
+    slow = {hundred + chance.randrange(100) for hundred in range(0, total, 100)}
+    handles: list[Any] = []
+    due = time.perf_counter()
+    for first in range(0, total, size):
+        time.sleep(max(due - time.perf_counter(), 0.0))
+        due += size / float(rate)
+        now = time.time()
+        values = [(now, SLOW if place in slow else 0.0) for place in range(first, first + size)]
+        handles += adapter.enqueue_bulk("mixed", values) if size > 1 else [adapter.enqueue("mixed", values[0])]
+    _await_results(adapter, adapter.ident(handles[-1]))
+    time.sleep(2 * SLOW)  # jobs before the last one may still run
+    waits = {place: adapter.result(adapter.ident(handle)) for place, handle in enumerate(handles)}
+    if missing := sum(wait is None for wait in waits.values()):
+        raise SystemExit(f"{missing} of {total} jobs have no result")
+    return {"waits": [wait for place, wait in waits.items() if place not in slow]}
+
+
+def _await_results(adapter: Any, job: str) -> None:
+    database, command = adapter.ready(job)
+    connection = Redis(int(os.environ["BENCH_PORT"]), database)
+    start = time.perf_counter()
+    while not connection(*command):
+        if time.perf_counter() - start > GIVE_UP:
+            raise SystemExit(f"no result after {GIVE_UP:.0f} s")
+        time.sleep(0.01)
+
+
 def main() -> None:
     # A process of its own, so that the adapter called `celery` does not hide the package of that name.
     adapter = importlib.import_module(f"bench.adapters.{sys.argv[1]}")
-    action = {"commands": commands, "enqueue": enqueue, "latency": latency, "verify": verify}[sys.argv[2]]
+    action = {"commands": commands, "enqueue": enqueue, "latency": latency, "verify": verify, "mixed": mixed}[
+        sys.argv[2]
+    ]
     print("\n@@" + json.dumps(action(adapter, *sys.argv[3:])))
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+import mmap
 import os
 import random
 import string
 import time
 from collections import Counter
+from pathlib import Path
 
 from bench.resp import Redis
 
 RUNS = "bench:runs"
 RUNS_DATABASE = 3
 SLOW_SECONDS = 4.0
+LIMIT = 8
+"""Slots of the concurrency limit: more than there are processes, so that it holds none of them up."""
 
 
 @functools.cache
@@ -36,6 +40,48 @@ def words(value: int) -> int:
 def nap(value: int) -> int:
     time.sleep(0.01)
     return value
+
+
+def short(value: int) -> int:
+    time.sleep(0.002)
+    return value
+
+
+def failing(value: int) -> int:
+    raise ValueError(f"job {value} fails")
+
+
+def flaky(value: int) -> int:
+    """Fails when it runs for the first time. What has run is in shared memory: asking Redis would be measured too."""
+    runs = _flags()
+    if not runs[value]:
+        runs[value] = 1
+        raise ValueError(f"job {value} fails once")
+    return value
+
+
+@functools.cache
+def _flags() -> mmap.mmap:
+    """One byte per job, shared by all processes."""
+    with Path(os.environ["BENCH_FLAGS"]).open("r+b") as file:
+        return mmap.mmap(file.fileno(), 0)
+
+
+def mixed(value: tuple[float, float]) -> float:
+    """Seconds from its enqueueing until it begins; then it sleeps.
+
+    Args:
+        value: When it was enqueued, in Unix seconds, and how long it sleeps.
+    """
+    enqueued, seconds = value
+    waited = time.time() - enqueued
+    if seconds:
+        time.sleep(seconds)
+    return waited
+
+
+def succeeded(job: object, connection: object, result: object) -> None:
+    """A callback."""
 
 
 def slow(value: int) -> int:

@@ -19,10 +19,28 @@ from typing import Any
 from bench import jobs
 from bench.processes import RedisServer, Workers
 from bench.resp import Redis
-from bench.systems import PLACE, ROOT, System
+from bench.systems import OWN, PLACE, ROOT, System
 
 Numbers = dict[str, float | None]
 STALLED = 60.0
+UNBATCHED = {"RQSTACK_BATCH": "1"}
+MIXED_RATE = 400
+"""Jobs per second: four of them take 0.2 s, so that the slow ones keep two processes busy for 40 % of the time."""
+
+
+class Stalled(RuntimeError):
+    """No more jobs are done, though some are left.
+
+    Args:
+        text: What to say.
+        count: How many are done.
+        changed: When the last one was done, by `time.perf_counter`.
+    """
+
+    def __init__(self, text: str, count: int, changed: float) -> None:
+        super().__init__(text)
+        self.count = count
+        self.changed = changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +56,26 @@ class Size:
     idle_seconds: float = 4.0
     settle: float = 1.5
     quiet_seconds: float = 300.0
+    mixed: int = 4_000
 
 
 FULL = Size()
-QUICK = Size(8_000, 3_000, 8_000, 100, 300, 1_000, 2.0, 1.0, 120.0)
+QUICK = Size(8_000, 3_000, 8_000, 100, 300, 1_000, 2.0, 1.0, 120.0, 2_000)
 
 
 class Bed:
-    """A Redis and a system, for one measure."""
+    """A Redis and a system, for one measure.
 
-    def __init__(self, system: System) -> None:
+    Args:
+        system: The system.
+        environment: Environment variables of its processes, beside the system's own.
+    """
+
+    def __init__(self, system: System, **environment: str) -> None:
         self.system = system
         self.redis = RedisServer()
         self.environment = system.variables(self.redis.port) | {"REDIS_URL": f"redis://127.0.0.1:{self.redis.port}/0"}
+        self.environment |= {"BENCH_FLAGS": str(Path(self.redis.folder) / "flags"), **environment}
         self.workers: list[Workers] = []
         self.file = str(Path(self.redis.folder) / "sample.json")
         PLACE.joinpath("home").mkdir(parents=True, exist_ok=True)
@@ -85,7 +110,7 @@ class Bed:
         self.looks += 1
         return int(self.results(*self.done_command))
 
-    def wait(self, total: int, pause: float = 0.005) -> list[tuple[float, int]]:
+    def wait(self, total: int, pause: float = 0.005, patience: float = STALLED) -> list[tuple[float, int]]:
         """Until so many results are stored. Returns when the count changed, and to what."""
         seen: list[tuple[float, int]] = []
         changed = time.perf_counter()
@@ -96,8 +121,9 @@ class Bed:
                 changed = now
             if count >= total:
                 return seen
-            if now - changed > STALLED:
-                raise RuntimeError(f"{self.system.name}: {count} of {total} jobs done, then none for {STALLED:.0f} s")
+            if now - changed > patience:
+                text = f"{self.system.name}: {count} of {total} jobs done, then none for {patience:.0f} s"
+                raise Stalled(text, count, changed)
             time.sleep(pause)
 
     def verify(self) -> None:
@@ -113,8 +139,8 @@ class Bed:
 
 
 @contextmanager
-def bed(system: System) -> Iterator[Bed]:
-    made = Bed(system)
+def bed(system: System, **environment: str) -> Iterator[Bed]:
+    made = Bed(system, **environment)
     try:
         yield made
     finally:
@@ -148,6 +174,60 @@ def drain(system: System, size: Size, processes: int) -> Numbers:
     """No-op jobs a second, all enqueued before the workers start."""
     with bed(system) as made:
         return _run(made, "noop", _jobs(system, size.drain), processes, verify=processes == 2)
+
+
+def unbatched(system: System, size: Size, processes: int) -> Numbers:
+    """As `drain`, with one job per call of Redis."""
+    with bed(system, **UNBATCHED) as made:
+        return _run(made, "noop", _jobs(system, size.drain), processes)
+
+
+def executions(system: System, size: Size, kind: str, runs: int) -> Numbers:
+    """Executions per second of jobs of a kind, two processes. For rqstack also: as a share of plain jobs' rate.
+
+    Plain jobs without batches are measured right before and right after, since the machine's speed wanders.
+
+    Args:
+        kind: What is enqueued.
+        runs: How many executions there are per job enqueued, callbacks included.
+    """
+    total = _jobs(system, size.drain) // runs
+    if system.name != OWN:
+        return {"rate": _execution_rate(system, kind, total, runs)}
+    before = _execution_rate(system, "noop", total * runs, 1, **UNBATCHED)
+    rate = _execution_rate(system, kind, total, runs)
+    after = _execution_rate(system, "noop", total * runs, 1, **UNBATCHED)
+    return {"rate": rate, "share": 2 * rate / (before + after)}
+
+
+def _execution_rate(system: System, kind: str, total: int, runs: int, **environment: str) -> float:
+    """From the moment that a job has left the queue until the last one has ended."""
+    ended = total * 2 if kind == "dependent" else total
+    with bed(system, **environment) as made:
+        Path(made.environment["BENCH_FLAGS"]).write_bytes(bytes(total))
+        made.enqueue(kind, total, "bulk" if kind in ("noop", "failing") else "one")
+        redis = made.redis.client
+        waiting = redis("LLEN", "rq:queue:default")
+        made.start(2)
+        given_up = time.perf_counter() + STALLED
+        while redis("LLEN", "rq:queue:default") == waiting:
+            if time.perf_counter() > given_up:
+                raise RuntimeError(f"{system.name}: no job began in {STALLED:.0f} s")
+            time.sleep(0.001)
+        start = time.perf_counter()
+        made.done_command = ["ZCARD", f"rq:{'failed' if kind == 'failing' else 'finished'}:default"]
+        loses = kind == "dependent" and system.name != OWN
+        try:
+            end, _ = made.wait(ended, patience=5.0 if loses else STALLED)[-1]
+        except Stalled as stall:
+            if not loses:
+                raise
+            # RQ's workers leave some dependents in its ready registry, for its maintenance to find: the others count.
+            end, found = stall.changed, stall.count
+            return found / (end - start)
+        if kind != "failing":
+            made.verify()
+    return total * runs / (end - start)
 
 
 def enqueue(system: System, size: Size) -> Numbers:
@@ -264,8 +344,37 @@ def _bare_rate() -> float:
 
 def sleep(system: System, size: Size) -> Numbers:
     """Jobs of 10 ms sleep a second, eight processes; the ideal is 800."""
-    with bed(system) as made:
-        return _run(made, "nap", max(200, int(size.naps / min(system.pace, 4))), 8)
+    return _sleeping(system, size, "nap", 8)
+
+
+def _sleeping(system: System, size: Size, kind: str, processes: int, **environment: str) -> Numbers:
+    with bed(system, **environment) as made:
+        return _run(made, kind, max(200, int(size.naps / min(system.pace, 4))), processes)
+
+
+def sleep2(system: System, size: Size, kind: str) -> Numbers:
+    """Jobs of a short sleep a second, two processes. For rqstack also: as a share of the rate without batches."""
+    numbers = _sleeping(system, size, kind, 2)
+    if system.name == OWN:
+        rate, single = numbers["rate"], _sleeping(system, size, kind, 2, **UNBATCHED)["rate"]
+        numbers["share"] = rate / single if rate and single else None
+    return numbers
+
+
+def mixed(system: System, size: Size, burst: int) -> Numbers:
+    """Milliseconds that short jobs wait beside slow ones, two processes; with batches, and without.
+
+    Args:
+        burst: How many jobs are enqueued at once.
+    """
+    numbers: Numbers = {}
+    for suffix, environment in (("", {}), (" unbatched", UNBATCHED)):
+        with bed(system, **environment) as made:
+            _warm(made, 2, 100, size.settle)
+            waits = sorted(made.client("mixed", size.mixed, burst, MIXED_RATE)["waits"])
+            numbers[f"p50{suffix}"] = 1000 * statistics.median(waits)
+            numbers[f"p99{suffix}"] = 1000 * waits[int(0.99 * (len(waits) - 1))]
+    return numbers
 
 
 def kill(system: System, size: Size, whole: bool) -> Numbers:
@@ -305,19 +414,51 @@ def _await_runs(redis: Redis, number: int, patience: float) -> list[str] | None:
     return None
 
 
-MEASURES: dict[str, Callable[[System, Size], Numbers]] = {
-    "drain2": lambda system, size: drain(system, size, 2),
-    "drain8": lambda system, size: drain(system, size, 8),
-    "enqueue": enqueue,
-    "latency": latency,
-    "idle": idle,
-    "cold": cold,
-    "words": words,
-    "sleep": sleep,
-    "kill-horse": lambda system, size: kill(system, size, whole=False),
-    "kill-worker": lambda system, size: kill(system, size, whole=True),
-    "connections": connections,
-}
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A measure, and when it is taken.
 
-OWN_MEASURES = ("connections",)
-"""Measures of rqstack alone, which are taken only when they are named: hundreds of processes, for minutes."""
+    Args:
+        take: Takes it.
+        systems: The systems that it is for; all if none are named.
+        full_only: Taken with `QUICK=1` only when it is named.
+        named_only: Taken only when it is named.
+    """
+
+    take: Callable[[System, Size], Numbers]
+    systems: tuple[str, ...] = ()
+    full_only: bool = False
+    named_only: bool = False
+
+
+_RQ_AND_OWN = (OWN, "rq SimpleWorker")
+
+
+def _kind(kind: str, runs: int = 1) -> Measure:
+    return Measure(lambda system, size: executions(system, size, kind, runs), _RQ_AND_OWN, full_only=True)
+
+
+MEASURES: dict[str, Measure] = {
+    "drain2": Measure(lambda system, size: drain(system, size, 2)),
+    "drain8": Measure(lambda system, size: drain(system, size, 8)),
+    "unbatched2": Measure(lambda system, size: unbatched(system, size, 2), (OWN,), full_only=True),
+    "unbatched8": Measure(lambda system, size: unbatched(system, size, 8), (OWN,), full_only=True),
+    "retry": _kind("flaky", 2),
+    "callback": _kind("callback", 2),
+    "dependent": _kind("dependent", 2),
+    "limit": _kind("limited"),
+    "failing": _kind("failing"),
+    "enqueue": Measure(enqueue),
+    "latency": Measure(latency),
+    "idle": Measure(idle),
+    "cold": Measure(cold),
+    "words": Measure(words),
+    "sleep": Measure(sleep),
+    "2ms": Measure(lambda system, size: sleep2(system, size, "short"), full_only=True),
+    "10ms": Measure(lambda system, size: sleep2(system, size, "nap"), full_only=True),
+    "mixed": Measure(lambda system, size: mixed(system, size, 1), (OWN,), full_only=True),
+    "mixed-bursts": Measure(lambda system, size: mixed(system, size, 100), (OWN,), full_only=True),
+    "kill-horse": Measure(lambda system, size: kill(system, size, whole=False)),
+    "kill-worker": Measure(lambda system, size: kill(system, size, whole=True)),
+    "connections": Measure(connections, (OWN,), named_only=True),
+}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-OWN = "rqstack"
+from bench.systems import OWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +31,47 @@ class Line:
     none: str = ""
 
 
+def _kind(text: str, measure: str) -> tuple[Line, Line]:
+    return (
+        Line(f"{text}, 2 processes, executions/s", measure, "rate", "5 x rq SimpleWorker"),
+        Line("the same, share of plain jobs without batches", measure, "share", "0.6"),
+    )
+
+
+def _mixed(text: str, measure: str) -> tuple[Line, ...]:
+    return tuple(
+        Line(f"{text}, {value} of the wait{without}, ms", measure, value + suffix, target, False)
+        for value in ("p50", "p99")
+        for without, suffix, target in (("", "", "as without batches"), (" without batches", " unbatched", ""))
+    )
+
+
 LINES = (
-    Line("drain of no-op jobs, 2 processes, jobs/s", "drain2", "rate", "2.0 x best peer"),
-    Line("the same, 8 processes", "drain8", "rate", "1.5 x best peer"),
+    Line("drain of no-op jobs, 2 processes, jobs/s", "drain2", "rate", "3.5 x best peer"),
+    Line("the same, 8 processes", "drain8", "rate", "3.5 x best peer"),
+    Line("the same without batches, 2 processes, jobs/s", "unbatched2", "rate", ""),
+    Line("the same without batches, 8 processes, jobs/s", "unbatched8", "rate", ""),
     Line("Redis round trips a job, busy queue", "drain2", "round_trips", "1.0", False),
     Line("worker CPU a job, ms", "drain2", "cpu_ms", "", False),
+    *_kind("jobs with a retry", "retry"),
+    *_kind("jobs with a success callback", "callback"),
+    *_kind("jobs with a dependent", "dependent"),
+    *_kind("jobs with a concurrency limit", "limit"),
+    *_kind("failing jobs", "failing"),
     Line("enqueue one by one, jobs/s", "enqueue", "one", "1.0 x best peer"),
     Line("enqueue in bulk, jobs/s", "enqueue", "bulk", "2.0 x rq"),
     Line("round trip when idle, p50 ms", "latency", "p50", "1.0 x best peer", False),
     Line("round trip when idle, p99 ms", "latency", "p99", "1.0 x best peer", False),
-    Line("memory of 8 idle workers after 100 jobs, PSS MB", "idle", "memory", "0.75 x best peer", False),
-    Line("worker command to first job done, s", "cold", "seconds", "1.0 x best peer", False),
+    Line("memory of 8 idle workers after 100 jobs, PSS MB", "idle", "memory", "0.65 x huey", False),
+    Line("worker command to first job done, s", "cold", "seconds", "1.2 x best peer", False),
     Line("word count of 100 KB, 2 processes, share of the bare loop", "words", "share", "0.95"),
     Line("10 ms sleep, 8 processes (ideal 800/s), jobs/s", "sleep", "rate", "780"),
+    Line("10 ms sleep, 2 processes (ideal 200/s), jobs/s", "10ms", "rate", ""),
+    Line("the same, share of the rate without batches", "10ms", "share", "1.0"),
+    Line("2 ms sleep, 2 processes (ideal 1,000/s), jobs/s", "2ms", "rate", ""),
+    Line("the same, share of the rate without batches", "2ms", "share", "1.0"),
+    *_mixed("no-op jobs beside 200 ms jobs, one by one", "mixed"),
+    *_mixed("no-op jobs beside 200 ms jobs, 100 at once", "mixed-bursts"),
     Line("kill -9 of the job's process: run again after s", "kill-horse", "seconds", "1", False, "not run again"),
     Line("kill -9 of the whole worker: run again after s", "kill-worker", "seconds", "20", False, "not run again"),
     Line("CPU of 8 idle workers, %", "idle", "cpu", "0", False),
@@ -77,7 +105,7 @@ def _values(rows: Sequence[Row], line: Line, system: str) -> dict[int, float | N
     return {
         row["pass"]: row["numbers"][line.number]
         for row in rows
-        if row["measure"] == line.measure and row["system"] == system
+        if row["measure"] == line.measure and row["system"] == system and line.number in row["numbers"]
     }
 
 

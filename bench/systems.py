@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / "var" / "bench"
+OWN = "rqstack"
 _HIREDIS = "hiredis==3.5.0"  # everywhere, so that no system is held back by the pure Python parser
 
 
@@ -87,11 +88,11 @@ def _rqstack() -> dict[str, str]:
     }
 
 
-_RQ = ("rq==2.12.0", _HIREDIS)
+_RQ = ("rq==3.0.0", _HIREDIS)
 _DRAMATIQ = ("dramatiq[redis]==2.2.1", _HIREDIS)
 
 SYSTEMS = (
-    System("rqstack", "rqstack", environment=_rqstack(), recovers=20, quick=True),
+    System(OWN, "rqstack", environment=_rqstack(), recovers=20, quick=True),
     System("rq Worker", "rq", _RQ, {"BENCH_WORKER": "rq.Worker"}, pace=20),
     System("rq SimpleWorker", "rq", _RQ, {"BENCH_WORKER": "rq.SimpleWorker"}, pace=4, quick=True),
     System("huey", "huey", ("huey==3.5.4", "redis==8.1.0", _HIREDIS), quick=True),

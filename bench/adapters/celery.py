@@ -13,7 +13,9 @@ from bench import jobs
 PORT = int(os.environ["BENCH_PORT"])
 DONE = (1, ["DBSIZE"])
 app = Celery("bench", broker=f"redis://127.0.0.1:{PORT}/0", backend=f"redis://127.0.0.1:{PORT}/1")
-tasks = {kind: app.task(name=f"bench.{kind}")(getattr(jobs, kind)) for kind in ("noop", "words", "nap", "slow")}
+tasks = {
+    kind: app.task(name=f"bench.{kind}")(getattr(jobs, kind)) for kind in ("noop", "words", "nap", "short", "slow")
+}
 
 
 def worker_commands(processes: int) -> list[list[str]]:

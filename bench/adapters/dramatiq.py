@@ -19,7 +19,9 @@ backend = RedisBackend(url=f"redis://127.0.0.1:{PORT}/1")
 broker = RedisBroker(url=f"redis://127.0.0.1:{PORT}/0")
 broker.add_middleware(Results(backend=backend))
 dramatiq.set_broker(broker)
-actors = {kind: dramatiq.actor(getattr(jobs, kind), store_results=True) for kind in ("noop", "words", "nap", "slow")}
+actors = {
+    kind: dramatiq.actor(getattr(jobs, kind), store_results=True) for kind in ("noop", "words", "nap", "short", "slow")
+}
 
 
 def worker_commands(processes: int) -> list[list[str]]:

@@ -11,7 +11,7 @@ from bench import jobs
 
 DONE = (0, ["HLEN", "huey.results.bench"])
 huey = RedisHuey("bench", host="127.0.0.1", port=int(os.environ["BENCH_PORT"]))
-tasks = {kind: huey.task()(getattr(jobs, kind)) for kind in ("noop", "words", "nap", "slow")}
+tasks = {kind: huey.task()(getattr(jobs, kind)) for kind in ("noop", "words", "nap", "short", "slow")}
 
 
 def worker_commands(processes: int) -> list[list[str]]:

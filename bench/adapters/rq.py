@@ -6,8 +6,9 @@ import os
 from typing import Any
 
 from redis import Redis
-from rq import Queue
+from rq import Queue, Retry
 from rq.job import Job
+from rq.rate_limit import RateLimit
 
 from bench import jobs
 
@@ -23,6 +24,15 @@ def worker_commands(processes: int) -> list[list[str]]:
 
 
 def enqueue(kind: str, value: int) -> Any:
+    match kind:
+        case "flaky":
+            return queue.enqueue(jobs.flaky, value, retry=Retry(max=1))
+        case "limited":
+            return queue.enqueue(jobs.noop, value, rate_limit=RateLimit("limited", jobs.LIMIT))
+        case "callback":
+            return queue.enqueue(jobs.noop, value, on_success=jobs.succeeded)
+        case "dependent":
+            return queue.enqueue(jobs.noop, value, depends_on=queue.enqueue(jobs.noop, value))
     return queue.enqueue(getattr(jobs, kind), value)
 
 

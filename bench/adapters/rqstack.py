@@ -19,10 +19,14 @@ def worker_commands(processes: int) -> list[list[str]]:
 
 
 def enqueue(kind: str, value: int) -> Any:
+    if kind == "callback":
+        return tasks.noop.enqueue((value,), on_success=tasks.succeeded)
+    if kind == "dependent":
+        return tasks.noop.enqueue((value,), depends_on=tasks.noop.delay(value))
     return getattr(tasks, kind).delay(value)
 
 
-def enqueue_bulk(kind: str, values: list[int]) -> list[Any]:
+def enqueue_bulk(kind: str, values: list[Any]) -> list[Any]:
     jobs: list[Any] = getattr(tasks, kind).enqueue_many([(value,) for value in values])
     return jobs
 

@@ -64,6 +64,18 @@ def holding(site: Site, job_id: str) -> int:
     return int(site.redis.lindex(f"holding:{job_id}", -1))
 
 
+def test_a_traceback_begins_at_the_task(running: Site) -> None:
+    """Unless the worker itself has raised it."""
+    enqueue(running, "fail", "fails")
+    enqueue(running, "of_no_such_name", "refused")
+    running.until_ended("fails", "refused")
+    head, place, *_ = running.job("fails").latest_result().exc_string.splitlines()
+    assert head == "Traceback (most recent call last):"
+    assert "/shop/tasks.py" in place
+    assert running.job("refused").latest_result().exc_string.startswith(head)
+    assert running.error("refused").startswith("rqstack.errors.UnknownTask")
+
+
 # -- the current job
 
 

@@ -250,7 +250,7 @@ class Horse:
     def _run_all(self, jobs: Sequence[Any]) -> None:
         """Run claimed jobs; those that there is no time for are put back with the next call."""
         board, index = self._board, self._index
-        began = time.monotonic()
+        start = began = time.monotonic()
         self._in_batch = len(jobs) > 1
         if self._in_batch:
             board.start(index, self._call_id, len(jobs), began)
@@ -268,15 +268,18 @@ class Horse:
             ended = time.monotonic()
             longest, began = max(longest, ended - began), ended
             first_ended = first_ended or ended
-        self._adapt(longest)
+        self._adapt(longest, (began - start) / len(self._ended))
 
-    def _adapt(self, longest: float) -> None:
+    def _adapt(self, longest: float, average: float = 0.0) -> None:
         """Claim more jobs at once while they are tiny; one as soon as one of them was not.
 
         Args:
             longest: Seconds that the longest of the last jobs took.
+            average: Seconds that they took on average: more than there is time for would be put back.
         """
-        most = min(self._most * 2, self._limits.batch) if longest < _TINY else 1
+        most = 1
+        if longest < _TINY:
+            most = min(self._most * 2, self._limits.batch, 1 + int(_UNRECORDED / max(average, 1e-6)))
         if (most > 1) != (self._most > 1):
             self._board.set_active(self._index, active=most > 1)
             if most > 1:

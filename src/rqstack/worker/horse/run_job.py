@@ -20,6 +20,7 @@ from rqstack.registry.discovery import resolve
 from rqstack.security import count_rejected
 from rqstack.transport.raw import Lost
 from rqstack.transport.timestamps import from_micros
+from rqstack.worker.horse import execute
 from rqstack.worker.horse.callbacks import call_back, check_names, handle_exception, send_webhooks
 from rqstack.worker.horse.execute import Executor, result_ttl, seconds
 from rqstack.worker.horse.lazy_job import changes, lazy_job
@@ -29,6 +30,8 @@ from rqstack.worker.outcome import Outcome
 if TYPE_CHECKING:
     from rqstack.worker.base import BaseWorker
     from rqstack.worker.horse.running import RunningJob
+
+_OWN_FILES = frozenset((__file__, execute.__file__))
 
 
 class JobRunner:
@@ -176,4 +179,8 @@ class JobRunner:
 
 
 def _text(error: BaseException) -> str:
-    return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    """The traceback of what a task has raised, from the task on: the worker's own frames take as long to format."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename in _OWN_FILES:
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))

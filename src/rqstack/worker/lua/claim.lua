@@ -19,7 +19,7 @@
 --
 -- Returns one of:
 --   {'jobs', job, …}, each {queue, id, execution id, data, timeout, result_ttl, enqueued_at, meta, extras}: meta is '1'
---     if the job has meta of its own, so that ARGV[8] was not written; extras is a list of what few jobs have (see
+--     if the job has other meta than ARGV[8], which was not written then; extras is a list of what few jobs have (see
 --     job_reply), or '' for one that has none of it
 --   {'empty'}
 --   {'suspended'}
@@ -53,6 +53,11 @@ end
 -- Whether a job has nothing that few jobs have.
 local function is_plain(f)
   return (f[8] or '') == '' and (f[9] or '') == '' and not f[10] and not f[11]
+end
+
+-- Whether a job may be one of several that are claimed at once. One that has run before may have ended its process.
+local function may_share(f)
+  return is_plain(f) and (f[7] or '') == ''
 end
 
 local function job_reply(queue, id, execution, f, meta)
@@ -97,7 +102,9 @@ local function start(queue, id, execution, f, seconds)
     call('HSET', job_key, 'status', 'started', 'last_heartbeat', iso, 'started_at', iso, 'worker_name', worker)
   end
   call('PERSIST', job_key)
-  return job_reply(queue, id, execution, f, ARGV[8] ~= '' and f[12] and '1' or '0')
+  -- A run before this one has usually written the same.
+  local has_other_meta = ARGV[8] ~= '' and f[12] and f[12] ~= ARGV[8]
+  return job_reply(queue, id, execution, f, has_other_meta and '1' or '0')
 end
 
 -- The worker has no job.
@@ -143,10 +150,9 @@ local function claim(has_no_lease)
     local line = queue .. '\n' .. id .. ':' .. execution
     lease = lease and lease .. '\0' .. line or line
     -- One queue only, the first: a job of it that comes later must not wait for several of a lower priority.
-    if #reply > most or queue_key ~= KEYS[4] or not is_plain(f) then break end
+    if #reply > most or queue_key ~= KEYS[4] or not may_share(f) then break end
     id, f = pop(queue_key)
-    -- A job that has run before may have ended its process: it runs alone.
-    if id and not (is_plain(f) and (f[7] or '') == '') then
+    if id and not may_share(f) then
       call('LPUSH', queue_key, id)
       break
     end
