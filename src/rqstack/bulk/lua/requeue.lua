@@ -15,8 +15,7 @@ for i = 5, #ARGV do
     local id = ARGV[i]
     local job = '<prefix>:job:' .. id
     if redis.call('ZSCORE', KEYS[1], id) then
-        local job_fields = redis.pcall('HMGET', job, 'origin', 'timeout', 'ttl', 'rate_limit_key',
-            'rate_limit_concurrency')
+        local job_fields = redis.pcall('HMGET', job, unpack(WAITING_FIELDS))
         if job_fields.err then
             if redis.call('TYPE', job).ok == 'hash' then
                 return job_fields
@@ -28,25 +27,14 @@ for i = 5, #ARGV do
         if kind ~= 'list' and kind ~= 'none' then
             return redis.error_reply('WRONGTYPE ' .. queue .. ' is not a list but a ' .. kind)
         end
-        local ttl = math.floor(tonumber(job_fields[3] or '0') or 0)
-        local slots = job_fields[4] and tonumber(job_fields[5] or '')
         redis.call('ZREM', KEYS[1], id)
         if job_fields[1] then
-            redis.call('HSET', job, 'started_at', '', 'ended_at', '', 'exc_info', ARGV[2], 'timeout',
-                job_fields[2] or ARGV[3])
-            if ttl > 0 and ttl < 1e10 then  -- beyond this Redis rejects the expiry
-                redis.call('EXPIRE', job, ttl)
-                redis.call('EXPIRE', job .. ':dependents', ttl)
-                redis.call('EXPIRE', '<prefix>:job:' .. ':' .. id .. ':dependencies', ttl)
+            redis.call('HSET', job, 'started_at', '', 'ended_at', '', 'exc_info', ARGV[2])
+            if limit_of(job_fields) then
+                redis.call('HSET', job, 'enqueue_at_front', 0)
             end
             redis.call('SADD', '<prefix>:queues', queue)
-            if slots then
-                redis.call('HSET', job, 'enqueue_at_front', 0)
-                enqueue_rate_limited(id, job_fields[4], slots, tonumber(ARGV[4]), ARGV[1])
-            else
-                redis.call('HSET', job, 'status', 'queued', 'enqueued_at', ARGV[1])
-                redis.call('RPUSH', queue, id)
-            end
+            put_on_queue(id, job_fields, false, ARGV[3], tonumber(ARGV[4]), ARGV[1])
             requeued = requeued + 1
         else
             expired = expired + 1

@@ -19,15 +19,14 @@ local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 
 for i = 1, #due, 2 do
     local id = due[i]
     local key = '<prefix>:job:' .. id
-    local job = redis.pcall('HMGET', key, 'enqueue_at_front', 'enqueue_at_front_on_retry', 'ended_at', 'ttl', 'timeout',
-        'data', 'rate_limit_key', 'rate_limit_concurrency')
+    local job = redis.pcall('HMGET', key, 'enqueue_at_front', 'enqueue_at_front_on_retry', 'ended_at', 'data')
     if job.err then
         if redis.call('TYPE', key).ok == 'hash' then
             return job
         end
         job = {}  -- the key exists but is not a hash, so it is not a job
     end
-    if not job[6] then
+    if not job[4] then
         -- RQ adds the id before it writes the job, so a missing job may still come.
         if tonumber(ARGV[1]) - tonumber(due[i + 1]) >= tonumber(ARGV[6]) then
             redis.call('ZREM', KEYS[1], id)
@@ -36,33 +35,12 @@ for i = 1, #due, 2 do
             pending = pending + 1
         end
     else
-        local ttl = math.floor(tonumber(job[4] or '0') or 0)
-        local slots = job[7] and tonumber(job[8] or '')
         redis.call('ZREM', KEYS[1], id)
         redis.call('HSET', key, 'origin', ARGV[4])
-        if not slots then
-            redis.call('HSET', key, 'status', 'queued', 'enqueued_at', ARGV[3])
-        end
-        if not job[5] then
-            redis.call('HSET', key, 'timeout', ARGV[5])
-        end
-        if ttl > 0 and ttl < 1e10 then  -- beyond this Redis rejects the expiry
-            redis.call('EXPIRE', key, ttl)
-            redis.call('EXPIRE', key .. ':dependents', ttl)
-            redis.call('EXPIRE', '<prefix>:job:' .. ':' .. id .. ':dependencies', ttl)
-        end
+        local fields = redis.call('HMGET', key, unpack(WAITING_FIELDS))
         local retried = job[3] and job[3] ~= ''
         local at_front = job[1] == '1' or (job[2] == '1' and retried)
-        if slots then
-            if at_front then
-                redis.call('HSET', key, 'enqueue_at_front', 1)
-            end
-            enqueue_rate_limited(id, job[7], slots, math.floor(tonumber(ARGV[1])), ARGV[3])
-        elseif at_front then
-            redis.call('LPUSH', KEYS[2], id)
-        else
-            redis.call('RPUSH', KEYS[2], id)
-        end
+        put_on_queue(id, fields, at_front, ARGV[5], math.floor(tonumber(ARGV[1])), ARGV[3])
         moved = moved + 1
     end
 end
