@@ -119,7 +119,9 @@ local function settle()
     trim(ARGV[FIRST + 3])
   end
   if left == 0 then return outcomes, releasing, true end
-  return outcomes, releasing, keep_rest(recorded)
+  local ended = {}
+  for at = FIRST, FIRST + (count - 1) * SIZE, SIZE do ended[ARGV[at + 2]] = true end
+  return outcomes, releasing, keep_rest(recorded, ended)
 end
 
 local outcomes, releasing, has_no_lease = settle()
