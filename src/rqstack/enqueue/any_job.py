@@ -12,6 +12,7 @@ from rq.exceptions import DuplicateJobError
 from rq.job import Job, JobStatus
 from rq.utils import as_text, now, str_to_date
 
+from rqstack.enqueue.dependencies import DependencyCycle
 from rqstack.enqueue.job_fields import Field, job_hash
 from rqstack.transport.scripts import Script
 from rqstack.transport.timestamps import format_datetime
@@ -24,16 +25,6 @@ CALL_FIELD = "rqstack_call"
 """Field of a job's hash: the call that enqueued it, where the job may have been in Redis before."""
 
 IfExists = Literal["overwrite", "refuse", "replace"]
-
-
-class DependencyCycle(ValueError):
-    """A job depends on itself, or on one that waits for it."""
-
-    def __init__(self, job_id: str, dependency_id: str) -> None:
-        if job_id == dependency_id:
-            super().__init__(f"Job '{job_id}' cannot depend on itself.")
-        else:
-            super().__init__(f"Job '{job_id}' cannot wait for job '{dependency_id}', which waits for it.")
 
 
 class AnyJob:
