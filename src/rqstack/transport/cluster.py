@@ -36,9 +36,6 @@ from rqstack.transport import keys
 
 Address = tuple[str, int]
 
-PROBE = f"{keys.STACK}schema"
-"""A key of the slot, to ask for the node that serves it."""
-
 _NOT_SERVED = ("MOVED ", "ASK ", "TRYAGAIN ", "CLUSTERDOWN ", "READONLY ", "MASTERDOWN ", "UNBLOCKED ")
 _NOT_LOCAL = "non local key in a cluster node"
 
@@ -147,7 +144,7 @@ class SlotSSLConnection(_SlotConnection, SSLConnection):
 
 def _log_in_and_probe(connection: Any) -> None:
     connection.on_connect()
-    connection.send_command("EXISTS", PROBE, check_health=False)
+    connection.send_command("EXISTS", keys.SCHEMA, check_health=False)  # any key of the slot
     try:
         # Not the connection's own method: it takes the error for a lost slot.
         Connection.read_response(connection)
