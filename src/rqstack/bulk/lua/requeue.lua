@@ -1,15 +1,17 @@
--- Requeue failed jobs: RQ's FailedJobRegistry.requeue for one batch.
---
--- KEYS[1]  rq:failed:<name>
--- ARGV[1]  now in RQ's format
--- ARGV[2]  RQ's value for 'no exception'
--- ARGV[3]  timeout in seconds of a job without one
--- ARGV[4]  now in Unix seconds
--- ARGV[5]… ids
+-- Requeue failed jobs: RQ's FailedJobRegistry.requeue for one batch. Follows enqueue/lua/put_on_queue.lua.
 --
 -- Redis does not roll back a script that fails. So everything that may be damaged is checked before the first write for
 -- a job. A key that is not a hash is not a job.
+--
+-- KEYS[1]   rq:failed:<name>
+-- ARGV[1]   now, as RQ writes times
+-- ARGV[2]   RQ's value for 'no exception'
+-- ARGV[3]   timeout in seconds of a job without one
+-- ARGV[4]   now, in Unix seconds
+-- ARGV[5+]  ids
+--
 -- Returns the number of jobs requeued, and of ids whose job no longer exists (expired).
+
 local requeued, expired = 0, 0
 for i = 5, #ARGV do
     local id = ARGV[i]

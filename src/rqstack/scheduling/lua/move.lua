@@ -1,9 +1,22 @@
 -- Move delayed jobs and retries that are due from a queue's scheduled registry into the queue, as RQ's scheduler does.
--- KEYS: 1 scheduled registry, 2 queue, 3 rq:queues, 4 RQ's lock of the queue's scheduler
--- ARGV: 1 now, 2 most jobs to move, 3 now in RQ's format, 4 queue name, 5 timeout of a job without one,
---       6 seconds past its due time after which an id without a job is dropped,
---       7 offset: ids that earlier calls left because their job does not exist yet
--- Returns jobs moved, ids dropped, ids left because their job does not exist (yet); -1 if RQ's scheduler has the lock.
+-- Follows enqueue/lua/put_on_queue.lua.
+--
+-- KEYS[1]  rq:scheduled:<queue>
+-- KEYS[2]  rq:queue:<queue>
+-- KEYS[3]  rq:queues
+-- KEYS[4]  RQ's lock of the queue's scheduler
+--
+-- ARGV[1]  now, in Unix seconds
+-- ARGV[2]  how many jobs to move at most
+-- ARGV[3]  now, as RQ writes times
+-- ARGV[4]  the queue's name
+-- ARGV[5]  timeout of a job without one
+-- ARGV[6]  seconds past its due time after which an id without a job is dropped
+-- ARGV[7]  offset: ids that earlier calls left because their job does not exist yet
+--
+-- Returns {moved, dropped, left}: jobs moved, ids dropped, ids left because their job does not exist yet. Moved is -1
+-- if RQ's scheduler has the lock.
+
 -- Redis does not roll back a script that fails. So everything that may be damaged is checked before the first write.
 if redis.call('EXISTS', KEYS[4]) == 1 then
     -- RQ's own scheduler (`rq worker --with-scheduler`) moves the jobs of this queue. It reads first and writes later,

@@ -1,5 +1,5 @@
--- Put back the jobs that ARGV[12] names, and write the rest of the worker's lease: the function keep_rest of settle.lua.
--- Follows executions.lua, lease.lua and put_back.lua.
+-- Put back the jobs that ARGV[12] names, and write the rest of the worker's lease: the function keep_rest of
+-- settle.lua. Follows executions.lua, lease.lua and put_back.lua.
 --
 -- recorded  whether this call has recorded an outcome
 -- ended     set of the executions whose outcomes this call has
