@@ -158,8 +158,9 @@ def resolve(name: str, instance: Any = None, settings: Settings | None = None) -
 
 
 def check_callback(name: str, settings: Settings | None = None) -> None:
-    """Hold the allow-list for a callback, whose name is not part of what is signed: it is a function of a package that
-    declares tasks.
+    """Check a callback against the allow-list: it must be a function of a package that declares tasks.
+
+    Its name is not part of the signed payload.
 
     Args:
         name: Its dotted name.

@@ -1,4 +1,4 @@
-"""The horse: a process that runs jobs one after the other, with one call to Redis per job."""
+"""The horse: a process that runs jobs one after the other, with one call to Redis per job or batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rqstack.worker.claim_wait import BlockingClaim
 from rqstack.worker.horse.batching import Batching
 from rqstack.worker.horse.counters import Counters
 from rqstack.worker.horse.horse_signals import HorseSignals
-from rqstack.worker.horse.release_note import note_release
+from rqstack.worker.horse.release_meta import note_release
 from rqstack.worker.horse.run_job import JobRunner
 from rqstack.worker.horse.running import Extras, RunningJob
 from rqstack.worker.limits import DONE, Limits
@@ -49,8 +49,8 @@ class Horse:
     Args:
         worker: The RQ worker that it represents.
         supervisor: The id of its supervisor, and its process id.
-        scoreboard: What its supervisor reads.
-        board: Where its supervisor sees which of several jobs it runs.
+        scoreboard: Tells its supervisor which job it runs.
+        board: Tells its supervisor how far a batch is.
         index: Its place on the scoreboard.
         limits: When it ends.
         release: The name of the task code, for the jobs' meta; "" for none.
@@ -240,7 +240,7 @@ class Horse:
     # -- jobs
 
     def _run_all(self, jobs: Sequence[Any]) -> None:
-        """Run claimed jobs; those that there is no time for are put back with the next call."""
+        """Run claimed jobs; the next call puts back those that may not begin any more."""
         batching = self._batching
         batching.start(self._call_id, len(jobs))
         for place, entry in enumerate(jobs):
@@ -293,7 +293,7 @@ class Horse:
         return any(running.extras is not None and running.extras.webhooks for running, _ in self._ended)
 
     def _count(self) -> None:
-        """Count the jobs that have finished, usually while Redis records it: then their counts go with a later call."""
+        """Count the jobs that have finished. Usually this happens while Redis records them; a later call sends it."""
         for running, outcome in self._ended[self._counted :]:
             if outcome.what == "finished":
                 self._add_count(running, outcome, "finished")
@@ -306,7 +306,7 @@ class Horse:
             self._counters.add_failure(running.queue, running.name, outcome.exception)
 
     def _note(self, running: RunningJob, outcome: Outcome, what: str) -> None:
-        """Count, tell and log what settle.lua has recorded a job as."""
+        """Count, announce and log what settle.lua has recorded a job as."""
         log = self._worker.log
         if outcome.what != "finished" and what in ("failed", "retried", "again", "deleted", "superseded"):
             self._add_count(running, outcome, "retried" if what == "retried" else "failed")

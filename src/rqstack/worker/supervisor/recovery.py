@@ -132,7 +132,7 @@ class Recovery:
         """The ids of the job that a worker of this supervisor runs and of its execution; None if it runs none.
 
         Args:
-            place: Which of the jobs of its lease.
+            place: The place of the job in the worker's lease, from 0.
         """
         jobs = jobs_of(self._connection.call("HGET", keys.running(self._supervisor), worker))
         return jobs[min(place, len(jobs) - 1)][1:] if jobs else None
