@@ -101,7 +101,7 @@ class Queue(RqQueue):
         return (self.redis_queue_namespace_prefix, own.redis_job_namespace_prefix) == rqs_own
 
     def _plain_jobs(self) -> PlainJobs | None:
-        """What makes plain jobs of this queue, or None if its jobs are not RQ's own."""
+        """The maker of plain jobs for this queue, or None if its jobs are not RQ's own."""
         if self.job_class is not Job or not self._is_direct():
             return None
         plain = self._plain

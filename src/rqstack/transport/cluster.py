@@ -124,7 +124,7 @@ class _SlotConnection(Connection):
 
     @staticmethod
     def slot_lost(error: ResponseError | str) -> SlotLost | None:
-        """What an error reply means, if it says that the slot is elsewhere; `error` is redis-py's, or the reply."""
+        """The exception for an error that says that the slot is elsewhere; `error` is redis-py's, or the reply."""
         text = str(error)
         if isinstance(error, str):
             is_lost = text.startswith(_NOT_SERVED)

@@ -2,7 +2,7 @@
 
 Every long-running process joins when it starts, and says so again with each heartbeat. Neighbouring versions share the
 data during a rolling update: the new one raises the stored version, the old one goes on. A process that must not share
-the data ends with one sentence and changes nothing.
+the data ends with an error message and changes nothing.
 
 | version | release | what changed |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""How a job ended, as settle.lua records it."""
+"""The outcome of a job, as settle.lua records it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 @dataclass(slots=True)
 class Outcome:
-    """How a job ended.
+    """The outcome of a job.
 
     Args:
         what: finished; failed (it is retried, if it may be); stopped (by a command: it is not retried); retry (it

@@ -59,7 +59,7 @@ def claim_arguments(
 
 
 def settle_arguments(outcomes: Sequence[Outcome], *, claim: bool, put_back: str = "") -> list[Any]:
-    """What settle.lua takes after the arguments of claim.lua; pairs of counts may follow.
+    """The arguments of settle.lua after those of claim.lua; pairs of counts may follow.
 
     Args:
         outcomes: How jobs ended.

@@ -44,7 +44,7 @@ local function is_unfinished(dependency)
     return status and status ~= 'finished' and not (status == 'failed' and ARGV[15] == '1')
 end
 
--- The deferred job, among all that the dependencies wait for, that waits for this job: both would wait for ever.
+-- The deferred job, among all that the dependencies wait for, that waits for this job: both would wait forever.
 -- Only a job that others wait for already can close a cycle, so a new id costs nothing here.
 local function cycle()
     if call('EXISTS', job .. ':dependents') == 0 then return end

@@ -35,7 +35,7 @@ class AbandonedJob(NamedTuple):
 
     Args:
         lease: Its lease.
-        reason: What is stored as its exception.
+        reason: The text that is stored as its exception.
         stopped: It was stopped by a command.
         status: The wait status of its process; 0 if not known.
     """
@@ -54,7 +54,7 @@ def failure_reason(
     ignored_timeout: bool = False,
     killed_by_command: bool = False,
 ) -> str:
-    """What is stored as the exception of an abandoned job, beginning as RQ does.
+    """The text that is stored as the exception of an abandoned job; it begins as RQ's.
 
     Args:
         ended: How its process ended.

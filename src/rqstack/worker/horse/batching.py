@@ -1,4 +1,4 @@
-"""How many jobs a horse claims at once: several while they are tiny, and one as soon as one of them was not."""
+"""Sets how many jobs a horse claims at once: several while they are tiny, one as soon as a job is not."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Batching:
         self._longest = 0.0
 
     def size(self, jobs: int) -> int:
-        """How many jobs to claim at once, by a horse that has run `jobs`."""
+        """The number of jobs that a horse which has run `jobs` should claim at once."""
         if not self._is_allowed:
             return 1
         left = self._limits.left(jobs)

@@ -81,7 +81,7 @@ end
 local function next_job()
   put_back_claims(ARGV[7] == '1')
   if ARGV[7] == '1' then
-    -- Idle horses ask now and then, usually for nothing: one command then, however many queues there are.
+    -- An idle horse usually finds nothing: one command shows that, however many queues there are.
     if call('EXISTS', unpack(KEYS, 4)) == 0 then return end
   end
   for i = 4, #KEYS do

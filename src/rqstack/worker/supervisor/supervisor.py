@@ -116,7 +116,7 @@ class Supervisor:
 
     @property
     def jobs(self) -> int:
-        """How many jobs its horses have ended."""
+        """The number of jobs that its horses have ended."""
         return sum(self._scoreboard.total(slot.index) for slot in self._pool.slots)
 
     def run(self) -> None:
