@@ -49,7 +49,7 @@ class DaemonError(RqstackError):
 
 
 class IncompatibleSchema(RqstackError):
-    """The data in Redis is of a version of rqstack that this one cannot share it with."""
+    """The data in Redis has a schema version that this release cannot share."""
 
 
 class WorkerError(RqstackError):

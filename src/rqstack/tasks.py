@@ -66,7 +66,7 @@ class Task(Generic[P, R]):
 
     @functools.cached_property
     def positional(self) -> range:
-        """How many positional arguments alone are a complete call."""
+        """The numbers of positional arguments that alone are a complete call."""
         kinds = [(parameter.kind, parameter.default) for parameter in self.signature.parameters.values()]
         by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         places = [default for kind, default in kinds if kind in by_place]
@@ -239,13 +239,13 @@ class BoundTask(Generic[P, R]):
 
 
 class _Decorator(Protocol):
-    """What `task(...)` returns."""
+    """The decorator that `task(...)` returns."""
 
     def __call__(self, func: Callable[P, R], /) -> Task[P, R]: ...
 
 
 class _CommandDecorator(Protocol):
-    """What `queue_command(...)` returns."""
+    """The decorator that `queue_command(...)` returns."""
 
     def __call__(self, func: Callable[P, R], /) -> QueueCommand[P, R]: ...
 

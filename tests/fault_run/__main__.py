@@ -85,7 +85,7 @@ class _Progress:
             self._task = self._bar.add_task("", total=total)
 
     def begin(self, kind: Kind) -> Report:
-        """What the run of a kind reports to."""
+        """The function to which the run of a kind reports."""
 
         def report(enqueued: int, ended: int) -> None:
             if self._bar is not None:

@@ -27,13 +27,13 @@ class Row:
     Args:
         kind: The kind of fault.
         jobs: Jobs that were enqueued.
-        faults: Faults that were done.
+        faults: Faults that were injected.
         lost: Jobs that never ran, or whose outcome is not on record, or is another one.
-        twice: Jobs with a result more than there was an outcome.
+        twice: Jobs with more results than outcomes.
         stuck: Jobs that have not ended; and what is left of others in a registry.
         again: Jobs that ran more often than their outcome asks for: this is allowed, as a killed job runs again.
         seconds: How long it took.
-        gap: What is lost or doubled is documented.
+        gap: Losses and doubles are documented for this kind, so they are no failure.
         details: What is wrong.
     """
 

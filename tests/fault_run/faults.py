@@ -19,7 +19,7 @@ from support.schedulers import Schedulers
 
 @dataclass
 class Scene:
-    """What faults are done to.
+    """The processes and the Redis into which faults are injected.
 
     Args:
         fleet: The workers and their Redis.
@@ -46,11 +46,11 @@ class Kind:
     """A kind of fault.
 
     Args:
-        name: In the table.
-        fault: Does it once; gets the number of the fault.
-        jobs: One fault comes to so many jobs.
+        name: Its name in the table.
+        fault: Injects it once; gets the number of the fault.
+        jobs: The number of jobs per fault.
         network: The processes reach Redis through a proxy.
-        least: So many faults at least.
+        least: The least number of faults.
         redis: Arguments of the Redis server.
         gap: What is lost or doubled is documented, and no failure.
         max_crashes: RQSTACK_MAX_CRASHES. Innocent jobs may be hit again and again.

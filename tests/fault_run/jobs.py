@@ -36,7 +36,7 @@ class Producer:
     draw: random.Random
     expected: dict[str, Ended] = field(default_factory=dict)
     runs: dict[str, int] = field(default_factory=dict)
-    """How often each job runs at least."""
+    """The least number of runs of each job."""
 
     def __post_init__(self) -> None:
         self._units = self._cycle()

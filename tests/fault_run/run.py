@@ -43,7 +43,7 @@ def run(kind: Kind, jobs: int, seed: int, folder: Path, report: Report) -> Row:
         jobs: How many.
         seed: Of all random numbers.
         folder: For logs, the journal and the task code.
-        report: Called now and then.
+        report: Called every few jobs.
     """
     begun = time.monotonic()
     row = Row(kind.name, gap=kind.gap)

@@ -1,4 +1,4 @@
-"""What the tests share: servers, workers and other processes that they start, and how they wait for them."""
+"""Helpers that tests share: servers, workers and other processes, and waiting for them."""
 
 from pkgutil import iter_modules
 

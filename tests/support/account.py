@@ -54,7 +54,7 @@ def account(
 
 
 def left(client: Redis) -> dict[str, Any]:
-    """What should not be there when all jobs are done and all workers gone."""
+    """The keys that should not exist any more when all jobs are done and all workers have ended."""
     # RQ keeps the record of a worker that has ended for a minute; its place among the workers is gone.
     patterns = ("rq:wip:*", "rq:queue:*", "rq:execution*", "rq:workers*", "rqstack:claim:*", "rqstack:running:*")
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""A proxy before Redis that does one fault at one command, counted."""
+"""A proxy in front of Redis that injects one fault at one command, and counts commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tasks of the project `faulty` write down."""
+"""Reads the journal that the tasks of the project `faulty` write."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Line(NamedTuple):
-    """What a task wrote down."""
+    """One entry of the journal."""
 
     what: str
     job: str
@@ -24,5 +24,5 @@ def read_journal(path: Path) -> list[Line]:
 
 
 def count_begun(lines: Iterable[Line]) -> Counter[str]:
-    """How often each job has begun."""
+    """The number of times that each job has begun."""
     return Counter(line.job for line in lines if line.what == "begin")

@@ -51,7 +51,7 @@ class RedisCluster:
 
     @property
     def url(self) -> str:
-        """What REDIS_URL should be."""
+        """The value for REDIS_URL."""
         return "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
 
     @property

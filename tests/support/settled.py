@@ -1,4 +1,4 @@
-"""Nothing lost, recorded once: what Redis must hold when all jobs have ended, and what it must not."""
+"""Checks what Redis holds when all jobs have ended: nothing lost, each outcome recorded once, nothing left over."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _NEVER_LEFT = ("wip", "queue", "execution", "executions", "ready", "intermediate
 
 
 _COUNTED = ("crashes", "ratelimit")
-"""What rqstack counts of jobs; it expires."""
+"""Keys of rqstack that count something per job; they expire."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How one job must have ended.
+    """The state in which one job must have ended.
 
     Args:
         status: On its record; "gone" if the record must not exist.
@@ -56,7 +56,7 @@ GONE = Ended("gone")
 
 
 def problems(redis: Redis, expected: Mapping[str, Ended], prefix: str = "rq") -> list[str]:
-    """What is not as it must be when all jobs have ended: each in one line, none if all is well.
+    """All deviations from the expected state when all jobs have ended, one per line.
 
     Args:
         redis: All of whose keys are looked at.
@@ -126,7 +126,7 @@ def read_ends(redis: Redis, jobs: Sequence[str], prefix: str = "rq") -> dict[str
 
 
 def _records(redis: Redis, expected: Mapping[str, Ended], prefix: str) -> list[str]:
-    """What is wrong with the jobs' statuses and results."""
+    """The deviations in the jobs' statuses and results."""
     found = []
     for job, (status, results) in read_ends(redis, list(expected), prefix).items():
         end = expected[job]
@@ -181,7 +181,7 @@ def _own_key(redis: Any, key: str, rest: str, known: set[str]) -> list[str]:
 
 
 def _content(redis: Any, key: str) -> Any:
-    """What a key holds, for a message."""
+    """The content of a key, for a message."""
     kind = redis.type(key)
     if kind == b"hash":
         return redis.hgetall(key)

@@ -1,4 +1,4 @@
-"""One worker behind a proxy, on which jobs of every kind run while faults are done."""
+"""One worker behind a proxy, which runs jobs of every kind while faults are injected."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Workbench:
         self._is_open = False
 
     def open(self) -> None:
-        """Start what does not run."""
+        """Start it, unless it runs."""
         if self._is_open:
             return
         self._is_open = True
@@ -79,12 +79,12 @@ class Workbench:
         return Queue(name, connection=self.redis)
 
     def prefix(self) -> str:
-        """What the ids of the next jobs begin with."""
+        """The prefix of the next jobs' ids."""
         self._number += 1
         return f"case{self._number:05}-"
 
     def journal(self, prefix: str) -> Counter[tuple[str, str]]:
-        """How often each job with such an id began, and called back."""
+        """The number of times that each job with such an id began, and called back."""
         lines = read_journal(self.fleet.folder / "journal")
         return Counter((line.what, line.job) for line in lines if line.job.startswith(prefix))
 

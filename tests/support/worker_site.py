@@ -116,7 +116,7 @@ class Site:
         return Worker.all(connection=self.redis)
 
     def until_idle(self, count: int) -> list[BaseWorker]:
-        """Wait until there are so many workers and all wait for jobs."""
+        """Wait until that number of workers is there and all wait for jobs."""
 
         def idle() -> list[BaseWorker]:
             found = self.workers()

@@ -83,10 +83,10 @@ class BaseQueue(ABC):
         return None
 
     def join(self) -> bool:
-        """Say that a consumer of this release uses the store; called when it starts, and with each heartbeat.
+        """Register that a consumer of this release uses the store; called when it starts, and with each heartbeat.
 
         Returns:
-            False if it is not clear yet whether it may; it then asks again.
+            False if that is not decided yet: call again.
 
         Raises:
             IncompatibleSchema: The data is of a version that this release cannot share.

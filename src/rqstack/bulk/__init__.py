@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _EMPTY = Script("bulk/lua/empty.lua")
 _PURGE = Script("bulk/lua/purge.lua")
-_REQUEUE = Script("enqueue/lua/rate_limited.lua", "bulk/lua/requeue.lua")
+_REQUEUE = Script("enqueue/lua/rate_limited.lua", "enqueue/lua/put_on_queue.lua", "bulk/lua/requeue.lua")
 
 State = Literal["queued", "failed", "scheduled"]
 

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 def info(queues: tuple[str, ...], by_queue: bool, watch: bool, interval: float, as_json: bool) -> None:
     """Show QUEUES (default: all) and workers.
 
-    `oldest` is the waiting time of the first job of a queue; `ready` jobs are about to be enqueued, as what they depend
-    on has ended; `rate limited` ones wait for a slot of their RateLimit. --watch --json prints one document per line.
+    `oldest` is the waiting time of the first job of a queue; `ready` jobs are about to be enqueued, as their
+    dependencies have ended; `rate limited` ones wait for a slot of their RateLimit. --watch --json prints one document
+    per line.
     """
     from rqstack.cli.queues import check_queues
     from rqstack.cli.snapshot import take_snapshot

@@ -26,7 +26,7 @@ class QueueInfo:
     """A queue: its jobs by state, its number of workers, and the waiting time of its first job.
 
     Args:
-        ready: Jobs whose dependencies have ended, and which are about to be enqueued.
+        ready: Jobs whose dependencies have ended and that are about to be enqueued.
         rate_limited: Jobs that wait for a slot of one of RQ's rate limits.
     """
 

@@ -1,4 +1,4 @@
-"""The call of `any_job.lua`, which enqueues a job of any kind, and what its reply says."""
+"""Calls any_job.lua, which enqueues a job of any kind, and reads its reply."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rq.exceptions import DuplicateJobError
 from rq.job import Job, JobStatus
 from rq.utils import as_text, now, str_to_date
 
+from rqstack.enqueue.dependencies import DependencyCycle
 from rqstack.enqueue.job_fields import Field, job_hash
 from rqstack.transport.scripts import Script
 from rqstack.transport.timestamps import format_datetime
@@ -21,19 +22,9 @@ if TYPE_CHECKING:
 
 SCRIPT = Script("enqueue/lua/rate_limited.lua", "enqueue/lua/delete_job.lua", "enqueue/lua/any_job.lua")
 CALL_FIELD = "rqstack_call"
-"""Field of a job's hash: the call that enqueued it, where the job may have been in Redis before."""
+"""Field of a job's hash: the id of the call that enqueued it, if the job may have been in Redis before."""
 
 IfExists = Literal["overwrite", "refuse", "replace"]
-
-
-class DependencyCycle(ValueError):
-    """A job depends on itself, or on one that waits for it."""
-
-    def __init__(self, job_id: str, dependency_id: str) -> None:
-        if job_id == dependency_id:
-            super().__init__(f"Job '{job_id}' cannot depend on itself.")
-        else:
-            super().__init__(f"Job '{job_id}' cannot wait for job '{dependency_id}', which waits for it.")
 
 
 class AnyJob:
@@ -41,12 +32,12 @@ class AnyJob:
 
     Args:
         queue: The queue it goes to.
-        job: The job. What the call changes in Redis is set in it too.
+        job: The job. `read` updates it as the call has changed it in Redis.
         is_new: No job with this `created_at` is in Redis, because `job` was made for this call and not stored. That
             time then marks the call, so that the hash needs no field for it.
-        if_exists: What a job in Redis with the same id means: its fields are overwritten, as RQ does; the call is
-            refused; or it is replaced if it has ended, and else returned.
-        at_front: Before all others.
+        if_exists: What to do about a job in Redis with the same id: 'overwrite' its fields, as RQ does; 'refuse' the
+            call; 'replace' it if it has ended, and else return it.
+        at_front: Put it before all others.
         when: When it is to run; None for at once.
     """
 

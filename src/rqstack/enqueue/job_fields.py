@@ -14,7 +14,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from rq.job import Job, JobStatus, validate_job_id
-from rq.utils import get_call_string, resolve_function_reference
+from rq.utils import get_call_string, parse_timeout, resolve_function_reference
 
 from rqstack.transport.timestamps import format_micros, from_micros
 
@@ -207,3 +207,28 @@ def job_hash(job: Job) -> list[Field]:
     for name, value in job.to_dict().items():
         fields += name, str(value) if type(value) in (int, float) else value
     return fields
+
+
+def limits_in_seconds(
+    default_timeout: int, timeout: Any, result_ttl: Any, ttl: Any, failure_ttl: Any
+) -> tuple[int, int | None, int | None, int | None]:
+    """The four times of a job in seconds; RQ takes them as numbers and as text such as '10m'.
+
+    Args:
+        default_timeout: The queue's.
+
+    Raises:
+        ValueError: A timeout of 0, or a ttl that is not above 0, as in RQ.
+        rq.exceptions.TimeoutFormatError: A text that is none of RQ's.
+    """
+    seconds = _seconds(timeout)
+    if seconds == 0:
+        raise ValueError("0 timeout is not allowed. Use -1 for infinite timeout")
+    kept, kept_failed, waits = _seconds(result_ttl), _seconds(failure_ttl), _seconds(ttl)
+    if waits is not None and waits <= 0:
+        raise ValueError("Job ttl must be greater than 0")
+    return default_timeout if seconds is None else seconds, kept, waits, kept_failed
+
+
+def _seconds(given: Any) -> int | None:
+    return given if given is None or type(given) is int else parse_timeout(given)

@@ -237,7 +237,7 @@ def _reason(task: EnqueuedTask, error: Exception, queue: Queue, calls: Iterable[
     """An error of the queue, in a sentence for a person; others as they are."""
     from redis.exceptions import RedisError
 
-    from rqstack.enqueue.any_job import DependencyCycle
+    from rqstack.enqueue.dependencies import DependencyCycle
 
     if isinstance(error, RedisError):
         return explain(error, get_settings().redis_url)

@@ -11,18 +11,19 @@ result_ttl=0, it is enqueued again: at least once, as everywhere.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime as Datetime
 from typing import TYPE_CHECKING, Any
 
 from redis import Redis
 from rq import Queue as RqQueue
 from rq.job import Job, JobStatus
-from rq.utils import get_version, parse_timeout
+from rq.utils import get_version
 
 from rqstack.enqueue import any_job
-from rqstack.enqueue.any_job import AnyJob, DependencyCycle, IfExists
-from rqstack.enqueue.job_fields import Field, PendingJob, PlainJobs, full_hash, job_hash
+from rqstack.enqueue.any_job import AnyJob, IfExists
+from rqstack.enqueue.dependencies import DependencyCycle, in_order
+from rqstack.enqueue.job_fields import Field, PendingJob, PlainJobs, full_hash, job_hash, limits_in_seconds
 from rqstack.transport.pooled import Command, PooledSender
 from rqstack.transport.protocol import pack
 from rqstack.transport.rq_version import check_rq_version
@@ -100,7 +101,7 @@ class Queue(RqQueue):
         return (self.redis_queue_namespace_prefix, own.redis_job_namespace_prefix) == rqs_own
 
     def _plain_jobs(self) -> PlainJobs | None:
-        """What makes plain jobs of this queue, or None if its jobs are not RQ's own."""
+        """The maker of plain jobs for this queue, or None if its jobs are not RQ's own."""
         if self.job_class is not Job or not self._is_direct():
             return None
         plain = self._plain
@@ -147,7 +148,7 @@ class Queue(RqQueue):
         special = depends_on or repeat or on_success or on_failure or on_stopped or rate_limit or webhooks or unique
         plain = None if special or pipeline is not None else self._plain_jobs()
         if plain is not None:
-            limits = self._limits(timeout, result_ttl, ttl, failure_ttl)
+            limits = limits_in_seconds(self._default_timeout, timeout, result_ttl, ttl, failure_ttl)
             made = plain.make(func, args, kwargs, *limits, description, job_id, meta, retry or None)
             return self._enqueue_pending(made, at_front)
         if pipeline is None and self._is_async and self._own_steps and not (unique and (not job_id or depends_on)):
@@ -229,7 +230,7 @@ class Queue(RqQueue):
         Raises:
             DependencyCycle: A job depends on itself, or on one that waits for it.
         """
-        self._enqueue_all([self._call(job, True, "overwrite", at_front, None) for job in _in_order(jobs)])
+        self._enqueue_all([self._call(job, True, "overwrite", at_front, None) for job in in_order(jobs)])
         return list(jobs)
 
     def _enqueue(self, job: Job, is_new: bool, if_exists: IfExists, at_front: bool, when: Datetime | None) -> Job:
@@ -311,7 +312,7 @@ class Queue(RqQueue):
 
     def _from_data(self, plain: PlainJobs, data: EnqueueData, group_id: str | None) -> tuple[Job, list[Field]]:
         """A job of `enqueue_many` and the fields of its hash."""
-        limits = self._limits(data.timeout, data.result_ttl, data.ttl, data.failure_ttl)
+        limits = limits_in_seconds(self._default_timeout, data.timeout, data.result_ttl, data.ttl, data.failure_ttl)
         if not (data.on_success or data.on_failure or data.on_stopped or data.repeat or data.webhooks):
             pending = plain.make(
                 data.func, data.args, data.kwargs, *limits, data.description, data.job_id, data.meta,
@@ -340,27 +341,10 @@ class Queue(RqQueue):
             )  # fmt: skip
             jobs.append(job)
             at_front[job.id] = bool(data.at_front or job.enqueue_at_front)
-        self._enqueue_all([self._call(job, True, "overwrite", at_front[job.id], None) for job in _in_order(jobs)])
+        self._enqueue_all([self._call(job, True, "overwrite", at_front[job.id], None) for job in in_order(jobs)])
         return sorted(
             jobs, key=lambda job: bool(job._dependency_ids) and job.get_status(refresh=False) != JobStatus.DEFERRED
         )
-
-    def _limits(
-        self, timeout: Any, result_ttl: Any, ttl: Any, failure_ttl: Any
-    ) -> tuple[int, int | None, int | None, int | None]:
-        """The four times in seconds; RQ takes them as numbers and as text such as '10m'.
-
-        Raises:
-            ValueError: A timeout of 0, or a ttl that is not above 0, as in RQ.
-            rq.exceptions.TimeoutFormatError: A text that is none of RQ's.
-        """
-        seconds = _seconds(timeout)
-        if seconds == 0:
-            raise ValueError("0 timeout is not allowed. Use -1 for infinite timeout")
-        kept, kept_failed, waits = _seconds(result_ttl), _seconds(failure_ttl), _seconds(ttl)
-        if waits is not None and waits <= 0:
-            raise ValueError("Job ttl must be greater than 0")
-        return self._default_timeout if seconds is None else seconds, kept, waits, kept_failed
 
     def _enqueue_pending(self, pending: PendingJob, at_front: bool) -> Job:
         job_id, ttl = pending.job_id, pending.ttl
@@ -387,10 +371,6 @@ class Queue(RqQueue):
         return sender
 
 
-def _seconds(given: Any) -> int | None:
-    return given if given is None or type(given) is int else parse_timeout(given)
-
-
 def _check_ids(datas: Sequence[EnqueueData]) -> None:
     ids = [data.job_id for data in datas if data.job_id is not None]
     if len(set(ids)) < len(ids):
@@ -400,38 +380,6 @@ def _check_ids(datas: Sequence[EnqueueData]) -> None:
 
 def _is_plain_client(connection: Any) -> bool:
     return type(connection) is Redis and connection.connection is None
-
-
-def _in_order(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs, those that others of them depend on first, and otherwise in the order given.
-
-    Raises:
-        DependencyCycle: Jobs depend on each other in a cycle.
-    """
-    by_id = {job.id: job for job in jobs}
-    order: dict[str, Job] = {}
-    open_ids: list[tuple[str, Iterator[str]]] = []
-    path: set[str] = set()
-
-    def enter(job_id: str) -> None:
-        if job_id in path:
-            raise DependencyCycle(job_id, open_ids[-1][0])
-        if job_id in by_id and job_id not in order:
-            path.add(job_id)
-            open_ids.append((job_id, iter(by_id[job_id]._dependency_ids)))
-
-    for job in jobs:
-        enter(job.id)
-        while open_ids:  # a chain may be longer than Python's recursion limit
-            job_id, dependencies = open_ids[-1]
-            dependency = next(dependencies, None)
-            if dependency is not None:
-                enter(dependency)
-            else:
-                open_ids.pop()
-                path.discard(job_id)
-                order[job_id] = by_id[job_id]
-    return list(order.values())
 
 
 def _is_written(connection: Any, jobs: list[Job]) -> bool:

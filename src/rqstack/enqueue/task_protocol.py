@@ -1,4 +1,4 @@
-"""What the producer needs to know of a task. (`rqstack.tasks` imports the producer, so this is a protocol.)"""
+"""The interface of a task that the producer needs. (`rqstack.tasks` imports the producer, so this is a protocol.)"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EnqueuedTask(Protocol):
 
     @property
     def positional(self) -> range:
-        """How many positional arguments alone are a complete call."""
+        """The numbers of positional arguments that alone are a complete call."""
 
     @property
     def signature(self) -> inspect.Signature:

@@ -1,4 +1,4 @@
-"""How a child process ended, in RQ's words."""
+"""Describes the exit status of a child process, in RQ's words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How processes log: lines for people, or one JSON object a line for collectors."""
+"""Logging: lines for people, or one JSON object per line for collectors."""
 
 from __future__ import annotations
 

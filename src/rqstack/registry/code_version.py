@@ -1,4 +1,4 @@
-"""Which version of the task code is on the disk: it changes with a deploy, or when Git's HEAD moves."""
+"""The version of the task code on disk: it changes with a deploy, or when Git's HEAD moves."""
 
 from __future__ import annotations
 

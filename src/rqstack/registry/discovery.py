@@ -54,7 +54,7 @@ class Failure:
 
 @dataclass(slots=True)
 class Found:
-    """What a discovery did.
+    """The result of a discovery.
 
     Args:
         modules: Imported modules, with the project (or "") of each.
@@ -132,7 +132,7 @@ def discover_packages(names: Iterable[str], modules: Iterable[str] = MODULES) ->
 
 
 def resolve(name: str, instance: Any = None, settings: Settings | None = None) -> Callable[..., Any]:
-    """What a worker calls for a job. This is the allow-list: nothing is imported for a name that is not registered.
+    """The function that a worker calls for a job: the allow-list, since no other name is imported.
 
     Args:
         name: The job's function name.
@@ -158,8 +158,9 @@ def resolve(name: str, instance: Any = None, settings: Settings | None = None) -
 
 
 def check_callback(name: str, settings: Settings | None = None) -> None:
-    """Hold the allow-list for a callback, whose name is not part of what is signed: it is a function of a package that
-    declares tasks.
+    """Check a callback against the allow-list: it must be a function of a package that declares tasks.
+
+    Its name is not part of the signed payload.
 
     Args:
         name: Its dotted name.

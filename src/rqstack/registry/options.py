@@ -19,7 +19,7 @@ ConcurrencyKey = str | Callable[..., str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOptions:
-    """What `@task(...)` takes.
+    """The options of `@task(...)`.
 
     Args:
         queue: The queue of its jobs.
@@ -34,7 +34,7 @@ class TaskOptions:
             of the arguments may say what is the same.
         rate_limit: Starts per time over all workers, such as "5/second". A job over it is put back for later.
             A function of the arguments may give the rate, or None for no limit; each rate is counted for itself.
-        concurrency: At most so many jobs with the same key are queued or run; the others wait (RQ's RateLimit).
+        concurrency: How many jobs with the same key may be queued or running; the others wait (RQ's RateLimit).
         concurrency_key: The key, which tasks may share. Default: the task's name. A function of the arguments may give
             it.
         cron: Times at which the scheduler enqueues it: five fields.

@@ -1,4 +1,4 @@
-"""How often a task may start, over all workers together."""
+"""Rate limits: how often a task may start, over all workers together."""
 
 from __future__ import annotations
 

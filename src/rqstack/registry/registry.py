@@ -11,7 +11,7 @@ from rqstack.errors import UnknownTask
 
 
 class Registered(Protocol):
-    """What the registry needs to know of a task."""
+    """A task, as far as the registry needs it."""
 
     @property
     def name(self) -> str:
@@ -23,7 +23,7 @@ class Registered(Protocol):
 
     @property
     def body(self) -> Callable[..., Any]:
-        """What a worker calls: the function, and what the task's options put around it."""
+        """The callable for workers: the function, wrapped as the task's options ask for."""
 
 
 class Registry:
@@ -71,7 +71,7 @@ class Registry:
         raise UnknownTask(self._unknown(name))
 
     def body(self, name: str) -> Callable[..., Any] | None:
-        """What a worker calls for a task, or None if no task has this name."""
+        """The callable for workers of a task, or None if no task has this name."""
         return self._bodies.get(name)
 
     def knows_package(self, name: str) -> bool:

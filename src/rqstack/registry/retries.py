@@ -1,4 +1,4 @@
-"""How often, and after how long, a failed job runs again."""
+"""Retries: how often, and after how long, a failed job runs again."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Timetable(Protocol):
 
     @property
     def text(self) -> str:
-        """How it was written."""
+        """The timetable as it was written."""
 
     @property
     def zone(self) -> str:

@@ -1,4 +1,4 @@
-"""How the stack reports what it does."""
+"""Reports the progress of stack commands."""
 
 from __future__ import annotations
 

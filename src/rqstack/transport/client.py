@@ -73,7 +73,7 @@ def safe_url(url: str) -> str:
 
 
 def explain(error: Exception, url: str) -> BrokerUnavailable:
-    """What a failed Redis call means, in a sentence for a person.
+    """The exception that explains a failed Redis call in one sentence.
 
     Args:
         error: A `redis.exceptions.RedisError`.

@@ -4,8 +4,8 @@ Connections find that node when they connect, and disconnect when it says that i
 next use finds the new one, after a failover and after the slot has moved. So everything that works with a plain client
 works with a cluster, as with Sentinel: pools, pipelines, pub/sub, blocking commands, RQ itself.
 
-The node is found without a right of its own: a command for a key of the slot is answered by the node that serves the
-slot, and by any other with MOVED and that node's address.
+Finding the node needs no rights on CLUSTER commands: any node that does not serve the slot answers a command for one
+of its keys with MOVED and the address of the node that does.
 
 While a slot moves, key by key, a script that comes upon a key that is not there fails wherever it is, also after its
 first write. So every script begins with `GUARD` (see `rqstack.transport.scripts`).
@@ -36,9 +36,6 @@ from rqstack.transport import keys
 
 Address = tuple[str, int]
 
-PROBE = f"{keys.STACK}schema"
-"""A key of the slot, to ask for the node that serves it."""
-
 _NOT_SERVED = ("MOVED ", "ASK ", "TRYAGAIN ", "CLUSTERDOWN ", "READONLY ", "MASTERDOWN ", "UNBLOCKED ")
 _NOT_LOCAL = "non local key in a cluster node"
 
@@ -56,10 +53,10 @@ class _Moved(Exception):
 
 
 class SlotMaster:
-    """What the connections of a client know about the nodes of the cluster.
+    """The node that serves the slot, as the connections of a client found it last.
 
     Args:
-        nodes: Those of the URL.
+        nodes: The nodes that the URL names.
     """
 
     def __init__(self, nodes: list[Address]) -> None:
@@ -85,14 +82,14 @@ class _SlotConnection(Connection):
         self.slot_master = slot_master
 
     def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
-        """Connect, if it is not connected. What redis-py's `connect` and `send_command` call."""
+        """Connect, if it is not connected. redis-py's `connect` and `send_command` call this."""
         if self._sock is not None:
             return
-        todo = deque(self.slot_master.candidates())
+        queue = deque(self.slot_master.candidates())
         tried: set[Address] = set()
         problem: Exception | None = None
-        while todo:
-            address = todo.popleft()
+        while queue:
+            address = queue.popleft()
             if address in tried:
                 continue
             tried.add(address)
@@ -101,7 +98,7 @@ class _SlotConnection(Connection):
                 super().connect_check_health(check_health, retry_socket_connect=False)
             except _Moved as moved:
                 self._drop()
-                todo.appendleft(moved.address)
+                queue.appendleft(moved.address)
                 continue
             except (ConnectionError, TimeoutError) as error:
                 problem = error
@@ -109,7 +106,7 @@ class _SlotConnection(Connection):
             self.slot_master.last = address
             return
         self.slot_master.last = None
-        # A node that has named one that was tried before knows nothing newer yet.
+        # Every node failed, or named one that failed: they do not know the new one yet.
         raise problem or SlotLost("no node says that it serves the key prefix")
 
     def read_response(self, *args: Any, **options: Any) -> Any:
@@ -127,7 +124,7 @@ class _SlotConnection(Connection):
 
     @staticmethod
     def slot_lost(error: ResponseError | str) -> SlotLost | None:
-        """What an error reply means, if it says that the slot is elsewhere; `error` is redis-py's, or the reply."""
+        """The exception for an error that says that the slot is elsewhere; `error` is redis-py's, or the reply."""
         text = str(error)
         if isinstance(error, str):
             is_lost = text.startswith(_NOT_SERVED)
@@ -147,7 +144,7 @@ class SlotSSLConnection(_SlotConnection, SSLConnection):
 
 def _log_in_and_probe(connection: Any) -> None:
     connection.on_connect()
-    connection.send_command("EXISTS", PROBE, check_health=False)
+    connection.send_command("EXISTS", keys.SCHEMA, check_health=False)  # any key of the slot
     try:
         # Not the connection's own method: it takes the error for a lost slot.
         Connection.read_response(connection)

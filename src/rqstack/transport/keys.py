@@ -10,8 +10,9 @@ rqstack's keys, with the default prefix `rq`:
 | `rqstack:supervisors` | sorted set | supervisor id, scored by its last heartbeat on Redis's clock |
 | `rqstack:supervisors:dead` | sorted set | dead supervisors that are checked once more before they are forgotten |
 | `rqstack:supervisor:<id>` | hash | its queues, workers, host and schema version |
-| `rqstack:running:<id>` | hash | worker -> the lease of the job that it runs (see claim.lua) |
-| `rqstack:claim:<owner>:<queue key>` | list | jobs that Redis moved to an idle worker, or to a supervisor of one |
+| `rqstack:running:<id>` | hash | worker -> the lease of the jobs that it runs (see worker/lua/lease.lua) |
+| `rqstack:claim:<owner>:<queue key>` | list | jobs that Redis moved to an idle worker, or to its supervisor |
+| `rqstack:releasing` | hash | ended job -> how far its many dependents are released (see enqueue/lua/dependents.lua) |
 | `rqstack:crashes:<job id>` | hash | how often a job has killed its process, and in which execution last; for a day |
 | `rqstack:metrics` | hash | counts and histograms (see worker/horse/counters.py) |
 | `rqstack:metrics:payloads_rejected` | hash | reason -> payloads that were refused |
@@ -23,7 +24,12 @@ rqstack's keys, with the default prefix `rq`:
 | `rqstack:schedulers` | set | the keys of scheduler processes |
 | `rqstack:scheduler:<name>` | hash | hostname, pid, birth, last_heartbeat, schema; expires when the process is dead |
 | `rqstack:ratelimit:…` | | rate limits: moving windows of the limits library, and turns (reserve_turn.lua) |
-| `rqstack:messages:<queue>` | list | message backend |
+| `rqstack:messages:<queue>` | list | message backend: messages that wait |
+| `rqstack:messages:<queue>:inbox:<owner>` | list | the message that a consumer's process handles |
+| `rqstack:messages:<queue>:leases` | sorted set | owner, scored by the end of its lease on Redis's clock |
+| `rqstack:never` | | never written: scripts ask for it in a Redis Cluster (see transport/scripts.py) |
+
+The hash of an RQ job that was enqueued a second time has one more field, `rqstack_call`: see enqueue/any_job.py.
 """
 
 from __future__ import annotations

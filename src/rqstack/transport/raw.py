@@ -41,7 +41,7 @@ _ERRORS: dict[str, type[RedisError]] = {
 }
 
 Lost = (ConnectionError, TimeoutError)
-"""What a call raises when the connection broke: the call may have been done or not."""
+"""Raised when the connection broke: the call may have been done or not."""
 
 
 def _reply_error(text: str) -> RedisError:

@@ -2,7 +2,7 @@
 
 Every long-running process joins when it starts, and says so again with each heartbeat. Neighbouring versions share the
 data during a rolling update: the new one raises the stored version, the old one goes on. A process that must not share
-the data ends with one sentence and changes nothing.
+the data ends with an error message and changes nothing.
 
 | version | release | what changed |
 |---|---|---|
@@ -44,17 +44,17 @@ SCHEMA_LUA = "transport/lua/schema.lua"
 """Defines `share_schema`, for scripts that send heartbeats."""
 
 POLL_INTERVAL = 0.5
-"""Seconds between two looks at older processes."""
+"""Seconds between two checks of older processes."""
 
 _JOIN = Script(SCHEMA_LUA, "transport/lua/join.lua")
 
 
 class SharedSchema:
-    """The part of one process in the agreement on the schema version.
+    """Joins one process to those that share the data, or refuses it.
 
     Args:
         settings: For `dead_after`, and for the address in messages.
-        url: The Redis, where it is not that of the settings.
+        url: The Redis, if it is not that of the settings.
     """
 
     def __init__(self, settings: Settings, url: str = "") -> None:
@@ -66,14 +66,14 @@ class SharedSchema:
         self._reported = ""
 
     def join(self, client: Redis) -> bool:
-        """Join, or say that this process uses the data still.
+        """Join, or confirm that this process still uses the data.
 
         Returns:
             False if older processes are on record that may be dead: ask again after `POLL_INTERVAL`. That ends after
             RQSTACK_DEAD_AFTER.
 
         Raises:
-            BrokerUnavailable: It is a node of a cluster, and the settings say nothing of a cluster.
+            BrokerUnavailable: It is a node of a cluster, and the URL is that of a plain Redis.
             IncompatibleSchema: The data is of a newer version, or older processes are alive.
             redis.exceptions.RedisError: Redis cannot be reached.
         """
@@ -117,7 +117,7 @@ class SharedSchema:
             time.sleep(POLL_INTERVAL)
 
     def check(self, reply: Any) -> None:
-        """Judge the answer of `share_schema`.
+        """Act on the answer of `share_schema`.
 
         Raises:
             IncompatibleSchema: The data is of a newer version.

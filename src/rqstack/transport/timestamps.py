@@ -12,7 +12,7 @@ _last: tuple[int | None, str] = None, ""  # a second and its text: the next time
 
 
 def from_micros(micros: int) -> datetime:
-    """The time in UTC that is so many microseconds after the epoch."""
+    """The time in UTC, from microseconds after the epoch."""
     return _EPOCH + timedelta(microseconds=micros)
 
 

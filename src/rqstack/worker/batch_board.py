@@ -1,7 +1,7 @@
 """Shared memory through which a supervisor sees the batch of a horse, and takes back what has not begun.
 
-A horse that runs tiny jobs claims several at once, and records them together. If one of them takes long after all, its
-supervisor records those that have ended, and puts back those that have not begun.
+A horse that runs tiny jobs claims several at once, a batch, and records them together. If one of them takes long after
+all, the supervisor records those that have ended, and puts back those that have not begun.
 
 Both may act at the same moment, so they agree as in Dekker's algorithm: the horse writes which job it begins, then
 reads whether the rest was taken back; the supervisor writes that it takes the rest back, then reads which job has
@@ -22,8 +22,8 @@ import msgspec
 from rqstack.worker.outcome import Outcome
 
 _HEAD = struct.Struct("B7xQQddQ32s")
-"""Whether the horse claims several jobs at once; jobs in the batch; the job that runs; when it began; when the first
-job ended that is not recorded; bytes of outcomes; the id of the call that claimed the batch."""
+"""Whether the horse claims several jobs at once; jobs in the batch; the place of the running job; when that began; when
+the first job ended that is not recorded; bytes of outcomes; the id of the call that claimed the batch."""
 
 _TAKEN_BACK = _HEAD.size
 _OUTCOMES = _TAKEN_BACK + 8
@@ -41,9 +41,9 @@ class Batch(NamedTuple):
     Args:
         call_id: The call that claimed it.
         size: How many jobs it has; 0 for no batch.
-        place: Which of them runs, from 0.
-        began: When that began, in monotonic time.
-        first_ended: When the first job ended that is not recorded; 0 for none.
+        place: The place of the running job in the batch, from 0.
+        began: Monotonic time at which that job began.
+        first_ended: Monotonic time at which the first job ended that is not recorded; 0 for none.
     """
 
     call_id: str
@@ -91,7 +91,7 @@ class BatchBoard:
         """A job of the batch has ended, and others follow.
 
         Returns:
-            Whether there was room for its outcome; if not, the horse records it at once.
+            Whether its outcome fits into the memory; if not, the horse records it at once.
         """
         at = index * _SIZE
         active, count, place, began, first_ended, used, call_id = _HEAD.unpack_from(self._memory, at)
@@ -105,10 +105,10 @@ class BatchBoard:
         return True
 
     def begin(self, index: int, place: int, now: float) -> bool:
-        """A job of the batch is to begin.
+        """The next job of the batch is about to begin.
 
         Returns:
-            Whether it may; if not, the supervisor has taken back what had not begun.
+            Whether it may; if not, the supervisor has taken back the jobs that had not begun.
         """
         at = index * _SIZE
         active, count, _, _, first_ended, used, call_id = _HEAD.unpack_from(self._memory, at)
@@ -117,7 +117,7 @@ class BatchBoard:
             return not self._memory[at + _TAKEN_BACK]
 
     def end(self, index: int) -> bool:
-        """The batch is recorded. Returns whether the supervisor has taken a part of it."""
+        """The batch is recorded. Returns whether the supervisor has recorded or put back a part of it."""
         at = index * _SIZE
         active, *_ = _HEAD.unpack_from(self._memory, at)
         _HEAD.pack_into(self._memory, at, active, 0, 0, 0.0, 0.0, 0, b"")
@@ -139,13 +139,13 @@ class BatchBoard:
         return Batch(call_id.decode("ascii", "replace"), count, place, began, first_ended)
 
     def take_back(self, index: int, batch: Batch) -> Batch | None:
-        """Take back what has not begun.
+        """Take back the jobs that have not begun.
 
         Args:
-            batch: The batch as it was.
+            batch: As it was read before.
 
         Returns:
-            The batch as it is; None if the horse has another one by now.
+            The batch as it is now; None if the horse has another one.
         """
         self._memory[index * _SIZE + _TAKEN_BACK] = 1
         with _fence:  # for its memory barrier: the write comes before the read
@@ -153,9 +153,9 @@ class BatchBoard:
         return now if now.call_id == batch.call_id and now.size else None
 
     def outcomes(self, index: int) -> Iterator[list[Any]]:
-        """How jobs of the batch have ended: the arguments for settle.lua.
+        """The outcomes of the jobs that have ended, as arguments for settle.lua.
 
-        What is being written at this moment is left out: its horse records it.
+        An outcome that is being written at this moment is left out: the horse records it.
         """
         at = index * _SIZE + _OUTCOMES
         used = _HEAD.unpack_from(self._memory, index * _SIZE)[5]

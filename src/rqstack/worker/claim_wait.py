@@ -29,7 +29,7 @@ class BlockingClaim:
 
     Args:
         client: As for `RawConnection`.
-        owner: Whose claim lists the jobs are moved to: a worker's name, or a supervisor's id.
+        owner: The owner of the claim lists to which jobs are moved: a worker's name, or a supervisor's id.
         queue_keys: The queues.
         seconds: How long one BLMOVE blocks. Redis may move a job to an owner that was cut off for as long as that.
     """
@@ -45,7 +45,7 @@ class BlockingClaim:
 
     @property
     def client_id(self) -> int:
-        """Redis's number of the first queue's connection: whom CLIENT UNBLOCK wakes."""
+        """The client id of the first queue's connection, for CLIENT UNBLOCK."""
         return self._client_ids[0]
 
     @property
@@ -60,7 +60,7 @@ class BlockingClaim:
 
     @property
     def sockets(self) -> list[Any]:
-        """What becomes readable when a wait has ended."""
+        """The sockets that become readable when a wait has ended."""
         return [
             connection.socket
             for connection, moment in zip(self._connections, self._overdue_at, strict=True)
@@ -81,7 +81,7 @@ class BlockingClaim:
         """Wait on the queues that are not waited on yet. Returns whether there were any.
 
         Args:
-            most: How many connections are opened at most: each takes some round trips.
+            most: How many connections to open at most: each takes some round trips. None for no limit.
         """
         begun = False
         for index, moment in enumerate(self._overdue_at):

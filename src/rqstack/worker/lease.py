@@ -1,4 +1,4 @@
-"""The lease of a running job."""
+"""The leases of running jobs."""
 
 from __future__ import annotations
 
@@ -24,3 +24,18 @@ class Lease(NamedTuple):
     job_id: str
     execution: str
     supervisor: str
+
+
+def jobs_of(lease: bytes | None) -> list[tuple[str, str, str]]:
+    """The jobs of a worker's lease, each its queue, its id and the id of its execution. The format is in lease.lua.
+
+    Args:
+        lease: As in Redis; None if the worker has none.
+    """
+    jobs = []
+    for part in (lease or b"").decode().split("\0"):
+        queue, separator, run = part.rpartition("\n")
+        if separator:
+            job_id, _, execution = run.rpartition(":")
+            jobs.append((queue, job_id, execution))
+    return jobs

@@ -40,7 +40,7 @@ class Limits:
     batch: int = 8
 
     def left(self, jobs: int) -> int | None:
-        """How many jobs a horse that has run this many may still run; None for no limit."""
+        """The number of jobs that a horse which has run `jobs` may still run; None for no limit."""
         limits = [limit - jobs for limit in (self.max_jobs, self.recycle_jobs) if limit is not None]
         return min(limits) if limits else None
 

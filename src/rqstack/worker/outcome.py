@@ -1,4 +1,4 @@
-"""How a job ended, as settle.lua records it."""
+"""The outcome of a job, as settle.lua records it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 @dataclass(slots=True)
 class Outcome:
-    """How a job ended.
+    """The outcome of a job.
 
     Args:
         what: finished; failed (it is retried, if it may be); stopped (by a command: it is not retried); retry (it
@@ -29,10 +29,9 @@ class Outcome:
         ended: When it ended.
         ran: Seconds it ran; None if that is not known.
         result_ttl: Seconds its result is kept, where its record does not say so.
-        more: What else settle.lua takes for few outcomes; its head lists it. No bytes, which Redis's MessagePack does
-            not read.
-        exception: The class of what it raised, or "".
-        traceback: What it raised, as text.
+        more: Optional values, listed in the head of settle.lua. No bytes, which Redis's MessagePack does not read.
+        exception: The class name of the exception that it raised, or "".
+        traceback: That exception as text.
     """
 
     what: What

@@ -88,11 +88,11 @@ class Scoreboard:
                     pass
 
     def silence(self, *, silent: bool) -> None:
-        """Whether horses that become idle leave the supervisor asleep: it waits on every queue for them already."""
+        """Set whether horses that become idle let the supervisor sleep: it waits on every queue for them already."""
         self._memory[self._silent] = silent
 
     def wait(self, index: int, client_id: int) -> None:
-        """A horse has begun to wait in Redis, by the connection of this number."""
+        """A horse has begun to wait in Redis; `client_id` is Redis's id of its connection."""
         _, ticket = self.waiting(index)
         struct.pack_into("QQ", self._memory, index * _ROW.size + _WAITING, client_id, ticket + 1)
         if self._bell is not None and not self._memory[self._silent]:
@@ -104,7 +104,7 @@ class Scoreboard:
         struct.pack_into("Q", self._memory, index * _ROW.size + _WAITING, 0)
 
     def waiting(self, index: int) -> tuple[int, int]:
-        """The connection by which a horse waits in Redis, 0 if it does not; and how often it has begun to."""
+        """The client id of a horse's wait in Redis, 0 if it does not wait; and how often it has begun to."""
         return struct.unpack_from("QQ", self._memory, index * _ROW.size + _WAITING)
 
     def _read(self, index: int) -> tuple[float, float, int, int]:

@@ -18,7 +18,7 @@ CLAIM = Script(*_CLAIM, tail="return claim()")
 SETTLE = Script(
     *_CLAIM,
     Function("settle_any(at)", _LEASE, *_RELEASE, "enqueue/lua/delete_job.lua", "worker/lua/settle_any.lua"),
-    Function("keep_rest(recorded)", _LEASE, _PUT_BACK, "worker/lua/keep_rest.lua"),
+    Function("keep_rest(recorded, ended)", _LEASE, _PUT_BACK, "worker/lua/keep_rest.lua"),
     "worker/lua/settle.lua",
 )
 RELEASE = Script(*_RELEASE, "worker/lua/release.lua")

@@ -59,7 +59,7 @@ def claim_arguments(
 
 
 def settle_arguments(outcomes: Sequence[Outcome], *, claim: bool, put_back: str = "") -> list[Any]:
-    """What settle.lua takes after the arguments of claim.lua; pairs of counts may follow.
+    """The arguments of settle.lua after those of claim.lua; pairs of counts may follow.
 
     Args:
         outcomes: How jobs ended.
@@ -75,13 +75,13 @@ def call_id_of(head: Sequence[Any]) -> str:
 
 
 def raw_settle_arguments(outcomes: Sequence[Sequence[Any]], *, claim: bool, put_back: str = "") -> list[Any]:
-    """As `settle_arguments`, with the arguments of outcomes."""
+    """As `settle_arguments`, of outcomes as `Outcome.arguments` returns them."""
     values = [value for outcome in outcomes for value in outcome]
     return [b"1" if claim else b"0", JOB_TIMEOUT, put_back, len(outcomes), *values]
 
 
 def settle(connection: RawConnection, lease: Lease, outcome: Outcome) -> str:
-    """Record how a job ended whose horse is gone, in the name of its worker.
+    """Record the outcome of a job whose horse is gone, in the name of its worker.
 
     Args:
         lease: The lease that the worker held.

@@ -59,7 +59,7 @@ class Rider:
         queues = [Queue(queue, connection=client) for queue in QUEUES]
         self.worker = Worker(queues, name=name, connection=client, serializer=DefaultSerializer)
         self.horse = Horse(self.worker, (supervisor, os.getpid()), Scoreboard(1), BatchBoard(1), 0, Limits())
-        self.horse._on_stop = signal.getsignal(signal.SIGTERM)  # type: ignore[assignment]  # the test keeps its own
+        self.horse._signals._on_stop = signal.getsignal(signal.SIGTERM)  # type: ignore[assignment]  # the test keeps its own
         self.supervisor = supervisor
         self.claimed: list[Any] | None = None
         """A claimed job that has not run yet, as claim.lua gives it."""
@@ -83,8 +83,7 @@ class Rider:
 
     def close(self) -> None:
         self.horse._connection.close()
-        for descriptor in (self.horse._wakeup, self.horse._wake):
-            os.close(descriptor)
+        self.horse._signals.close()
 
 
 class Jobs(RuleBasedStateMachine):

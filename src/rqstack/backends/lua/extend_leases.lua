@@ -3,6 +3,7 @@
 -- KEYS[1]   leases
 -- ARGV[1]   lease in seconds
 -- ARGV[2+]  owners
+
 local clock = redis.call('TIME')
 local expires = clock[1] + clock[2] / 1000000 + ARGV[1]
 for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', expires, ARGV[i]) end

@@ -1,11 +1,12 @@
--- Return the messages of owners whose lease has expired to the queue, then open the lease of this owner.
--- By Redis's clock: the clocks of the machines may differ.
+-- Return the messages of owners whose lease has expired to the queue, then open the lease of this owner. By Redis's
+-- clock: the clocks of the machines may differ.
 --
 -- KEYS[1]  queue
 -- KEYS[2]  leases
 -- ARGV[1]  prefix of the lists of owners
 -- ARGV[2]  owner
 -- ARGV[3]  lease in seconds
+
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
 for _, owner in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)) do

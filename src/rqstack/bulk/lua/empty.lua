@@ -4,6 +4,7 @@
 -- ARGV[1]  maximum number of jobs
 --
 -- Returns the number of jobs removed.
+
 local ids = redis.call('LPOP', KEYS[1], ARGV[1])
 if not ids then
     return 0

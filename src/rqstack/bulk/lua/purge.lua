@@ -1,11 +1,13 @@
 -- Remove jobs from a registry and delete them: RQ's Job.delete for one batch.
 --
--- KEYS[1]  registry, a sorted set
--- ARGV[1]  statuses that a job of this registry may have, each between commas: ',failed,stopped,'
--- ARGV[2]… ids
---
 -- A job with another status is in use again, for example because it was requeued: it is only removed from the registry.
+--
+-- KEYS[1]   registry, a sorted set
+-- ARGV[1]   statuses that a job of this registry may have, each between commas: ',failed,stopped,'
+-- ARGV[2+]  ids
+--
 -- Returns the number of jobs deleted.
+
 local deleted = 0
 local to_delete = {}
 for i = 2, #ARGV do

@@ -1,7 +1,10 @@
--- Enqueues a job of any kind, all or nothing: what rq.Queue does in several steps. Follows rate_limited.lua and
+-- Enqueue a job of any kind, all or nothing: what rq.Queue does in several steps. Follows rate_limited.lua and
 -- delete_job.lua.
 --
--- KEYS[1]  rq:job:<id>      KEYS[2]  rq:queue:<name>      KEYS[3]  rq:queues
+-- KEYS[1]  rq:job:<id>
+-- KEYS[2]  rq:queue:<name>
+-- KEYS[3]  rq:queues
+--
 -- ARGV[1]  the job's id
 -- ARGV[2]  RPUSH or LPUSH (at the front)
 -- ARGV[3]  seconds it may wait; 0 for no limit
@@ -15,13 +18,14 @@
 -- ARGV[13], ARGV[14]  key and slots of its RateLimit; '' for none
 -- ARGV[15] '1' if a failed dependency counts as finished
 -- ARGV[16] n, the number of its dependencies, then their n ids
--- …        field, value, field, value, … of the job's hash, without its status
+-- then field, value, field, value, … of the job's hash, without its status
 --
 -- Returns one of:
 --   {status}                       the job was written; queued, deferred, scheduled or rate_limited
 --   {'again', status, enqueued_at} the first call, whose reply was lost, has written it
 --   {'exists', fields}             a job with this id exists
 --   {'cycle', id}                  nothing was written: this dependency waits for the job itself
+
 local call = redis.call
 local job, queue = KEYS[1], KEYS[2]
 local id, ttl, name, seconds, text = ARGV[1], tonumber(ARGV[3]), ARGV[6], ARGV[7], ARGV[8]
@@ -40,7 +44,7 @@ local function is_unfinished(dependency)
     return status and status ~= 'finished' and not (status == 'failed' and ARGV[15] == '1')
 end
 
--- The deferred job, among all that the dependencies wait for, that waits for this job: both would wait for ever.
+-- The deferred job, among all that the dependencies wait for, that waits for this job: both would wait forever.
 -- Only a job that others wait for already can close a cycle, so a new id costs nothing here.
 local function cycle()
     if call('EXISTS', job .. ':dependents') == 0 then return end

@@ -1,4 +1,4 @@
--- Releases the jobs that have waited for a job, as rq.Queue.enqueue_dependents does in several steps. Comes after
+-- Release the jobs that have waited for a job, as rq.Queue.enqueue_dependents does in several steps. Follows
 -- put_on_queue.lua.
 
 -- How many dependents are looked at in one call, about: what is left waits in RELEASING for the next.
@@ -9,7 +9,7 @@ local RELEASING = '<prefix>stack:releasing'
 -- Whether a job waits for its dependencies: one that was enqueued, canceled or ended otherwise does not.
 local WAITS = {deferred = true, created = true}
 
--- Whether a job's dependencies have ended well, but for one of them. Those that are gone have, as in RQ.
+-- Whether a job's dependencies are met, apart from one of them. One that is gone is met, as in RQ.
 local function other_dependencies_met(id, but, allow_failure)
     for _, other in ipairs(redis.call('SMEMBERS', '<prefix>:job:' .. ':' .. id .. ':dependencies')) do
         if other ~= but then
@@ -64,7 +64,7 @@ local function release_dependents(parent, outcome, cursor, timeout, seconds, tex
 end
 
 -- Release the dependents of a job that has just ended; what does not fit into one call is noted in RELEASING.
--- Arguments as `release_dependents`. Returns whether there are more.
+-- Arguments as release_dependents. Returns whether there are more.
 local function begin_release(parent, outcome, timeout, seconds, text)
     local cursor = release_dependents(parent, outcome, '0', timeout, seconds, text)
     if cursor ~= '0' then

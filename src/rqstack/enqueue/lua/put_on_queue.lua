@@ -1,7 +1,6 @@
--- Puts a job that is on record on its queue, as rq.Queue does. Comes after rate_limited.lua, before scripts that
--- retry, requeue or release jobs.
+-- Put a job that is on record on its queue, as rq.Queue does. Follows rate_limited.lua.
 
--- What `put_on_queue` has to know of a job, in this order.
+-- The fields of a job's record that put_on_queue takes, in this order.
 local WAITING_FIELDS = {'origin', 'timeout', 'ttl', 'rate_limit_key', 'rate_limit_concurrency'}
 
 -- The limit of a job and its number of slots, from WAITING_FIELDS; nil if it has none.
@@ -23,6 +22,8 @@ local function expire_waiting(id, ttl)
     end
 end
 
+-- Let a job wait on its queue, or for a slot of its limit.
+--
 -- id         the job's id
 -- fields     its WAITING_FIELDS, which have an origin
 -- at_front   whether it comes before the others

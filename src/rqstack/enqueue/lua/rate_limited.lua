@@ -1,4 +1,4 @@
--- RQ's RateLimit, as rq.rate_limit has it. Comes before scripts that put jobs on queues, or end them.
+-- Give out the slots of RQ's RateLimit, as rq.rate_limit does.
 --
 -- A job with a limit waits in a sorted set for one of the limit's slots. A job that is given one is put on its queue,
 -- and keeps the slot until it has ended.
@@ -29,7 +29,7 @@ local function fill_slots(limit, most, seconds, text)
     end
 end
 
--- Let a job wait for a slot, and give it one if one is free. Arguments as `fill_slots`, and
+-- Let a job wait for a slot, and give it one if one is free. Arguments as fill_slots, and
 --
 -- id        the job's id; its record is there, with its origin
 local function enqueue_rate_limited(id, limit, most, seconds, text)
@@ -44,7 +44,7 @@ local function enqueue_rate_limited(id, limit, most, seconds, text)
     fill_slots(limit, most, seconds, text)
 end
 
--- Take a job that has ended out of its limit, and give its slot to the next. Arguments as `fill_slots`, and
+-- Take a job that has ended out of its limit, and give its slot to the next. Arguments as fill_slots, and
 --
 -- id        the job's id
 local function release_slot(id, limit, seconds, text)

@@ -1,8 +1,15 @@
 -- Reserve a turn for a job that waits for the rate limit of its task.
--- KEYS: 1 turns of the task: sorted set, job id -> the time that it was first given
--- ARGV: 1 'enter' or 'wait', 2 job id, 3 seconds between two starts, 4 seconds for which a turn that was not taken keeps
---       new jobs behind it, 5 for 'wait': seconds until the limit allows a start
+--
+-- KEYS[1]  turns of the task: sorted set, job id -> the time that it was first given
+--
+-- ARGV[1]  'enter' or 'wait'
+-- ARGV[2]  the job's id
+-- ARGV[3]  seconds between two starts
+-- ARGV[4]  seconds for which a turn that was not taken keeps new jobs behind it
+-- ARGV[5]  for 'wait': seconds until the limit allows a start
+--
 -- Returns seconds to wait, as text; '0' from 'enter' means: try now.
+
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local job, interval, kept = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])

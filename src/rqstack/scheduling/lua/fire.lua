@@ -1,10 +1,27 @@
--- Enqueue the job of one firing, exactly once, however many schedulers run.
+-- Enqueue the job of one firing, exactly once, however many schedulers run. Follows enqueue/lua/rate_limited.lua.
+--
 -- The state of the entry holds the last firing that was decided. This script compares it, advances it and enqueues the
 -- job atomically, so a second scheduler finds it advanced.
--- KEYS: 1 entry, 2 job template, 3 state of the entry, 4 next firings, 5 job, 6 queue, 7 rq:queues
--- ARGV: 1 entry id, 2 its version, 3 this firing, 4 the one after it, 5 job id, 6 now in RQ's format,
---       7 now in Unix seconds
--- Returns 1 enqueued, 0 already fired, -1 the entry has changed since the caller read it, -2 the job already exists.
+--
+-- KEYS[1]  the entry
+-- KEYS[2]  the template of its jobs
+-- KEYS[3]  the state of the entry
+-- KEYS[4]  next firings
+-- KEYS[5]  the job
+-- KEYS[6]  the queue
+-- KEYS[7]  rq:queues
+--
+-- ARGV[1]  the entry's id
+-- ARGV[2]  its version
+-- ARGV[3]  this firing
+-- ARGV[4]  the one after it
+-- ARGV[5]  the job's id
+-- ARGV[6]  now, as RQ writes times
+-- ARGV[7]  now, in Unix seconds
+--
+-- Returns 1 if the job was enqueued, 0 if the firing was decided before, -1 if the entry has changed since the caller
+-- read it, -2 if the job exists already.
+
 if redis.call('HGET', KEYS[1], 'version') ~= ARGV[2] then
     return -1
 end

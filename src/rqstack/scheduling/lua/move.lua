@@ -1,9 +1,22 @@
 -- Move delayed jobs and retries that are due from a queue's scheduled registry into the queue, as RQ's scheduler does.
--- KEYS: 1 scheduled registry, 2 queue, 3 rq:queues, 4 RQ's lock of the queue's scheduler
--- ARGV: 1 now, 2 most jobs to move, 3 now in RQ's format, 4 queue name, 5 timeout of a job without one,
---       6 seconds past its due time after which an id without a job is dropped,
---       7 offset: ids that earlier calls left because their job does not exist yet
--- Returns jobs moved, ids dropped, ids left because their job does not exist (yet); -1 if RQ's scheduler has the lock.
+-- Follows enqueue/lua/put_on_queue.lua.
+--
+-- KEYS[1]  rq:scheduled:<queue>
+-- KEYS[2]  rq:queue:<queue>
+-- KEYS[3]  rq:queues
+-- KEYS[4]  RQ's lock of the queue's scheduler
+--
+-- ARGV[1]  now, in Unix seconds
+-- ARGV[2]  how many jobs to move at most
+-- ARGV[3]  now, as RQ writes times
+-- ARGV[4]  the queue's name
+-- ARGV[5]  timeout of a job without one
+-- ARGV[6]  seconds past its due time after which an id without a job is dropped
+-- ARGV[7]  offset: ids that earlier calls left because their job does not exist yet
+--
+-- Returns {moved, dropped, left}: jobs moved, ids dropped, ids left because their job does not exist yet. Moved is -1
+-- if RQ's scheduler has the lock.
+
 -- Redis does not roll back a script that fails. So everything that may be damaged is checked before the first write.
 if redis.call('EXISTS', KEYS[4]) == 1 then
     -- RQ's own scheduler (`rq worker --with-scheduler`) moves the jobs of this queue. It reads first and writes later,
@@ -19,15 +32,14 @@ local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 
 for i = 1, #due, 2 do
     local id = due[i]
     local key = '<prefix>:job:' .. id
-    local job = redis.pcall('HMGET', key, 'enqueue_at_front', 'enqueue_at_front_on_retry', 'ended_at', 'ttl', 'timeout',
-        'data', 'rate_limit_key', 'rate_limit_concurrency')
+    local job = redis.pcall('HMGET', key, 'enqueue_at_front', 'enqueue_at_front_on_retry', 'ended_at', 'data')
     if job.err then
         if redis.call('TYPE', key).ok == 'hash' then
             return job
         end
         job = {}  -- the key exists but is not a hash, so it is not a job
     end
-    if not job[6] then
+    if not job[4] then
         -- RQ adds the id before it writes the job, so a missing job may still come.
         if tonumber(ARGV[1]) - tonumber(due[i + 1]) >= tonumber(ARGV[6]) then
             redis.call('ZREM', KEYS[1], id)
@@ -36,33 +48,12 @@ for i = 1, #due, 2 do
             pending = pending + 1
         end
     else
-        local ttl = math.floor(tonumber(job[4] or '0') or 0)
-        local slots = job[7] and tonumber(job[8] or '')
         redis.call('ZREM', KEYS[1], id)
         redis.call('HSET', key, 'origin', ARGV[4])
-        if not slots then
-            redis.call('HSET', key, 'status', 'queued', 'enqueued_at', ARGV[3])
-        end
-        if not job[5] then
-            redis.call('HSET', key, 'timeout', ARGV[5])
-        end
-        if ttl > 0 and ttl < 1e10 then  -- beyond this Redis rejects the expiry
-            redis.call('EXPIRE', key, ttl)
-            redis.call('EXPIRE', key .. ':dependents', ttl)
-            redis.call('EXPIRE', '<prefix>:job:' .. ':' .. id .. ':dependencies', ttl)
-        end
+        local fields = redis.call('HMGET', key, unpack(WAITING_FIELDS))
         local retried = job[3] and job[3] ~= ''
         local at_front = job[1] == '1' or (job[2] == '1' and retried)
-        if slots then
-            if at_front then
-                redis.call('HSET', key, 'enqueue_at_front', 1)
-            end
-            enqueue_rate_limited(id, job[7], slots, math.floor(tonumber(ARGV[1])), ARGV[3])
-        elseif at_front then
-            redis.call('LPUSH', KEYS[2], id)
-        else
-            redis.call('RPUSH', KEYS[2], id)
-        end
+        put_on_queue(id, fields, at_front, ARGV[5], math.floor(tonumber(ARGV[1])), ARGV[3])
         moved = moved + 1
     end
 end

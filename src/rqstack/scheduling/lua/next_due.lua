@@ -1,7 +1,12 @@
 -- Read when the next firing and the next delayed job of each queue are due, in one round trip.
--- KEYS: 1 next firings, 2 marker that exists while the declared table is in Redis, 3 rq:queues
+--
+-- KEYS[1]  next firings
+-- KEYS[2]  marker that exists while the declared table is in Redis
+-- KEYS[3]  rq:queues
+--
 -- Returns now (seconds, microseconds), the marker, the next firing, then pairs of a queue and the time of its first
 -- delayed job. Queues whose delayed jobs RQ's own scheduler moves are left out.
+
 local now = redis.call('TIME')
 local result = {now[1], now[2], redis.call('GET', KEYS[2]) or '', ''}
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')

@@ -1,8 +1,15 @@
 -- Remove the entries of some sources, except those to keep.
--- KEYS: 1 next firings, 2 marker that exists while the declared table is in Redis
--- ARGV: 1 seconds for which the state outlives its entry, 2 value of the marker ("" leaves it alone), 3 number of
---       sources, then the sources (a trailing * matches any suffix), then the ids to keep
+--
+-- KEYS[1]  next firings
+-- KEYS[2]  marker that exists while the declared table is in Redis
+--
+-- ARGV[1]   seconds for which the state outlives its entry
+-- ARGV[2]   value of the marker; '' leaves it alone
+-- ARGV[3]   number of sources
+-- ARGV[4+]  the sources (a trailing * matches any suffix), then the ids to keep
+--
 -- Returns the ids removed.
+
 local keep, exact, prefixes = {}, {}, {}
 local sources = tonumber(ARGV[3])
 for i = 4, 3 + sources do

@@ -1,8 +1,18 @@
 -- Insert or update an entry of the cron table.
--- KEYS: 1 entry, 2 job template, 3 state of the entry, 4 next firings
--- ARGV: 1 entry id, 2 now, 3 the next firing, 4 number of fields of the entry, then those fields with their values,
---       then the fields of the template with theirs
--- Returns 0 unchanged, 1 changed, 2 new.
+--
+-- KEYS[1]  the entry
+-- KEYS[2]  the template of its jobs
+-- KEYS[3]  the state of the entry
+-- KEYS[4]  next firings
+--
+-- ARGV[1]   the entry's id
+-- ARGV[2]   now, in Unix seconds
+-- ARGV[3]   the next firing
+-- ARGV[4]   number of fields of the entry
+-- ARGV[5+]  those fields with their values, then the fields of the template with theirs
+--
+-- Returns 0 if it is unchanged, 1 if it has changed, 2 if it is new.
+
 local fields = tonumber(ARGV[4]) * 2
 local entry = {}
 for i = 5, 4 + fields, 2 do

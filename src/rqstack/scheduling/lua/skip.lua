@@ -1,7 +1,17 @@
 -- Skip firings that were missed for longer than the misfire grace, or correct the next firing.
--- KEYS: 1 entry, 2 state of the entry, 3 next firings
--- ARGV: 1 entry id, 2 its version, 3 last firing to skip, 4 the next firing after it, 5 increment of the counter `skipped`
+--
+-- KEYS[1]  the entry
+-- KEYS[2]  the state of the entry
+-- KEYS[3]  next firings
+--
+-- ARGV[1]  the entry's id
+-- ARGV[2]  its version
+-- ARGV[3]  the last firing to skip
+-- ARGV[4]  the next firing after it
+-- ARGV[5]  increment of the counter 'skipped'
+--
 -- Returns 1 if this call skipped them, else 0.
+
 if redis.call('HGET', KEYS[1], 'version') ~= ARGV[2] then
     return 0
 end

@@ -1,4 +1,4 @@
--- Join the processes that use the data below the prefix, or learn why not.
+-- Join the processes that use the data below the prefix, or learn why not. Follows schema.lua.
 --
 -- KEYS[1]  rqstack:schema
 -- KEYS[2]  rqstack:supervisors

@@ -1,15 +1,15 @@
--- The schema version of the data below the prefix: the hash <prefix>stack:schema with two whole numbers,
+-- Note which version of the data below the prefix a process uses, or learn that it must not.
 --
---   version  the highest version of any process that has used the data
---   oldest   the lowest version that may share the data
---
--- Both only rise. A missing hash means version 1: rqstack 0.1.0 wrote none. A damaged one is replaced and reported; to
--- refuse it would keep every process from starting, and protect nothing, since who can damage it can delete it too.
---
--- share_schema(version, oldest) notes that a process of this version uses the data. Returns {answer, version, oldest,
--- damaged}: answer is 'newer' if the data is of a version that this process must not share, and nothing was written;
--- else 'ok'. damaged is what was replaced, else ''.
+-- The hash rqstack:schema has two whole numbers: version, the highest version of any process that has used the data,
+-- and oldest, the lowest version that may share it. Both only rise. A missing hash means version 1: rqstack 0.1.0 wrote
+-- none. A damaged one is replaced and reported; to refuse it would keep every process from starting, and protect
+-- nothing, since whoever can damage it can delete it too.
 
+-- version  of the process
+-- oldest   the lowest version of other processes that it can share the data with
+--
+-- Returns {answer, version, oldest, damaged}: answer is 'newer' if the process must not share the data, and then
+-- nothing was written; else 'ok'. damaged describes what was replaced, else ''.
 local function share_schema(version, oldest)
   local key, damaged = '<prefix>stack:schema', ''
   local function number(text) return text and string.match(text, '^%d%d?%d?%d?%d?%d?$') and tonumber(text) end

@@ -1,4 +1,4 @@
-"""Fails an abandoned job, one whose process is gone: a side job, since users' code is called about it."""
+"""Fails an abandoned job, one whose process is gone. That is a side job, since it calls users' code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class AbandonedJob(NamedTuple):
 
     Args:
         lease: Its lease.
-        reason: What is stored as its exception.
+        reason: The text that is stored as its exception.
         stopped: It was stopped by a command.
         status: The wait status of its process; 0 if not known.
     """
@@ -54,7 +54,7 @@ def failure_reason(
     ignored_timeout: bool = False,
     killed_by_command: bool = False,
 ) -> str:
-    """What is stored as the exception of an abandoned job, beginning as RQ does.
+    """The text that is stored as the exception of an abandoned job; it begins as RQ's.
 
     Args:
         ended: How its process ended.
@@ -89,14 +89,14 @@ def fail_abandoned(worker: BaseWorker, abandoned: AbandonedJob) -> bool:
     connection = RawConnection(worker.connection)
     deadline = time.monotonic() + _PATIENCE
     job: Job | None = None
-    is_told = False
+    is_notified = False
     while time.monotonic() < deadline:
         try:
-            if not is_told:
+            if not is_notified:
                 job = read_job(worker, lease.job_id, lease.queue, JOB_TIMEOUT)
-                is_told = True
+                is_notified = True
                 if job is not None:
-                    _tell(worker, abandoned, job)
+                    _notify(worker, abandoned, job)
             what = settle(connection, lease, _outcome(abandoned, job))
             if what in ("failed", "stopped", "retried"):
                 _count(worker, lease, job, "stopped" if abandoned.stopped else "killed")
@@ -113,7 +113,7 @@ def fail_abandoned(worker: BaseWorker, abandoned: AbandonedJob) -> bool:
     return False
 
 
-def _tell(worker: BaseWorker, abandoned: AbandonedJob, job: Job) -> None:
+def _notify(worker: BaseWorker, abandoned: AbandonedJob, job: Job) -> None:
     """Call users' code about the job: the stopped callback, or the handler of killed horses."""
     try:
         if not abandoned.stopped:
@@ -122,7 +122,7 @@ def _tell(worker: BaseWorker, abandoned: AbandonedJob, job: Job) -> None:
             timeout = str(job.stopped_callback_timeout).encode()
             call_back(worker, name.encode(), timeout, "stopped", job)
     except Exception:
-        worker.log.exception("Job %s: what was to be told of its end has failed", job.id)
+        worker.log.exception("Job %s: its stopped callback, or the handler of killed work-horses, has failed", job.id)
 
 
 def _outcome(abandoned: AbandonedJob, job: Job | None) -> Outcome:

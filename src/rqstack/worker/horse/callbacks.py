@@ -1,4 +1,4 @@
-"""Calls what users have attached to a job: callbacks, exception handlers, webhooks."""
+"""Calls a job's callbacks, exception handlers and webhooks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("rq.worker")
 
 
 def check_names(extras: Extras) -> None:
-    """Hold the allow-list for a job's callbacks.
+    """Check a job's callbacks against the allow-list.
 
     Raises:
         UnknownTask: One is refused.
@@ -39,15 +39,15 @@ def check_names(extras: Extras) -> None:
 
 
 def call_back(worker: BaseWorker, name: bytes, timeout: bytes | None, kind: str, job: Job, *arguments: Any) -> None:
-    """Call a job's callback within its time, as `rq.callbacks` does.
+    """Call a job's callback under its timeout, as `rq.callbacks` does.
 
     Args:
         worker: The worker that ran the job.
         name: The function's dotted name.
         timeout: Seconds, as in the job's record.
-        kind: success, failure or stopped, for the error.
+        kind: success, failure or stopped, for the error message.
         job: The job.
-        arguments: What the callback gets after the job and the connection.
+        arguments: Passed to the callback after the job and the connection.
 
     Raises:
         UnknownTask: The allow-list refuses it.
@@ -65,7 +65,7 @@ def call_back(worker: BaseWorker, name: bytes, timeout: bytes | None, kind: str,
 def handle_exception(worker: BaseWorker, running: RunningJob, job: Job, text: str, *exc_info: Any) -> None:
     """Log what a job raised, and call the worker's exception handlers, as `rq.Worker.handle_exception`.
 
-    What a handler raises is logged: a job's failure is recorded in any case.
+    An error in a handler is logged: the job's failure is recorded in any case.
 
     Args:
         text: The traceback.
@@ -89,7 +89,7 @@ def handle_exception(worker: BaseWorker, running: RunningJob, job: Job, text: st
 
 
 def send_webhooks(job: Job, stored: bytes, status: str, text: str = "") -> None:
-    """Send the webhooks of a job for how it ended. What fails is logged, as by RQ.
+    """Send the webhooks of a job that has ended. Failures are logged, as by RQ.
 
     Args:
         job: The job.

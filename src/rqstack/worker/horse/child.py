@@ -35,7 +35,7 @@ class ChildFactory:
     Args:
         workers: The RQ workers, one per horse.
         supervisor: The id of the supervisor, and its process.
-        boards: Where the supervisor looks.
+        boards: Where the horses report to the supervisor.
         limits: When a horse ends.
     """
 

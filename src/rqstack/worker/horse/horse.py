@@ -1,4 +1,4 @@
-"""The horse: a process that runs jobs one after the other, with one call to Redis per job."""
+"""The horse: a process that runs jobs one after the other, with one call to Redis per job or batch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import contextlib
 import logging
 import os
 import random
-import select
 import signal
 import time
 from collections.abc import Sequence
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -21,11 +19,12 @@ from rqstack.transport.protocol import pack
 from rqstack.transport.raw import Lost, RawConnection
 from rqstack.transport.timestamps import parse
 from rqstack.worker.claim_wait import BlockingClaim
+from rqstack.worker.horse.batching import Batching
 from rqstack.worker.horse.counters import Counters
-from rqstack.worker.horse.release_note import note_release
+from rqstack.worker.horse.horse_signals import HorseSignals
+from rqstack.worker.horse.release_meta import note_release
 from rqstack.worker.horse.run_job import JobRunner
 from rqstack.worker.horse.running import Extras, RunningJob
-from rqstack.worker.horse.timeout import handler_of
 from rqstack.worker.limits import DONE, Limits
 from rqstack.worker.outcome import Outcome
 from rqstack.worker.scripts import CLAIM, SETTLE
@@ -36,17 +35,9 @@ if TYPE_CHECKING:
     from rqstack.worker.batch_board import BatchBoard
     from rqstack.worker.scoreboard import Scoreboard
 
-_SIGTERM = int(signal.SIGTERM)
-
 _IDLE_LOOK = 30.0
 """Seconds after which an idle horse checks its queues anyway, and whether workers are suspended. With many queues it
 is longer; see `Limits.block`."""
-
-_TINY = 0.002
-"""Seconds below which a job is tiny: several of them are claimed at once."""
-
-_UNRECORDED = 0.004
-"""Seconds for which the outcome of a tiny job waits for those of others."""
 
 _CLAIM_LISTS = 5.0
 """Seconds after which a busy horse, too, checks its claim lists for jobs that Redis has moved there."""
@@ -58,8 +49,8 @@ class Horse:
     Args:
         worker: The RQ worker that it represents.
         supervisor: The id of its supervisor, and its process id.
-        scoreboard: What its supervisor reads.
-        board: Where its supervisor sees which of several jobs it runs.
+        scoreboard: Tells its supervisor which job it runs.
+        board: Tells its supervisor how far a batch is.
         index: Its place on the scoreboard.
         limits: When it ends.
         release: The name of the task code, for the jobs' meta; "" for none.
@@ -77,7 +68,6 @@ class Horse:
     ) -> None:
         self._worker = worker
         self._scoreboard = scoreboard
-        self._board = board
         self._index = index
         self._limits = limits
         self._client = worker.connection
@@ -86,25 +76,24 @@ class Horse:
         # Its supervisor waits on the other queues, for all of its horses.
         self._blocking_claim = BlockingClaim(self._client, worker.name, self._queue_keys[:1], limits.block)
         self._runner = JobRunner(worker, self._begin)
+        # A batch is of one queue; with another strategy the next job may be of another one.
+        is_allowed = worker.work_strategy == "default"
+        self._batching = Batching(board, index, limits, supervisor[1], is_allowed=is_allowed)
+        self._signals = HorseSignals()
         self._counters = Counters()
         self._supervisor_pid = supervisor[1]
         self._fixed_keys = (worker.key, keys.running(supervisor[0]), keys.SUPERVISORS)
         self._names = (worker.name, supervisor[0])
         self._order: Sequence[str] = self._queue_keys
-        self._stopping = False
         self._jobs = 0
         self._claims_checked = 0.0
         self._now = 0.0
         self._ended: list[tuple[RunningJob, Outcome]] = []
         self._call_id = ""
-        self._most = 1
         self._rest_left = False
-        self._in_batch = False
         self._counted = 0
         self._sent_counts: Sequence[bytes | str] = ()
         self._parent = os.getppid()
-        self._wakeup, self._wake = os.pipe()
-        self._on_stop = self._stop
         self._release = release
         self._meta = worker.serializer.dumps({"release": release}) if release else b""
 
@@ -121,13 +110,12 @@ class Horse:
         """Close this process's copies of what the horse has open; the horse was forked, and keeps its own."""
         self._connection.close_copy()
         self._blocking_claim.close_copy()
-        os.close(self._wakeup)
-        os.close(self._wake)
+        self._signals.close()
 
     def run(self) -> int:
         """Work until told to stop, or until a limit is reached. Returns the exit code."""
         self._parent = os.getppid()
-        self._install_signals()
+        self._signals.install()
         hooks.run(hooks.after_fork)
         random.seed()
         idle_since = time.monotonic()
@@ -154,11 +142,11 @@ class Horse:
             elif status == b"suspended":
                 if self._limits.burst:
                     return self._exit(DONE)
-                self._pause(1.0)
+                self._signals.pause(1.0)
             elif status == b"unregistered":
                 # Redis has lost our supervisor, or another one took it for dead: it sends a heartbeat at once.
                 os.kill(self._supervisor_pid, signal.SIGUSR1)
-                self._pause(0.2)
+                self._signals.pause(0.2)
             elif status == b"unfinished":
                 self._worker.log.error(
                     "Worker %s: its claim was rejected, since %r is still recorded as running", self._worker.name, jobs
@@ -179,10 +167,8 @@ class Horse:
             return reply[0], reply[1:]
         outcomes, releasing, *claimed = reply
         self._ended, self._counted, self._rest_left = [], 0, False
-        if self._in_batch:
-            self._in_batch = False
-            if self._board.end(self._index):  # the supervisor was faster with some of them
-                outcomes = [b"again" if what == b"fenced" else what for what in outcomes]
+        if self._batching.is_taken_back():
+            outcomes = [b"again" if what == b"fenced" else what for what in outcomes]
         if self._sent_counts and all(what == b"fenced" for what in outcomes):
             self._counters.put_back(self._sent_counts)
         for (running, outcome), what in zip(ended, outcomes, strict=True):
@@ -214,13 +200,13 @@ class Horse:
                 self._worker.log.error("Worker %s: Redis refuses: %s; trying again", self._worker.name, error)
                 wait = max(wait, 1.0)
             self._blocking_claim.close()
-            if self._stopping and not self._ended:
+            if self._signals.stopping and not self._ended:
                 return [b"empty"]
             pause = wait * random.uniform(0.5, 1.5)
-            if self._stopping:
+            if self._signals.stopping:
                 time.sleep(min(pause, 0.2))
             else:
-                self._pause(pause)
+                self._signals.pause(pause)
             wait = min(wait * 2, 2.0)
 
     def _arguments(self, *, claim: bool, idle: bool) -> tuple[Any, ...]:
@@ -231,7 +217,13 @@ class Horse:
         if idle:
             self._claims_checked = now
         head = claim_arguments(
-            self._fixed_keys, self._order, self._names, now, idle=idle, meta=self._meta, most=self._most_jobs()
+            self._fixed_keys,
+            self._order,
+            self._names,
+            now,
+            idle=idle,
+            meta=self._meta,
+            most=self._batching.size(self._jobs),
         )
         self._call_id = call_id_of(head)
         self._sent_counts = ()
@@ -248,50 +240,16 @@ class Horse:
     # -- jobs
 
     def _run_all(self, jobs: Sequence[Any]) -> None:
-        """Run claimed jobs; those that there is no time for are put back with the next call."""
-        board, index = self._board, self._index
-        start = began = time.monotonic()
-        self._in_batch = len(jobs) > 1
-        if self._in_batch:
-            board.start(index, self._call_id, len(jobs), began)
-        first_ended = longest = 0.0
+        """Run claimed jobs; the next call puts back those that may not begin any more."""
+        batching = self._batching
+        batching.start(self._call_id, len(jobs))
         for place, entry in enumerate(jobs):
-            if place and (
-                self._exit_code() is not None
-                or began - first_ended > _UNRECORDED
-                or not board.note(index, self._ended[-1][1], began)
-                or not board.begin(index, place, began)
-            ):
+            if place and (self._exit_code() is not None or not batching.may_begin(place, self._ended[-1][1])):
                 self._rest_left = True
                 break
             self._run(entry, self._now if place == 0 else time.time())
-            ended = time.monotonic()
-            longest, began = max(longest, ended - began), ended
-            first_ended = first_ended or ended
-        self._adapt(longest, (began - start) / len(self._ended))
-
-    def _adapt(self, longest: float, average: float = 0.0) -> None:
-        """Claim more jobs at once while they are tiny; one as soon as one of them was not.
-
-        Args:
-            longest: Seconds that the longest of the last jobs took.
-            average: Seconds that they took on average: more than there is time for would be put back.
-        """
-        most = 1
-        if longest < _TINY:
-            most = min(self._most * 2, self._limits.batch, 1 + int(_UNRECORDED / max(average, 1e-6)))
-        if (most > 1) != (self._most > 1):
-            self._board.set_active(self._index, active=most > 1)
-            if most > 1:
-                os.kill(self._supervisor_pid, signal.SIGUSR2)  # it looks at the batches from now on
-        self._most = most
-
-    def _most_jobs(self) -> int:
-        """How many jobs to claim at once."""
-        if self._worker.work_strategy != "default":
-            return 1  # the next job may be of another queue
-        left = self._limits.left(self._jobs)
-        return self._most if left is None else max(min(self._most, left), 1)
+            batching.note_end()
+        batching.adapt()
 
     def _run(self, entry: Sequence[Any], began: float) -> None:
         """Run a claimed job, and note how it ended.
@@ -322,8 +280,7 @@ class Horse:
         finally:
             self._jobs += 1
             self._scoreboard.end(self._index, self._jobs)
-            if handler_of(_SIGTERM) is not self._on_stop:  # the task has replaced it, or asyncio has
-                self._install_signals()
+            self._signals.install_again()
             if hooks.after_job:
                 hooks.run(hooks.after_job)
 
@@ -336,7 +293,7 @@ class Horse:
         return any(running.extras is not None and running.extras.webhooks for running, _ in self._ended)
 
     def _count(self) -> None:
-        """Count the jobs that have finished, usually while Redis records it: then their counts go with a later call."""
+        """Count the jobs that have finished. Usually this happens while Redis records them; a later call sends it."""
         for running, outcome in self._ended[self._counted :]:
             if outcome.what == "finished":
                 self._add_count(running, outcome, "finished")
@@ -349,7 +306,7 @@ class Horse:
             self._counters.add_failure(running.queue, running.name, outcome.exception)
 
     def _note(self, running: RunningJob, outcome: Outcome, what: str) -> None:
-        """Count, tell and log what settle.lua has recorded a job as."""
+        """Count, announce and log what settle.lua has recorded a job as."""
         log = self._worker.log
         if outcome.what != "finished" and what in ("failed", "retried", "again", "deleted", "superseded"):
             self._add_count(running, outcome, "retried" if what == "retried" else "failed")
@@ -378,35 +335,22 @@ class Horse:
         """Wait until Redis has moved a job here, a signal has arrived, or `left` seconds are over."""
         waits = self._blocking_claim
         look = max(_IDLE_LOOK, 4 * self._limits.block)
-        self._adapt(_TINY)
+        self._batching.reset()
         try:
             self._flush()
             until = time.monotonic() + min(look, look if left is None else left)
-            while not self._stopping and (remaining := until - time.monotonic()) > 0:
+            while not self._signals.stopping and (remaining := until - time.monotonic()) > 0:
                 if waits.begin():
                     self._scoreboard.wait(self._index, waits.client_id)
-                if waits.wait(self._wakeup, remaining):
+                if waits.wait(self._signals.wakeup, remaining):
                     return
-                self._clear_wakeup()
+                self._signals.clear()
         except RedisError as error:
             self._worker.log.warning("Worker %s: Redis is unavailable (%s)", self._worker.name, error)
             waits.close()
-            self._pause(random.uniform(0.1, 0.5))
+            self._signals.pause(random.uniform(0.1, 0.5))
         finally:
             self._scoreboard.leave(self._index)
-
-    def _pause(self, seconds: float) -> None:
-        """Sleep; a signal ends it."""
-        until = time.monotonic() + seconds
-        while not self._stopping and (remaining := until - time.monotonic()) > 0:
-            select.select([self._wakeup], [], [], remaining)
-            self._clear_wakeup()
-
-    def _clear_wakeup(self) -> None:
-        """Discard the signals that have arrived, a job's alarm among them: `_stopping` holds what matters."""
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._wakeup, 512):
-                pass
 
     def _flush(self) -> None:
         if not self._counters:
@@ -419,7 +363,7 @@ class Horse:
 
     def _exit_code(self) -> int | None:
         """The exit code, if it is time to end."""
-        if self._stopping or os.getppid() != self._parent:
+        if self._signals.stopping or os.getppid() != self._parent:
             return DONE
         return self._limits.reached(self._jobs)
 
@@ -429,22 +373,6 @@ class Horse:
             self._flush()
         self._connection.close()
         return code
-
-    def _install_signals(self) -> None:
-        os.set_blocking(self._wakeup, False)
-        os.set_blocking(self._wake, False)
-        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, self._on_stop)
-        # A terminal sends Ctrl-C to all processes; the supervisor passes on what concerns a horse.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        for number in (signal.SIGCHLD, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_DFL)
-        # Blocked since before the fork: a horse that is stopped as it starts must not miss the signal.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-
-    def _stop(self, signum: int, frame: FrameType | None) -> None:
-        self._stopping = True
 
 
 def _waited(running: RunningJob) -> float | None:

@@ -1,4 +1,4 @@
-"""RQ's object for a job's record, damaged ones too."""
+"""Reads a job's record into RQ's object, even if the record is damaged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def read_job(worker: BaseWorker, job_id: str, queue: str, timeout: int) -> Job | None:
-    """Read a job. One whose record is damaged comes as far as it can be read.
+    """Read a job; of a damaged record, as much as can be read.
 
     Args:
         worker: Its connection, job class and serializer are used.

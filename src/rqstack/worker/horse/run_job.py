@@ -1,4 +1,4 @@
-"""Runs one job, and what users have attached to it; says how it ended."""
+"""Runs one job and its callbacks, and returns how it ended."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _OWN_FILES = frozenset((__file__, execute.__file__))
 
 
 class JobRunner:
-    """Runs the jobs of a horse, one after the other. It changes nothing in Redis: settle.lua does, by what it returns.
+    """Runs the jobs of a horse, one after the other. It changes nothing in Redis: settle.lua records what it returns.
 
     Args:
         worker: The RQ worker that the horse is.
@@ -157,7 +157,7 @@ class JobRunner:
         return job
 
     def _add_more(self, running: RunningJob, outcome: Outcome) -> None:
-        """Add what settle.lua takes for few outcomes."""
+        """Add the optional values for settle.lua."""
         # A snoozed job's function has not run, and its limit counts for RQ's own workers only (see limiting).
         if outcome.what != "snoozed" and (fields := changes(running.job)):
             outcome.more["fields"] = [part for pair in fields.items() for part in pair]
@@ -165,7 +165,7 @@ class JobRunner:
         if extras is not None and extras.rate_limit:
             outcome.more["limit"] = extras.rate_limit.decode(errors="replace")
         if extras is not None and extras.webhooks:
-            # Read while it is there: a webhook may tell of it after the job is gone.
+            # Read while the job exists: its webhooks are sent after it may be gone.
             with contextlib.suppress(Exception):
                 self._ended_job(running, outcome, JobStatus(outcome.what)).enqueued_at  # noqa: B018
 

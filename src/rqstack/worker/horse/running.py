@@ -10,7 +10,7 @@ from rqstack.worker.scripts import JOB_TIMEOUT
 
 
 class Extras(NamedTuple):
-    """What few jobs have, as in a job's record; claim.lua gives it in this order.
+    """The fields of a job's record that a plain job lacks, in the order of claim.lua.
 
     Args:
         on_success: Name of the function that is called after a success.
@@ -39,12 +39,12 @@ class RunningJob:
         execution: The id of this run of it.
         data: Its payload as stored; None if its record has none.
         enqueued_at: When it was enqueued, as stored.
-        extras: What few jobs have; None for a plain job.
+        extras: None for a plain job.
         started: When it began, in Unix seconds.
         timeout: Seconds it may run; 0 or less for no limit.
         name: Its function's name, as soon as it is known.
         arguments: Positional and named arguments, as soon as they are known.
-        job: What `get_current_job()` gives the task, as soon as it runs.
+        job: The job that `get_current_job()` returns, as soon as it is needed.
     """
 
     queue: str

@@ -1,4 +1,4 @@
--- What a worker's lease says when it claims: the function check_lease of claim.lua, which see. Follows lease.lua.
+-- Read what a worker's lease says when it claims: the function check_lease of claim.lua. Follows lease.lua.
 --
 -- Returns the jobs that this very call has claimed, if its reply was lost, else an empty list; and the lease, if its
 -- jobs are still on record.

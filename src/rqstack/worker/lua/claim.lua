@@ -1,5 +1,4 @@
--- Take the next jobs for a horse: all or nothing. Follows executions.lua and
--- check_lease.lua.
+-- Take the next jobs for a horse: all or nothing. Follows executions.lua and check_lease.lua.
 --
 -- KEYS[1]  rq:worker:<worker>             the worker's record, RQ's
 -- KEYS[2]  rqstack:running:<supervisor>   hash: worker -> its lease
@@ -10,7 +9,7 @@
 -- ARGV[2]  supervisor id
 -- ARGV[3]  id of this call: 32 hexadecimal digits, the last two 01; a repeated call has the same. The executions that
 --          begin have it too, the last two digits being their number
--- ARGV[4]  now, as RQ writes dates (2026-01-31T12:00:00.000000Z)
+-- ARGV[4]  now, as RQ writes times (2026-01-31T12:00:00.000000Z)
 -- ARGV[5]  now, in Unix seconds with a fraction
 -- ARGV[6]  seconds until the execution counts as abandoned, for RQ's registries
 -- ARGV[7]  '1' if the horse was idle: Redis may have moved jobs to its claim lists
@@ -19,8 +18,8 @@
 --
 -- Returns one of:
 --   {'jobs', job, …}, each {queue, id, execution id, data, timeout, result_ttl, enqueued_at, meta, extras}: meta is '1'
---     if the job has other meta than ARGV[8], which was not written then; extras is a list of what few jobs have (see
---     job_reply), or '' for one that has none of it
+--     if the job has other meta than ARGV[8], which was not written then; extras is '' for a plain job, else a list of
+--     the fields that make it another kind (see job_reply)
 --   {'empty'}
 --   {'suspended'}
 --   {'unregistered'}: the supervisor was taken for dead, so no supervisor would recover this job
@@ -50,7 +49,7 @@ local function read_fields(id)
     'started_at', 'success_callback_name', 'failure_callback_name', 'webhooks', 'rate_limit_key', 'meta')
 end
 
--- Whether a job has nothing that few jobs have.
+-- Whether a job has no callbacks, webhooks and limit, as most jobs.
 local function is_plain(f)
   return (f[8] or '') == '' and (f[9] or '') == '' and not f[10] and not f[11]
 end
@@ -82,7 +81,7 @@ end
 local function next_job()
   put_back_claims(ARGV[7] == '1')
   if ARGV[7] == '1' then
-    -- Idle horses ask now and then, usually for nothing: one command then, however many queues there are.
+    -- An idle horse usually finds nothing: one command shows that, however many queues there are.
     if call('EXISTS', unpack(KEYS, 4)) == 0 then return end
   end
   for i = 4, #KEYS do
@@ -91,7 +90,7 @@ local function next_job()
   end
 end
 
--- Record that a job runs. Returns what a claim returns of it.
+-- Record that a job runs. Returns its part of the reply.
 local function start(queue, id, execution, f, seconds)
   local worker, iso, job_key = ARGV[1], ARGV[4], '<prefix>:job:' .. id
   call('ZADD', '<prefix>:wip:' .. queue, seconds + ARGV[6], id .. ':' .. execution)

@@ -1,8 +1,9 @@
--- Writes the record of a run, as rq.executions.Execution.create does. Comes before the scripts that claim jobs.
+-- Write the record of a run, as rq.executions.Execution.create does.
 --
 -- Runs of a batch have none, which saves a fifth of Redis's time, until one of them turns out to be long.
---
+
 -- worker_key, worker   rq:worker:<worker>, and its name
+-- id, execution        of the job, and of the run
 -- now                  Unix seconds with a fraction, by the worker's clock
 -- seconds              Unix seconds, by Redis's clock
 -- ttl                  seconds until the run counts as abandoned

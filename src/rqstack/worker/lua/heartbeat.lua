@@ -1,4 +1,5 @@
--- The heartbeat of a supervisor, its workers and the jobs that they run. Follows lease.lua.
+-- Record the heartbeat of a supervisor, its workers and the jobs that they run. Follows transport/lua/schema.lua and
+-- lease.lua.
 --
 -- KEYS[1]  rqstack:supervisors           sorted set: supervisor -> last heartbeat, by Redis's own clock
 -- KEYS[2]  rqstack:supervisor:<id>       hash: queues, workers (JSON), hostname, schema
@@ -7,7 +8,7 @@
 -- ARGV[2]  its queues, JSON
 -- ARGV[3]  its workers, JSON
 -- ARGV[4]  host name
--- ARGV[5]  now, as RQ writes dates
+-- ARGV[5]  now, as RQ writes times
 -- ARGV[6]  now, in Unix seconds with a fraction
 -- ARGV[7]  seconds after which a worker's record expires
 -- ARGV[8]  seconds until an execution counts as abandoned, for RQ's registries
@@ -20,7 +21,7 @@
 -- Returns {known, missing, dead, others, releasing, schema}: known is 1 if the supervisor was on record, missing are
 -- workers whose record is gone, dead are supervisors without a heartbeat for too long, others is how many other
 -- supervisors there are, or nil if they were not counted, releasing is how many jobs have dependents that are still to
--- be released, schema is the answer of share_schema (transport/lua/schema.lua): if that is 'newer', nothing was done.
+-- be released, schema is the answer of share_schema: if that is 'newer', nothing was done.
 
 local call = redis.call
 local schema = share_schema(tonumber(ARGV[12]), tonumber(ARGV[13]))

@@ -1,13 +1,13 @@
--- What is left of a worker's lease after its outcomes were recorded: the function keep_rest(recorded) of settle.lua,
--- which see. Follows lease.lua, put_back.lua and executions.lua.
+-- Put back the jobs that ARGV[12] names, and write the rest of the worker's lease: the function keep_rest of
+-- settle.lua. Follows executions.lua, lease.lua and put_back.lua.
 --
--- recorded   whether this call has recorded an outcome
+-- recorded  whether this call has recorded an outcome
+-- ended     set of the executions whose outcomes this call has
 --
--- Puts back what ARGV[12] says. Returns whether nothing is left.
+-- Returns whether nothing is left of the lease.
 
 local jobs = jobs_of(redis.call('HGET', KEYS[2], ARGV[1]))
-local ended, kept, changed = {}, {}, recorded
-for at = 14, 13 + tonumber(ARGV[13]) * 11, 11 do ended[ARGV[at + 2]] = true end
+local kept, changed = {}, recorded
 -- The last one first, so that they are in their order at the head of the queue.
 for place = #jobs, 1, -1 do
   local queue, id, execution = unpack(jobs[place])

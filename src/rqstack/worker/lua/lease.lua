@@ -1,8 +1,9 @@
--- Reads and writes the lease of a worker. Comes before the scripts that do so.
+-- Read and write the lease of a worker.
 --
 -- A lease is the value of the worker's field in rqstack:running:<supervisor>: two lines for each of its jobs,
--- '<queue>\n<job id>:<execution id>', in the order in which they run, with a zero byte between two; then, or alone,
--- '=<call id>': the call of settle.lua or claim.lua that has changed it last. (A queue's name may have several lines.)
+-- '<queue>\n<job id>:<execution id>', in the order in which they run, with a zero byte between two jobs; then, or
+-- alone, '=<call id>': the call of settle.lua or claim.lua that has changed it last. (A queue's name may have several
+-- lines.)
 
 -- The jobs of a lease: a list of {queue, job id, execution id}.
 local function jobs_of(lease)

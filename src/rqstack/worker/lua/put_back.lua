@@ -1,9 +1,11 @@
--- Puts a running job back at the head of its queue. Follows lease.lua.
+-- Put a running job back at the head of its queue. Follows lease.lua.
+
+-- worker_key      rq:worker:<worker>
+-- queue           the queue's name
+-- id, execution   of the job, and of its run
+-- has_begun       whether it keeps the time at which it was started: it then runs alone, not in a batch
 --
--- worker_key   rq:worker:<worker>
--- has_begun    whether it keeps the time at which it was started: it then runs alone, and not among others
---
--- Returns whether it is back; else it was deleted, or enqueued again, meanwhile.
+-- Returns whether it is back; if not, it was deleted, or enqueued again, meanwhile.
 local function put_back(worker_key, queue, id, execution, has_begun)
   local job_key = '<prefix>:job:' .. id
   redis.call('ZREM', '<prefix>:wip:' .. queue, id .. ':' .. execution)

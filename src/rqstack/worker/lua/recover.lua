@@ -6,7 +6,8 @@
 -- ARGV[1]  'crash' counts as a crash of the job; 'again' too, in the second check of a dead supervisor; 'return' does
 --          not; 'fail' abandons the job without counting
 -- ARGV[2]  how many crashes a job may have
--- ARGV[3]  '' for the caller's own workers; or the id of another supervisor: its workers are removed if it is still dead
+-- ARGV[3]  '' for the caller's own workers; or the id of another supervisor, whose workers are removed if it is still
+--          dead
 -- ARGV[4]  seconds without a heartbeat after which a supervisor is dead
 -- ARGV[5]  the supervisor that asks
 -- ARGV[6]  how many queues follow

@@ -1,11 +1,11 @@
--- Go on releasing the dependents of a job that has ended, where there were more than one call of settle.lua looks at.
+-- Go on releasing the dependents of a job that has ended, where there are more than one call of settle.lua looks at.
 -- Follows enqueue/lua/dependents.lua.
 --
 -- ARGV[1]  seconds that a job may run whose record does not say so
 -- ARGV[2]  now, in Unix seconds
--- ARGV[3]  now, as RQ writes dates
+-- ARGV[3]  now, as RQ writes times
 --
--- Returns how many jobs there are whose dependents are to be released.
+-- Returns how many jobs there are whose dependents are still to be released.
 
 local parent = redis.call('HRANDFIELD', RELEASING)
 if parent then

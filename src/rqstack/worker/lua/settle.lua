@@ -1,7 +1,7 @@
--- Record how jobs ended, then take the next ones: one call per job on a busy queue. Follows claim.lua, whose KEYS and
--- ARGV[1..9] it shares, and settle_any.lua.
+-- Record how jobs ended, then take the next ones: one call per job, or per batch, on a busy queue. Follows claim.lua,
+-- whose KEYS and ARGV[1] to ARGV[9] it shares, settle_any.lua and keep_rest.lua.
 --
--- It is all that changes a job's state after it was claimed: RQ does the same in several steps, between which a worker
+-- Nothing else changes a job's state after it was claimed. RQ does the same in several steps, between which a worker
 -- may die.
 --
 -- ARGV[10]  '1' to claim the next jobs too
@@ -16,7 +16,7 @@
 --             6  finished, retry: the serialized result, base64, '' for None; else the traceback, zlib and base64
 --             7  when the execution began, in Unix seconds with a fraction
 --             8  seconds the job ran; '' if not known
---             9  when it ended, as RQ writes dates      10  the same, in Unix seconds with a fraction
+--             9  when it ended, as RQ writes times      10  the same, in Unix seconds with a fraction
 --            11  '' or more, in MessagePack: {fields = {name, value, …} that the task has changed in its job's record,
 --                limit = the key of its RateLimit, unlogged = true where RQ's default exception handler is off,
 --                max, intervals, at_front: rq.Retry's; wait = seconds}
@@ -37,18 +37,21 @@ local lease = call('HGET', KEYS[2], ARGV[1]) or ''
 local has_records = not string.find(lease, '%z[^=]')
 local finished, seconds = 0, 0
 
--- Record that a job has finished which has nothing that few jobs have: the same as settle_any, in half the time.
--- Returns whether it was such a job; if not, nothing has changed.
+-- Record that a plain job has finished, one without dependents, limit or repeats: the same as settle_any, in half the
+-- time.
 --
 -- at   place of its outcome in ARGV
 -- run  its id and execution
+--
+-- Returns whether it was such a job; if not, nothing has changed.
 local function settle_plain(at, run)
   local ttl = tonumber(ARGV[at + 4])
   if ARGV[at] ~= 'finished' or ARGV[at + 10] ~= '' or ttl == 0 then return false end
   local worker, id, execution, queue = ARGV[1], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local value, began, ended, ended_at = ARGV[at + 5], ARGV[at + 6], ARGV[at + 8], ARGV[at + 9]
   local job_key, results_key = '<prefix>:job:' .. id, '<prefix>:results:' .. id
-  local record = redis.pcall('HMGET', job_key, 'status', 'worker_name', 'repeats_left', 'rate_limit_key', 'dependency_ids')
+  local record = redis.pcall('HMGET', job_key, 'status', 'worker_name', 'repeats_left', 'rate_limit_key',
+    'dependency_ids')
   if record[1] ~= 'started' or record[2] ~= worker or record[3] or record[4] or record[5]
     or call('EXISTS', job_key .. ':dependents') == 1 or call('ZREM', '<prefix>:wip:' .. queue, run) == 0 then
     return false
@@ -119,7 +122,9 @@ local function settle()
     trim(ARGV[FIRST + 3])
   end
   if left == 0 then return outcomes, releasing, true end
-  return outcomes, releasing, keep_rest(recorded)
+  local ended = {}
+  for at = FIRST, FIRST + (count - 1) * SIZE, SIZE do ended[ARGV[at + 2]] = true end
+  return outcomes, releasing, keep_rest(recorded, ended)
 end
 
 local outcomes, releasing, has_no_lease = settle()

@@ -1,10 +1,10 @@
--- Record how a job of any kind ended: the function settle_any(at) of settle.lua, which see. Follows lease.lua and
--- enqueue/lua/*.lua.
+-- Record how a job of any kind ended: the function settle_any of settle.lua. Follows lease.lua and these of
+-- enqueue/lua: rate_limited.lua, put_on_queue.lua, dependents.lua and delete_job.lua. The comment of each function
+-- names the method of RQ's that does the same.
 --
 -- at   place of its outcome in ARGV
 --
--- Returns what it was recorded as, and whether dependents are left to be released. What of RQ's methods each part
--- follows is said there.
+-- Returns what it was recorded as, and whether dependents are left to be released.
 
 local worker_key = KEYS[1]
 

@@ -1,4 +1,4 @@
-"""Watches the batches of horses: records what has ended, and puts back what has not begun, where a job takes long."""
+"""Watches the batches of horses: if a job takes long, it records those before it and puts back those behind it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("rq.worker")
 
 INTERVAL = 0.003
-"""Seconds between two looks while horses claim several jobs at once."""
+"""Seconds between two checks while horses claim several jobs at once."""
 
 _UNRECORDED = 0.006
 """Seconds for which an outcome may wait for its horse. With the two intervals it is on record within 10 ms."""
@@ -34,10 +34,10 @@ class BatchWatch:
     """The batches of a supervisor's horses.
 
     Args:
-        board: Where horses write.
-        workers: Their workers.
+        board: Where the horses report.
+        workers: The RQ workers, one per horse.
         supervisor: The supervisor's id.
-        connection: The connection for it.
+        connection: The supervisor's connection.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class BatchWatch:
         return self._board.is_active()
 
     def check(self) -> None:
-        """Take over from the horses whose running job takes long. A lost Redis is left to the horses."""
+        """Take over from the horses whose running job takes long. If Redis is unavailable, the horses go on."""
         now = time.monotonic()
         for index in range(len(self._workers)):
             batch = self._board.batch(index)
@@ -74,7 +74,7 @@ class BatchWatch:
                         return
 
     def settle_ended(self, index: int) -> None:
-        """Record what the batch of a horse had done that has ended, and put back what it had not begun.
+        """Settle the batch of a horse that has ended: record the jobs that had ended, put back those not begun.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached. The call may be repeated.
@@ -85,7 +85,7 @@ class BatchWatch:
         self._board.clear(index)
 
     def running(self, index: int) -> int:
-        """Which of the jobs of its lease a horse runs, from 0."""
+        """The place of a horse's running job in its lease, from 0."""
         batch = self._board.batch(index)
         return batch.place if batch.size and batch.call_id != self._taken[index] else 0
 

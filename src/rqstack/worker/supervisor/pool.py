@@ -110,7 +110,7 @@ class HorsePool:
 
     @property
     def connections(self) -> list[Any]:
-        """What becomes readable when `read_messages` has something to read."""
+        """The connections that become readable when `read_messages` has something to read."""
         return [forkserver.connection for forkserver in self._forkservers() if forkserver.pid]
 
     def is_empty(self) -> bool:

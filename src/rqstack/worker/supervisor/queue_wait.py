@@ -40,7 +40,7 @@ _RETRY = 0.5
 """Seconds until the next try when Redis is unavailable."""
 
 _OPENED_AT_ONCE = 16
-"""Connections that are opened before the supervisor looks at its other business."""
+"""Connections that are opened in one pass of the supervisor's loop: each takes some round trips."""
 
 
 class QueueWait:
@@ -79,7 +79,7 @@ class QueueWait:
 
     @property
     def polled(self) -> list[Any]:
-        """What becomes readable when `serve` has something to do."""
+        """File descriptors and sockets that become readable when `serve` has something to do."""
         return [self._bell, *self._waits.sockets] if self._queue_keys else []
 
     def close_copy(self) -> None:
@@ -93,13 +93,13 @@ class QueueWait:
     def serve(
         self, readable: Container[int], moment: float, main: RawConnection, recovery: Recovery, *, active: bool
     ) -> None:
-        """Wake horses for what Redis has moved, and go on waiting while a horse is idle.
+        """Wake horses for the jobs that Redis has moved, and go on waiting while a horse is idle.
 
         Args:
             readable: File descriptors that can be read.
             moment: Monotonic time.
             main: The supervisor's connection.
-            recovery: Puts back what was moved.
+            recovery: Puts moved jobs back.
             active: Horses may claim: the supervisor is on record, and is not stopping.
         """
         if self._bell in readable:
@@ -115,7 +115,7 @@ class QueueWait:
             self._look_at = self._return_at = self._retry_at = moment + _RETRY
 
     def stop(self, main: RawConnection) -> None:
-        """End all waiting. What was moved is put back by `Recovery.put_back`."""
+        """End all waiting. Moved jobs are put back by `Recovery.put_back`."""
         self._waits.stop(main)
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class QueueWait:
             else:
                 key = self._queue_keys[index]
                 main.call("LMOVE", keys.claim(self._supervisor, key), key, "RIGHT", "LEFT")
-        # Before the look at the horses: one that becomes idle after it writes into the pipe.
+        # Before the horses are checked: one that becomes idle after that writes into the pipe.
         self._scoreboard.silence(silent=active and self._waits.is_complete)
         self._look_at = float("inf")
         if active and self._is_any_idle(moment):

@@ -14,7 +14,7 @@ from rqstack.transport import keys
 from rqstack.transport.errors import is_damage
 from rqstack.transport.schema import OLDEST, VERSION
 from rqstack.transport.timestamps import format_seconds
-from rqstack.worker.lease import Lease
+from rqstack.worker.lease import Lease, jobs_of
 from rqstack.worker.scripts import EXECUTION_TTL, HEARTBEAT, RECOVER
 
 if TYPE_CHECKING:
@@ -132,14 +132,10 @@ class Recovery:
         """The ids of the job that a worker of this supervisor runs and of its execution; None if it runs none.
 
         Args:
-            place: Which of the jobs of its lease.
+            place: The place of the job in the worker's lease, from 0.
         """
-        lease = self._connection.call("HGET", keys.running(self._supervisor), worker)
-        if lease is None or lease.startswith(b"="):
-            return None
-        jobs = [job for job in lease.decode().split("\0") if not job.startswith("=")]
-        job_id, _, execution = jobs[min(place, len(jobs) - 1)].rpartition("\n")[2].rpartition(":")
-        return job_id, execution
+        jobs = jobs_of(self._connection.call("HGET", keys.running(self._supervisor), worker))
+        return jobs[min(place, len(jobs) - 1)][1:] if jobs else None
 
     def take_over(self, supervisor: str) -> list[Lease]:
         """Put back what the workers of a dead supervisor hold, and forget them."""

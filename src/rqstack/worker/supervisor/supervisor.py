@@ -1,4 +1,4 @@
-"""The supervisor: starts horses, watches them, sends heartbeats and recovers jobs. It runs no task itself."""
+"""The supervisor: the loop that starts and watches horses, obeys commands and signals. It runs no task itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from rq.utils import now
 
 import rqstack.tasks  # noqa: F401 - what every module of tasks imports: once, before a forkserver is forked
 from rqstack.errors import IncompatibleSchema
-from rqstack.processes.exit_status import describe
 from rqstack.registry.code_version import release_name
 from rqstack.registry.discovery import autodiscover
 from rqstack.registry.preload import preload
@@ -31,19 +30,17 @@ from rqstack.transport.client import client_url
 from rqstack.transport.raw import RawConnection
 from rqstack.transport.schema import SharedSchema
 from rqstack.worker.batch_board import BatchBoard
-from rqstack.worker.horse.abandoned import AbandonedJob, failure_reason
 from rqstack.worker.horse.child import ChildFactory
 from rqstack.worker.horse.maintenance import Maintenance
-from rqstack.worker.lease import Lease
 from rqstack.worker.limits import Limits, block_seconds
 from rqstack.worker.scoreboard import Scoreboard
-from rqstack.worker.scripts import CLAIM, SETTLE
-from rqstack.worker.settle import release_dependents
 from rqstack.worker.supervisor.batches import INTERVAL, BatchWatch
 from rqstack.worker.supervisor.commands import CommandListener
-from rqstack.worker.supervisor.pool import HorsePool, HorseSlot
+from rqstack.worker.supervisor.ended_horses import EndedHorses
+from rqstack.worker.supervisor.heartbeat import Heartbeat
+from rqstack.worker.supervisor.pool import HorsePool
 from rqstack.worker.supervisor.queue_wait import QueueWait
-from rqstack.worker.supervisor.recovery import FORGET_AFTER, Recovery
+from rqstack.worker.supervisor.recovery import Recovery
 from rqstack.worker.supervisor.reload import CodeWatch
 
 if TYPE_CHECKING:
@@ -52,9 +49,6 @@ if TYPE_CHECKING:
 
 _TICK = 1.0
 """Seconds after which the supervisor looks at its horses' deadlines."""
-
-_THOROUGH = 60.0
-"""Seconds between the heartbeats that renew what lasts for minutes: less than `EXECUTION_TTL`."""
 
 OVERRUN = 5.0
 """Seconds past a job's timeout after which its horse is killed: it did not react to the signal."""
@@ -105,29 +99,24 @@ class Supervisor:
         self._queue_wait = QueueWait(
             first.connection, self._id, first.queue_keys(), limits.block, self._scoreboard, len(workers)
         )
-        self._schema = SharedSchema(settings, client_url(workers[0].connection))
+        self._ended_horses = EndedHorses(self._pool, self._recovery, self._batches, settings.max_crashes)
+        schema = SharedSchema(settings, client_url(first.connection))
+        self._heartbeat = Heartbeat(
+            self._recovery, self._connection, schema, settings, self._pool, self._scoreboard, self._id
+        )
         self._refusal: IncompatibleSchema | None = None
         self._commands = commands or CommandListener(workers)
-        self._abandoned: dict[int, int] = {}
         self._stops: list[float] = []
         self._stop_noted = False
         self._put_back_at = float("inf")
-        self._heartbeat_at = 0.0
-        self._thorough_at = 0.0
-        self._check_dead_until = 0.0
         self._clean_at = 0.0
-        self._in_touch_since: float | None = None
-        self._reached_at = 0.0
-        self._has_scripts = False
-        self._others = 0
-        self._recovered = False
         self._maintenance = 0
         self._schedulers = schedulers
         self._wakeup, self._wake = os.pipe()
 
     @property
     def jobs(self) -> int:
-        """How many jobs its horses have ended."""
+        """The number of jobs that its horses have ended."""
         return sum(self._scoreboard.total(slot.index) for slot in self._pool.slots)
 
     def run(self) -> None:
@@ -172,11 +161,11 @@ class Supervisor:
         moment = time.monotonic()
         if self._stops:
             self._stop(moment)
-        if moment >= self._heartbeat_at:
-            self._heartbeat(moment)
+        if moment >= self._heartbeat.due_at:
+            self._send_heartbeat(moment)
         self._obey_commands()
-        self._settle_ended()
-        if self._in_touch_since is not None:
+        self._ended_horses.settle(stopping=bool(self._stops))
+        if self._heartbeat.is_on_record:
             self._pool.fork_due(moment)
             self._clean_registries(moment)
             self._pool.reload(moment)
@@ -202,13 +191,13 @@ class Supervisor:
             self._batches.check()
 
     def _serve_queues(self, readable: Sequence[int]) -> None:
-        active = self._in_touch_since is not None and not self._stops
+        active = self._heartbeat.is_on_record and not self._stops
         self._queue_wait.serve(readable, time.monotonic(), self._connection, self._recovery, active=active)
 
     def _pause(self) -> float:
         """Seconds until something is due."""
         moment = time.monotonic()
-        due = [self._heartbeat_at, self._put_back_at, moment + _TICK, self._queue_wait.next_due()]
+        due = [self._heartbeat.due_at, self._put_back_at, moment + _TICK, self._queue_wait.next_due()]
         due += self._pool.next_due()
         if any(slot.status is not None for slot in self._pool.slots):
             due.append(moment + 0.1)
@@ -229,72 +218,6 @@ class Supervisor:
         preload(self._settings)
         return [str(failure) for failure in autodiscover(self._settings).failures]
 
-    def _settle_ended(self) -> None:
-        """Put back or fail the jobs of horses that have ended, as soon as Redis can be reached."""
-        for slot in self._pool.slots:
-            if slot.status is None:
-                continue
-            if not self._pool.is_done(self._abandoned.get(slot.index, 0)):
-                continue
-            try:
-                leases = self._put_back(slot)
-            except RedisError as error:
-                self._log.warning(
-                    "Worker %s: Redis is unavailable, so its job cannot be put back yet: %s", slot.worker.name, error
-                )
-                return
-            if abandoned := [lease for lease in leases if lease.what == "abandon"]:
-                slot.failures = 0
-                slot.why = slot.why if slot.why != "done" else ""
-                for lease in abandoned:
-                    self._abandon(slot, lease)
-                continue
-            done = slot.why == "done" and not leases
-            slot.status = None
-            if leases:
-                slot.failures = 0
-            if done or self._stops:
-                slot.retired = True
-            if not slot.retired:
-                slot.fork_at = time.monotonic() + (min(0.1 * 2**slot.failures, 5.0) if slot.failures else 0.0)
-
-    def _put_back(self, slot: HorseSlot) -> list[Lease]:
-        """Put back what a horse that has ended held. Returns its leases, also of jobs that are to be abandoned."""
-        worker = slot.worker
-        self._batches.settle_ended(slot.index)
-        stopped = worker._stopped_job_id
-        running = None if stopped is None else self._recovery.running(worker.name)
-        if running is not None and running[0] == stopped:
-            return self._recovery.put_back([worker.name], crashed=True, fail=True)
-        meant = slot.why == "overrun" or (worker.killed_on_purpose and stopped is None)
-        crashed = slot.why != "return" and stopped is None
-        leases = self._recovery.put_back([worker.name], crashed=crashed, fail=meant)
-        for lease in leases:
-            if lease.what == "requeued":
-                self._log.warning("Worker %s: job %s is back on %s", worker.name, lease.job_id, lease.queue)
-        return leases
-
-    def _abandon(self, slot: HorseSlot, lease: Lease) -> None:
-        """Fail the job in a side job; the next horse starts when that is done."""
-        worker = slot.worker
-        status = slot.status or 0
-        stopped = worker._stopped_job_id == lease.job_id
-        reason = failure_reason(
-            describe(status),
-            self._settings.max_crashes,
-            stopped=stopped,
-            ignored_timeout=slot.why == "overrun",
-            killed_by_command=worker.killed_on_purpose,
-        )
-        worker._stopped_job_id = None
-        self._abandoned[slot.index] = self._pool.start_side_job(AbandonedJob(lease, reason, stopped, status))
-
-    def _abandon_for_dead(self, leases: Sequence[Lease]) -> None:
-        reason = failure_reason("with its whole worker", self._settings.max_crashes)
-        for lease in leases:
-            if lease.what == "abandon":
-                self._pool.start_side_job(AbandonedJob(lease, reason))
-
     def _check_deadlines(self, moment: float) -> None:
         for slot in self._pool.slots:
             if not slot.pid or slot.why in ("overrun", "return"):
@@ -310,64 +233,12 @@ class Supervisor:
 
     # -- Redis
 
-    def _heartbeat(self, moment: float) -> None:
-        settings = self._settings
-        names = [slot.worker.name for slot in self._pool.slots if not (slot.retired and not slot.pid)]
+    def _send_heartbeat(self, moment: float) -> None:
         try:
-            thorough = moment >= self._thorough_at
-            busy = any(self._scoreboard.busy_since(slot.index) for slot in self._pool.slots)
-            reply = self._recovery.heartbeat(names, thorough=thorough, busy=busy)
-            self._schema.check(reply.schema)
-            if thorough:
-                self._thorough_at = moment + _THOROUGH
-            for slot in self._pool.slots:
-                if slot.worker.name in reply.missing:
-                    slot.worker.register_again(busy=self._recovery.running(slot.worker.name) is not None)
-            if not (reply.known and self._has_scripts):  # Redis is new, was away, or has lost all it had
-                # A horse that sends a script itself keeps half a megabyte for the rest of its life.
-                for script in (CLAIM, SETTLE):
-                    self._connection.load(script)
-                self._has_scripts = True
-            if reply.releasing:
-                release_dependents(self._connection)
-            reached = time.monotonic()
-            # After so long without Redis, or standing still, the heartbeats of others look old though they live.
-            gap = max(settings.dead_after - settings.heartbeat, settings.heartbeat * 1.4)
-            if self._in_touch_since is None or reached - self._reached_at > gap:
-                self._in_touch_since = reached
-                self._recovered = False
-            self._reached_at = reached
-            if reply.others is not None:
-                self._others = reply.others
-            # After an outage, wait until the others have had time for a heartbeat.
-            if moment - self._in_touch_since >= settings.dead_after:
-                for supervisor in reply.dead:
-                    if supervisor != self._id:
-                        self._take_over(supervisor)
-                    self._check_dead_until = moment + FORGET_AFTER + settings.heartbeat
-                if thorough or not self._recovered or moment < self._check_dead_until:
-                    self._abandon_for_dead(self._recovery.check_dead_again())
-                self._recovered = True
+            self._heartbeat.send(moment)
         except IncompatibleSchema as error:
-            # A newer release has joined while this supervisor was away.
             self._refusal = error
             self._stops = self._stops or [time.monotonic()]
-            self._heartbeat_at = moment + settings.heartbeat
-            return
-        except RedisError as error:
-            self._log.warning("Redis is unavailable (%s); trying again", error)
-            self._has_scripts = False
-            self._thorough_at = 0.0
-            self._in_touch_since = None if self._in_touch_since is None else moment
-            self._recovered = False
-            self._heartbeat_at = moment + 0.5
-            return
-        self._heartbeat_at = moment + settings.heartbeat
-
-    def _take_over(self, supervisor: str) -> None:
-        leases = self._recovery.take_over(supervisor)
-        self._log.warning("Supervisor %s is dead; it was running %d jobs, which are recovered", supervisor, len(leases))
-        self._abandon_for_dead(leases)
 
     def _obey_commands(self) -> None:
         """Carry out RQ's commands for the workers: stop-job, stop-execution, kill-horse, shutdown."""
@@ -397,8 +268,7 @@ class Supervisor:
         """Clean RQ's registries in a side job, at RQ's interval."""
         if moment < self._clean_at or not self._pool.is_done(self._maintenance) or self._stops:
             return
-        # RQ fails jobs whose workers are away for long. They are to run again instead, so dead supervisors come first.
-        if self._others and not self._recovered:
+        if not self._heartbeat.may_clean:
             return
         worker = self._workers[0]
         self._clean_at = moment + worker.maintenance_interval
@@ -461,7 +331,7 @@ class Supervisor:
 
     def _note_unregistered(self, signum: int, frame: FrameType | None) -> None:
         """A horse was told that its supervisor is not on record."""
-        self._heartbeat_at = 0.0
+        self._heartbeat.due_at = 0.0
 
 
 def _ignore(signum: int, frame: FrameType | None) -> None:

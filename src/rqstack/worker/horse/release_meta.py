@@ -1,4 +1,4 @@
-"""Notes in a job's meta which release of the task code runs it, where the meta has other things in it."""
+"""Adds the release of the task code that runs a job to its meta, if the job has meta of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def note_release(worker: BaseWorker, job_id: str, release: str) -> None:
-    """Write the release into a job's meta. What cannot be read or written is left: it is information only.
+    """Write the release into a job's meta. Does nothing if the meta cannot be read or written: it is information only.
 
     Args:
         worker: Its connection and serializer are used.
