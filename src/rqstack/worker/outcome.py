@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from base64 import b64encode
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +14,11 @@ from rqstack.transport.timestamps import format_micros
 What = Literal["finished", "failed", "stopped", "retry", "snoozed"]
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+def encode_traceback(text: str) -> bytes:
+    """A traceback as RQ stores it: zlib and base64."""
+    return b64encode(zlib.compress(text.encode(errors="backslashreplace")))
 
 
 @dataclass(slots=True)

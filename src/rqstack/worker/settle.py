@@ -22,8 +22,18 @@ def new_call_id() -> str:
     return os.urandom(15).hex() + "01"  # not from `random`, which a task may have seeded
 
 
+def fixed_keys(worker: str, supervisor: str) -> tuple[str, str, str]:
+    """The first three keys of claim.lua and settle.lua.
+
+    Args:
+        worker: The worker's name.
+        supervisor: The supervisor's id.
+    """
+    return keys.WORKER + worker, keys.running(supervisor), keys.SUPERVISORS
+
+
 def claim_arguments(
-    fixed_keys: Sequence[str],
+    first_keys: Sequence[str],
     queue_keys: Sequence[str],
     names: tuple[str, str],
     now: float,
@@ -35,7 +45,7 @@ def claim_arguments(
     """Number of keys, keys and arguments of claim.lua, which settle.lua begins with too.
 
     Args:
-        fixed_keys: The first three keys.
+        first_keys: From `fixed_keys`.
         queue_keys: The queues, in order of priority.
         names: The worker's name, and the id of its supervisor.
         now: Unix seconds.
@@ -45,7 +55,7 @@ def claim_arguments(
     """
     return (
         3 + len(queue_keys),
-        *fixed_keys,
+        *first_keys,
         *queue_keys,
         *names,
         new_call_id(),
@@ -92,8 +102,8 @@ def settle(connection: RawConnection, lease: Lease, outcome: Outcome) -> str:
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached. The call may have been done; it may be repeated.
     """
-    fixed_keys = (keys.WORKER + lease.worker, keys.running(lease.supervisor), keys.SUPERVISORS)
-    head = claim_arguments(fixed_keys, (), (lease.worker, lease.supervisor), time.time())
+    names = (lease.worker, lease.supervisor)
+    head = claim_arguments(fixed_keys(*names), (), names, time.time())
     outcomes, releasing = connection.run(SETTLE, (*head, *settle_arguments([outcome], claim=False)))
     if releasing:
         release_dependents(connection)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-import zlib
-from base64 import b64encode
 from typing import TYPE_CHECKING, NamedTuple
 
 from redis.exceptions import RedisError
@@ -16,7 +14,7 @@ from rqstack.transport.raw import RawConnection
 from rqstack.worker.horse.callbacks import call_back
 from rqstack.worker.horse.counters import field
 from rqstack.worker.horse.rq_job import read_job
-from rqstack.worker.outcome import Outcome
+from rqstack.worker.outcome import Outcome, encode_traceback
 from rqstack.worker.scripts import JOB_TIMEOUT
 from rqstack.worker.settle import settle
 
@@ -132,7 +130,7 @@ def _outcome(abandoned: AbandonedJob, job: Job | None) -> Outcome:
     outcome = Outcome(
         "stopped" if abandoned.stopped else "failed",
         *(lease.job_id, lease.execution, lease.queue),
-        value=b64encode(zlib.compress(abandoned.reason.encode())),
+        value=encode_traceback(abandoned.reason),
         began=began,
         ended=ended,
         ran=None if started is None else ended - began,

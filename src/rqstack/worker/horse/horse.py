@@ -28,7 +28,7 @@ from rqstack.worker.horse.running import Extras, RunningJob
 from rqstack.worker.limits import DONE, Limits
 from rqstack.worker.outcome import Outcome
 from rqstack.worker.scripts import CLAIM, SETTLE
-from rqstack.worker.settle import call_id_of, claim_arguments, release_dependents, settle_arguments
+from rqstack.worker.settle import call_id_of, claim_arguments, fixed_keys, release_dependents, settle_arguments
 
 if TYPE_CHECKING:
     from rqstack.worker.base import BaseWorker
@@ -82,8 +82,8 @@ class Horse:
         self._signals = HorseSignals()
         self._counters = Counters()
         self._supervisor_pid = supervisor[1]
-        self._fixed_keys = (worker.key, keys.running(supervisor[0]), keys.SUPERVISORS)
         self._names = (worker.name, supervisor[0])
+        self._fixed_keys = fixed_keys(*self._names)
         self._order: Sequence[str] = self._queue_keys
         self._jobs = 0
         self._claims_checked = 0.0

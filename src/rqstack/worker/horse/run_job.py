@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-import zlib
-from base64 import b64encode
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +23,7 @@ from rqstack.worker.horse.callbacks import call_back, check_names, handle_except
 from rqstack.worker.horse.execute import Executor, result_ttl, seconds
 from rqstack.worker.horse.lazy_job import changes, lazy_job
 from rqstack.worker.horse.rq_job import read_job
-from rqstack.worker.outcome import Outcome
+from rqstack.worker.outcome import Outcome, encode_traceback
 
 if TYPE_CHECKING:
     from rqstack.worker.base import BaseWorker
@@ -132,7 +130,7 @@ class JobRunner:
                 worker.log.exception("Job %s: error while executing failure callback", running.job_id)
                 error, text = raised, _text(raised)
         handle_exception(worker, running, job, text, type(error), error, error.__traceback__)
-        outcome.value = b64encode(zlib.compress(text.encode(errors="backslashreplace")))
+        outcome.value = encode_traceback(text)
         outcome.exception, outcome.traceback = type(error).__name__, text
         self._add_more(running, outcome)
         if worker.disable_default_exception_handler:

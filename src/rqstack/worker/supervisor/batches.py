@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
-from rqstack.transport import keys
 from rqstack.worker.scripts import SETTLE
-from rqstack.worker.settle import claim_arguments, raw_settle_arguments
+from rqstack.worker.settle import claim_arguments, fixed_keys, raw_settle_arguments
 
 if TYPE_CHECKING:
     from rqstack.transport.raw import RawConnection
@@ -93,8 +92,7 @@ class BatchWatch:
         outcomes, rest = list(self._board.outcomes(index)), batch.not_begun()
         if not outcomes and not rest:
             return
-        worker = self._workers[index]
-        fixed_keys = (worker.key, keys.running(self._supervisor), keys.SUPERVISORS)
-        head = claim_arguments(fixed_keys, (), (worker.name, self._supervisor), time.time())
+        names = (self._workers[index].name, self._supervisor)
+        head = claim_arguments(fixed_keys(*names), (), names, time.time())
         tail = raw_settle_arguments(outcomes, claim=False, put_back=",".join(rest))
         self._connection.run(SETTLE, (*head, *tail))
