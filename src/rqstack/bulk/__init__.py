@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _OPERATION = "bulk/lua/operation.lua"
 _RATE_LIMITED = "enqueue/lua/rate_limited.lua"
 _ON_QUEUE = (_RATE_LIMITED, "enqueue/lua/put_on_queue.lua")
-_PURGE = Script(_OPERATION, _RATE_LIMITED, "enqueue/lua/delete_job.lua", "bulk/lua/purge.lua")
+_PURGE = Script(_OPERATION, _RATE_LIMITED, "bulk/lua/purge.lua")
 _REQUEUE = Script(_OPERATION, *_ON_QUEUE, "bulk/lua/requeue.lua")
 _CANCEL = Script(*_ON_QUEUE, "enqueue/lua/dependents.lua", "bulk/lua/cancel.lua")
 
@@ -188,6 +188,10 @@ class _Operation:
                 if progress and done + other > before:
                     progress(done + other - before)
 
-        PooledSender(self._connection).send(attempt)
+        sender = PooledSender(self._connection)
+        try:
+            sender.send(attempt)
+        finally:
+            sender.close()
         self._connection.unlink(self._keys[0])
         return done, other

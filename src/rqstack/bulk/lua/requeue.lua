@@ -76,6 +76,9 @@ local function put_back(jobs)
             local key = '<prefix>:job:' .. id
             requeued = requeued + 1
             crashes[requeued] = '<prefix>stack:crashes:' .. id
+            if fields[6] == 'canceled' then
+                redis.pcall('ZREM', '<prefix>:canceled:' .. fields[1], id)
+            end
             if limit_of(fields) then
                 call('HSET', key, 'started_at', '', 'ended_at', '', 'exc_info', ARGV[4], 'enqueue_at_front', 0)
                 put_on_queue(id, fields, false, ARGV[5], seconds, text)
