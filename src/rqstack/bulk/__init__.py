@@ -136,7 +136,7 @@ def cancel(connection: Redis, job_id: str, enqueue_dependents: bool = False, *, 
         Whether there is such a job.
     """
     arguments = [job_id, int(enqueue_dependents), job_timeout, format_seconds(time.time())]
-    return bool(_CANCEL(connection, [], arguments))
+    return bool(_CANCEL(connection, [keys.JOB + job_id], arguments))
 
 
 class _Operation:

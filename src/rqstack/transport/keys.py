@@ -25,8 +25,12 @@ rqstack's keys, with the default prefix `rq`:
 | `rqstack:scheduler:<name>` | hash | hostname, pid, birth, last_heartbeat, schema; expires when the process is dead |
 | `rqstack:ratelimit:…` | | rate limits: moving windows of the limits library, and turns (reserve_turn.lua) |
 | `rqstack:bulk:<id>` | hash | how far a purge or a requeue has come; gone when it has ended, or after an hour |
-| `rqstack:releasing` | hash | jobs that have ended, with more dependents than one call releases |
-| `rqstack:messages:<queue>` | list | message backend |
+| `rqstack:messages:<queue>` | list | message backend: messages that wait |
+| `rqstack:messages:<queue>:inbox:<owner>` | list | the message that a consumer's process handles |
+| `rqstack:messages:<queue>:leases` | sorted set | owner, scored by the end of its lease on Redis's clock |
+| `rqstack:never` | | never written: scripts ask for it in a Redis Cluster (see transport/scripts.py) |
+
+The hash of an RQ job that was enqueued a second time has one more field, `rqstack_call`: see enqueue/any_job.py.
 """
 
 from __future__ import annotations

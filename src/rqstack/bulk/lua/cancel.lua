@@ -1,16 +1,19 @@
--- Cancel a job: RQ's Job.cancel, all or nothing. Follows rate_limited.lua, put_on_queue.lua and dependents.lua.
---
--- ARGV[1]  the job's id
--- ARGV[2]  '1' to enqueue the jobs that wait for it, as if it had finished
--- ARGV[3]  seconds that a job may run whose record does not say so
--- ARGV[4]  now, as RQ writes times
+-- Cancel a job: RQ's Job.cancel, all or nothing. Follows enqueue/lua/put_on_queue.lua and dependents.lua.
 --
 -- A job that runs goes on; how it ends is recorded then, and releases no dependents. A repeated call changes nothing,
 -- but may release dependents that the first was not to release.
 --
+-- KEYS[1]  rq:job:<id>
+--
+-- ARGV[1]  the job's id
+-- ARGV[2]  '1' to enqueue the jobs that wait for it, as if it had finished
+-- ARGV[3]  timeout in seconds of a job without one
+-- ARGV[4]  now, as RQ writes times
+--
 -- Returns 1; 0 if there is no such job.
+
 local call = redis.call
-local id, job = ARGV[1], '<prefix>:job:' .. ARGV[1]
+local id, job = ARGV[1], KEYS[1]
 local seconds = tonumber(call('TIME')[1])
 local REGISTRIES = {finished = 'finished', failed = 'failed', stopped = 'failed', deferred = 'deferred',
     scheduled = 'scheduled', ready_to_enqueue = 'ready'}

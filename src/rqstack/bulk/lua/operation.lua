@@ -1,4 +1,4 @@
--- Makes the calls of a bulk operation repeatable. Comes before its script.
+-- Make the calls of a bulk operation repeatable.
 --
 -- KEYS[1]  rqstack:bulk:<id>   hash: number of the last call, what it has left, what all calls have counted
 -- ARGV[1]  number of the call, from 1; a repeated call, after a lost reply, has the same

@@ -1,16 +1,19 @@
 -- Take jobs from a queue or a registry and delete them: RQ's Job.delete for many. Follows operation.lua and
--- rate_limited.lua.
---
--- KEYS[1]  as in operation.lua
--- KEYS[2]  the queue, a list, or the registry, a sorted set
--- ARGV[1], ARGV[2]  as in operation.lua
--- ARGV[3]  statuses that these jobs may have, each between commas: ',failed,stopped,'
--- ARGV[4]  now, as RQ writes times
+-- enqueue/lua/rate_limited.lua.
 --
 -- A job with another status is in use again, for example because it was requeued: it is only taken out. Jobs that wait
 -- for a deleted one go on waiting, as in RQ.
 --
--- Returns {how many are left, how many were deleted, how many were only taken out}, by all calls of the operation.
+-- KEYS[1]  as in operation.lua
+-- KEYS[2]  the queue, a list, or the registry, a sorted set
+--
+-- ARGV[1], ARGV[2]  as in operation.lua
+-- ARGV[3]  statuses that these jobs may have, each between commas: ',failed,stopped,'
+-- ARGV[4]  now, as RQ writes times
+--
+-- Returns {left, deleted, taken out}: how many jobs are left, were deleted, and were only taken out, by all calls of the
+-- operation.
+
 local call = redis.call
 local key = KEYS[2]
 local is_list = call('TYPE', key).ok == 'list'

@@ -1,21 +1,22 @@
--- Requeue failed jobs: RQ's FailedJobRegistry.requeue for many. Follows operation.lua, rate_limited.lua and
--- put_on_queue.lua.
+-- Requeue failed jobs: RQ's FailedJobRegistry.requeue for many. Follows operation.lua and enqueue/lua/put_on_queue.lua.
 --
--- KEYS[1]  as in operation.lua
--- KEYS[2]  rq:failed:<name>
--- ARGV[1], ARGV[2]  as in operation.lua
--- ARGV[3]  when the operation began, as RQ writes times; the jobs get it as the time at which they were enqueued
--- ARGV[4]  RQ's value for 'no exception'
--- ARGV[5]  seconds that a job may run whose record does not say so
--- ARGV[6]… ids; without any, all jobs of the registry, the first to expire first
---
--- A job with another status than these is in use again, for example because it was requeued: it is only taken out. One
--- that this operation has requeued, and that has failed again, stays.
+-- A job with a status other than those of FAILED is in use again, for example because it was requeued: it is only taken
+-- out. One that this operation has requeued, and that has failed again, stays.
 --
 -- Redis does not roll back a script that fails. So everything that may be damaged is checked before the first write.
 --
--- Returns {how many are left, how many were requeued, how many ids were of jobs that no longer exist (expired)}, by all
--- calls of the operation.
+-- KEYS[1]  as in operation.lua
+-- KEYS[2]  rq:failed:<name>
+--
+-- ARGV[1], ARGV[2]  as in operation.lua
+-- ARGV[3]   when the operation began, as RQ writes times; the jobs get it as the time at which they were enqueued
+-- ARGV[4]   RQ's value for 'no exception'
+-- ARGV[5]   timeout in seconds of a job without one
+-- ARGV[6+]  ids; without any, all jobs of the registry, the first to expire first
+--
+-- Returns {left, requeued, expired}: how many jobs are left, were requeued, and no longer exist, by all calls of the
+-- operation.
+
 local FAILED = {failed = true, stopped = true, canceled = true}
 local call = redis.call
 local seconds, text = tonumber(call('TIME')[1]), ARGV[3]

@@ -1,6 +1,7 @@
--- Deletes the record of a job, its results and its place in a group, as rq.job.Job.delete does; not its places in
--- queues and registries.
---
+-- Delete the record of a job, its results and its place in a group, as rq.job.Job.delete does; not its places in queues
+-- and registries.
+
+-- id               the job's id
 -- group            the group's name, or nil
 -- but_dependents   whether the list of its dependents stays
 local function delete_job(id, group, but_dependents)

@@ -1,19 +1,26 @@
 -- Move jobs from one of a queue's registries into the queue: delayed jobs and retries that are due, as RQ's scheduler
--- does; or jobs whose dependencies are met, which a RQ worker left there when it died. Follows rate_limited.lua and
--- put_on_queue.lua.
+-- does; or jobs whose dependencies are met, which a RQ worker left there when it died. Follows
+-- enqueue/lua/put_on_queue.lua.
+--
+-- A job with another status was queued, canceled or run in another way: its id is only removed.
 --
 -- KEYS[1]  rq:scheduled:<queue> or rq:ready:<queue>
--- KEYS[2]  rq:queue:<queue>      KEYS[3]  rq:queues      KEYS[4]  RQ's lock of the queue's scheduler
--- ARGV[1]  now, in Unix seconds with a fraction      ARGV[2]  how many jobs to move at most
--- ARGV[3]  now, as RQ writes times                   ARGV[4]  the queue's name
--- ARGV[5]  seconds that a job may run whose record does not say so
+-- KEYS[2]  rq:queue:<queue>
+-- KEYS[3]  rq:queues
+-- KEYS[4]  RQ's lock of the queue's scheduler
+--
+-- ARGV[1]  now, in Unix seconds
+-- ARGV[2]  how many jobs to move at most
+-- ARGV[3]  now, as RQ writes times
+-- ARGV[4]  the queue's name
+-- ARGV[5]  timeout in seconds of a job without one
 -- ARGV[6]  seconds past its due time after which an id without a job is dropped
 -- ARGV[7]  offset: ids that earlier calls left because their job does not exist yet
 -- ARGV[8]  the status that jobs of this registry have: scheduled or ready_to_enqueue
 --
--- A job with another status was queued, canceled or run by another way: its id is only removed.
---
--- Returns jobs moved, ids dropped, ids left because their job does not exist (yet); -1 if RQ's scheduler has the lock.
+-- Returns {moved, dropped, left}: jobs moved, ids dropped, ids left because their job does not exist yet. Moved is -1
+-- if RQ's scheduler has the lock.
+
 -- Redis does not roll back a script that fails. So everything that may be damaged is checked before the first write.
 local now, is_delayed = tonumber(ARGV[1]), ARGV[8] == 'scheduled'
 if is_delayed and redis.call('EXISTS', KEYS[4]) == 1 then

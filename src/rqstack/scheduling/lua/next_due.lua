@@ -1,8 +1,14 @@
 -- Read when the next firing and the next delayed job of each queue are due, and which queues have ready jobs, in one
 -- round trip.
--- KEYS: 1 next firings, 2 marker that exists while the declared table is in Redis, 3 rq:queues
--- Returns now (seconds, microseconds), the marker, the next firing, queues with jobs that are ready to be enqueued (RQ's
--- worker does that, if it lives), then pairs of a queue and the time of its first delayed job. Queues whose delayed jobs RQ's own scheduler moves are left out.
+--
+-- KEYS[1]  next firings
+-- KEYS[2]  marker that exists while the declared table is in Redis
+-- KEYS[3]  rq:queues
+--
+-- Returns now (seconds, microseconds), the marker, the next firing, a list of queues with jobs that are ready to be
+-- enqueued, then pairs of a queue and the time of its first delayed job. Queues whose delayed jobs RQ's own scheduler
+-- moves are left out of the pairs.
+
 local now = redis.call('TIME')
 local result = {now[1], now[2], redis.call('GET', KEYS[2]) or '', '', {}}
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')

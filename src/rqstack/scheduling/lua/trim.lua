@@ -5,6 +5,7 @@
 -- ARGV[1]  how many ids to remove at most
 --
 -- Returns how many were removed.
+
 local now = redis.call('TIME')[1]
 local left = tonumber(ARGV[1])
 for _, queue in ipairs(redis.call('SMEMBERS', KEYS[1])) do
