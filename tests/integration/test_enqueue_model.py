@@ -13,9 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from rq import SimpleWorker
 from rq.job import Job
-from rq.timeouts import TimerDeathPenalty
 from rq.utils import str_to_date
 
 from rqstack import task
@@ -23,6 +21,7 @@ from rqstack.enqueue import get_queue
 from rqstack.errors import InvalidJob
 from rqstack.settings import get_settings
 from support.proxy import LossyProxy
+from support.quick_worker import QuickWorker
 from support.redis_server import RedisServer
 
 RUNS: Counter[str] = Counter()
@@ -38,21 +37,6 @@ def act(outcome: str) -> None:
     RUNS[job.id] += 1
     if outcome == "fails":
         raise ValueError
-
-
-class Quick(SimpleWorker):
-    """RQ's worker, in any thread."""
-
-    death_penalty_class = TimerDeathPenalty
-
-    def _install_signal_handlers(self) -> None:
-        pass
-
-    def subscribe(self) -> None:
-        pass
-
-    def unsubscribe(self) -> None:
-        pass
 
 
 class Producers(RuleBasedStateMachine):
@@ -84,7 +68,7 @@ class Producers(RuleBasedStateMachine):
 
     def work(self, most: int | None) -> None:
         queue = get_queue("default", connection=self.connection)
-        worker = Quick([queue], connection=self.connection, serializer=queue.serializer)
+        worker = QuickWorker([queue], connection=self.connection, serializer=queue.serializer)
         worker.work(burst=True, max_jobs=most)
 
     @rule(

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from redis import Redis
 from redis.exceptions import ResponseError
 from rq import Queue, RateLimit, Retry, SimpleWorker
-from rq.job import Job
-from rq.registry import ScheduledJobRegistry
+from rq.job import Job, JobStatus
+from rq.registry import ReadyJobRegistry, ScheduledJobRegistry
 from rq.scheduler import RQScheduler
 from rq.suspension import suspend
 
 from rqstack.scheduling import delayed as module
 from rqstack.scheduling.delayed import ORPHAN_AGE, DelayedJobs
+from rqstack.scheduling.scripts import NEXT_DUE, TRIM
+from rqstack.transport import keys
 from support.redis_server import RedisServer
 
 
@@ -242,3 +244,104 @@ def test_a_redis_that_takes_no_writes_is_no_damage(own_redis: RedisServer) -> No
     connection.replicaof("127.0.0.1", "1")
     with pytest.raises(ResponseError, match="read only replica"):
         DelayedJobs(connection).move_due(now())
+
+
+# -- jobs that have gone on by another way
+
+
+@pytest.mark.parametrize("status", ["queued", "started", "finished", "failed", "stopped", "canceled", "rate_limited"])
+def test_an_id_whose_job_is_not_scheduled_is_only_removed(connection: Redis, status: str) -> None:
+    """As a retry may leave it: recovered and run again, while its id is still scheduled."""
+    job = Queue(connection=connection).enqueue(fails)
+    connection.delete("rq:queue:default")
+    job.set_status(status)  # type: ignore[arg-type]
+    before = connection.hgetall(job.key)
+    connection.zadd("rq:scheduled:default", {job.id: now() - 1})
+    result = DelayedJobs(connection).move_due(now())
+    assert (result.moved, result.dropped, result.pending) == (0, 1, 0)
+    assert connection.hgetall(job.key) == before
+    assert connection.keys("rq:scheduled:*") == connection.keys("rq:queue:*") == []
+
+
+def test_a_delayed_job_of_a_damaged_limit_stays_delayed(connection: Redis) -> None:
+    start = now()
+    queue = Queue(connection=connection)
+    job = queue.enqueue_at(datetime.fromtimestamp(start - 1, UTC), fails, rate_limit=RateLimit("few", 1))
+    connection.set("rq:rl:few:allowed", "a string")
+    before = connection.hgetall(job.key), connection.zrange("rq:scheduled:default", 0, -1)
+    assert DelayedJobs(connection).move_due(start).damaged == ["default"]
+    assert (connection.hgetall(job.key), connection.zrange("rq:scheduled:default", 0, -1)) == before
+
+
+def leave_ready(connection: Redis, **options: object) -> Job:
+    """A dependent whose RQ worker died after it had marked it as ready."""
+    queue = Queue("q", connection=connection)
+    parent = Queue("other", connection=connection).enqueue(fails, job_id="parent")
+    job = queue.enqueue(fails, job_id="child", depends_on=parent, **options)
+    parent.set_status(JobStatus.FINISHED)
+    assert queue.move_dependents_to_ready(parent) == {"q": ["child"]}
+    assert (job.get_status(), connection.zrange("rq:ready:q", 0, -1)) == ("ready_to_enqueue", [b"child"])
+    return job
+
+
+@pytest.mark.parametrize("options", [{}, {"at_front": True}, {"ttl": 500}, {"rate_limit": RateLimit("few", 1)}])
+def test_a_ready_job_is_enqueued_as_rq_does(connection: Redis, options: dict[str, object]) -> None:
+    Queue("q", connection=connection).enqueue(fails, job_id="before")
+    leave_ready(connection, **options)
+    before = {key: (connection.dump(key), max(connection.pttl(key), 0)) for key in connection.scan_iter("*")}
+    ReadyJobRegistry("q", connection=connection).cleanup()
+    wanted = snapshot(connection)
+    connection.flushall()
+    for key, (dump, ttl) in before.items():
+        connection.restore(key, ttl, dump)
+    result = DelayedJobs(connection).move_ready(now(), ["q"])
+    assert (result.moved, snapshot(connection)) == (1, wanted)
+
+
+def test_a_ready_job_that_rqs_worker_is_about_to_enqueue_is_enqueued_once(
+    connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_ready(connection)
+    registry = ReadyJobRegistry("q", connection=connection)
+    fetch_many = Job.fetch_many
+    mover = DelayedJobs(connection)
+
+    def fetched(*arguments: object, **options: object) -> object:
+        jobs = fetch_many(*arguments, **options)  # type: ignore[arg-type]
+        assert mover.move_ready(now(), ["q"]).moved == 1
+        return jobs
+
+    monkeypatch.setattr(Job, "fetch_many", fetched)
+    assert registry.enqueue_jobs(["child"]) == []
+    assert queued(connection, "q") == ["child"]
+
+
+def test_a_ready_id_without_a_job_or_of_another_status_is_removed(connection: Redis) -> None:
+    leave_ready(connection).set_status(JobStatus.CANCELED)
+    connection.zadd("rq:ready:q", {"gone": 1})
+    result = DelayedJobs(connection).move_ready(now(), ["q"])
+    assert (result.moved, result.dropped) == (0, 2)
+    assert connection.keys("rq:ready:*") == connection.keys("rq:queue:q") == []
+
+
+# -- registries of finished jobs
+
+
+def test_ids_of_expired_jobs_are_trimmed_some_at_a_time(connection: Redis) -> None:
+    connection.sadd("rq:queues", "rq:queue:a", "rq:queue:b", "rq:queue:damaged")
+    connection.set("rq:finished:damaged", "a string")
+    kept = {b"for-ever": float("inf"), b"negative": -5.0, b"later": now() + 100}
+    for name in ("a", "b"):
+        connection.zadd(f"rq:finished:{name}", {f"{n}": now() - 5 for n in range(10)} | kept)  # type: ignore[arg-type]
+    assert [TRIM(connection, [keys.QUEUES], [8]) for _ in range(4)] == [8, 8, 4, 0]
+    for name in ("a", "b"):
+        assert dict(connection.zrange(f"rq:finished:{name}", 0, -1, withscores=True)) == pytest.approx(kept)
+
+
+def test_idle_queues_cost_one_more_command_a_poll(connection: Redis) -> None:
+    for n in range(50):
+        Queue(f"q{n}", connection=connection).enqueue(fails)
+    connection.config_resetstat()
+    NEXT_DUE(connection, [keys.CRON_NEXT, keys.CRON_MARK, keys.QUEUES], [])
+    counts = connection.info("commandstats")
+    assert counts["cmdstat_exists"]["calls"] == 1

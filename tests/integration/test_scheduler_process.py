@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from rq import Queue
+from rq.job import JobStatus
 
 from rqstack.scheduling import Scheduler
 from rqstack.scheduling.table import CronTable
@@ -288,3 +290,19 @@ def test_an_idle_scheduler_asks_redis_about_once_a_second(
     before = calls()
     time.sleep(4)
     assert calls() - before <= 6
+
+
+def test_it_enqueues_what_a_dead_rq_worker_left_ready_and_trims_idle_queues(
+    start: Start, redis_url: str, connection: Redis
+) -> None:
+    queue = Queue("quiet", connection=connection)
+    job = queue.enqueue("time.time")
+    connection.delete(queue.key)
+    job.set_status(JobStatus.READY_TO_ENQUEUE)
+    connection.zadd("rq:ready:quiet", {job.id: time.time()})
+    expired = {f"expired-{n}": time.time() - 10 for n in range(5000)}
+    connection.zadd("rq:finished:quiet", expired | {"kept": time.time() + 1000})
+    start()
+    until(lambda: connection.lrange(queue.key, 0, -1) == [job.id.encode()])
+    until(lambda: connection.zrange("rq:finished:quiet", 0, -1) == [b"kept"])
+    assert job.get_status() == "queued"

@@ -1,4 +1,4 @@
-"""Moves delayed jobs and retries into their queues when they are due.
+"""Moves delayed jobs and retries into their queues when they are due, and ready jobs that a dead RQ worker has left.
 
 One script moves a batch atomically. RQ's own scheduler (`rq worker --with-scheduler`) reads due jobs first and writes
 queue and registry later, so a queue whose lock it holds is left to it: otherwise a job would be enqueued twice.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import ResponseError
 
@@ -29,6 +29,13 @@ BATCH = 500
 ORPHAN_AGE = 60
 """Seconds past its due time after which an id without a job is dropped."""
 
+Kind = Literal["delayed", "ready"]
+_PLACES: dict[Kind, tuple[str, str]] = {
+    # Where jobs of a kind are, and the status that they have there.
+    "delayed": (keys.SCHEDULED, "scheduled"),
+    "ready": (keys.READY, "ready_to_enqueue"),
+}
+
 
 @dataclass
 class MoveResult:
@@ -36,7 +43,7 @@ class MoveResult:
 
     Args:
         moved: Jobs moved into their queue, or to those that wait for a slot of their RateLimit.
-        dropped: Ids removed because their job does not exist.
+        dropped: Ids removed because their job does not exist, or is not delayed any more.
         pending: Ids kept although their job does not exist: RQ may be about to write it.
         damaged: Queues that were skipped because their data in Redis is damaged.
     """
@@ -71,25 +78,39 @@ class DelayedJobs:
             now: Seconds since the epoch.
             queues: Default: all.
         """
+        return self._move_all("delayed", now, self.queues() if queues is None else queues)
+
+    def move_ready(self, now: float, queues: Iterable[str]) -> MoveResult:
+        """Enqueue jobs whose dependencies are met, and that RQ's worker has not enqueued: it may have died.
+
+        RQ's workers check that a job is still there when they enqueue it, so none is enqueued twice.
+
+        Args:
+            now: Seconds since the epoch.
+        """
+        return self._move_all("ready", now, queues)
+
+    def _move_all(self, kind: Kind, now: float, queues: Iterable[str]) -> MoveResult:
         result = MoveResult()
-        for queue in self.queues() if queues is None else queues:
+        for queue in queues:
             try:
-                self._move(queue, now, result)
-                self._logged_errors.pop(queue, None)
+                self._move(kind, queue, now, result)
+                self._logged_errors.pop(kind + queue, None)
             except ResponseError as error:
                 if not is_damage(error):
                     raise
                 result.damaged.append(queue)
-                if self._logged_errors.get(queue) != str(error):
-                    self._logged_errors[queue] = str(error)
-                    log.error("%s: its delayed jobs cannot be moved and stay delayed: %s", queue, error)
+                if self._logged_errors.get(kind + queue) != str(error):
+                    self._logged_errors[kind + queue] = str(error)
+                    log.error("%s: its %s jobs cannot be moved and stay %s: %s", queue, kind, kind, error)
         return result
 
-    def _move(self, queue: str, now: float, result: MoveResult) -> None:
-        names = [keys.SCHEDULED + queue, keys.QUEUE + queue, keys.QUEUES, keys.SCHEDULER_LOCK + queue]
+    def _move(self, kind: Kind, queue: str, now: float, result: MoveResult) -> None:
+        place, status = _PLACES[kind]
+        names = [place + queue, keys.QUEUE + queue, keys.QUEUES, keys.SCHEDULER_LOCK + queue]
         offset = 0
         while True:
-            arguments = [round(now, 3), BATCH, format_seconds(now), queue, self.job_timeout, ORPHAN_AGE, offset]
+            arguments = [round(now, 3), BATCH, format_seconds(now), queue, self.job_timeout, ORPHAN_AGE, offset, status]
             moved, dropped, pending = MOVE(self.connection, names, arguments)
             if moved < 0:  # RQ's scheduler holds the queue's lock
                 return
@@ -98,10 +119,14 @@ class DelayedJobs:
             result.pending += pending
             offset += pending
             if moved:
-                log.info("%s: enqueued %d delayed jobs that were due", queue, moved)
+                log.info("%s: enqueued %d %s jobs", queue, moved, kind)
             if dropped:
                 log.warning(
-                    "%s: dropped %d delayed jobs that no longer exist in Redis (expired or deleted)", queue, dropped
+                    "%s: dropped %d ids of %s jobs that no longer exist in Redis (expired or deleted) or have gone on "
+                    "by another way",
+                    queue,
+                    dropped,
+                    kind,
                 )
             if moved + dropped + pending < BATCH:
                 return

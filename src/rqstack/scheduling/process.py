@@ -18,7 +18,7 @@ from rqstack.registry.code_version import code_version
 from rqstack.scheduling.cron_loader import CronLoader
 from rqstack.scheduling.delayed import DelayedJobs
 from rqstack.scheduling.heartbeat import Heartbeat
-from rqstack.scheduling.scripts import NEXT_DUE
+from rqstack.scheduling.scripts import NEXT_DUE, TRIM
 from rqstack.scheduling.table import CronTable
 from rqstack.settings import Settings, get_settings
 from rqstack.transport import keys, schema
@@ -34,6 +34,12 @@ CONTENDED_INTERVAL = 0.1
 
 FIRST_LOAD_TIMEOUT = 30.0
 """Seconds that the first firing waits for the first load, so that an entry removed by a deploy does not fire again."""
+
+TRIM_INTERVAL = 60.0
+"""Seconds between two removals of expired ids from the registries of finished jobs."""
+
+TRIM_MOST = 2000
+"""Ids that one removal takes at most: a millisecond of Redis's time."""
 
 MAX_BACKOFF = 5.0
 """Maximum seconds between two attempts to reach Redis, or between two failed loads."""
@@ -52,12 +58,14 @@ class NextDue:
     Args:
         table_exists: Whether the declared cron table is in Redis.
         firing: The next firing of the cron table, or infinity.
+        ready: Queues with jobs that are ready to be enqueued.
         delayed: The due time of the first delayed job, by queue.
     """
 
     now: float
     table_exists: bool
     firing: float
+    ready: list[str]
     delayed: dict[str, float]
 
     def wait(self) -> float:
@@ -89,6 +97,7 @@ class SchedulerProcess:
         self._load_at = 0.0
         self._fire_from = float("inf")
         self._next_heartbeat = 0.0
+        self._next_trim = 0.0
         self._outage_since = 0.0
         self._backoff = 0.0
 
@@ -148,6 +157,14 @@ class SchedulerProcess:
             result = self.delayed_jobs.move_due(next_due.now, due)
             done += result.moved + result.dropped
             damaged = damaged or bool(result.damaged)
+        if next_due.ready:
+            result = self.delayed_jobs.move_ready(next_due.now, next_due.ready)
+            done += result.moved + result.dropped
+            damaged = damaged or bool(result.damaged)
+        if started >= self._next_trim:
+            # As much again at once, while there is much to remove.
+            is_full = int(TRIM(self.connection, [keys.QUEUES], [TRIM_MOST])) >= TRIM_MOST
+            self._next_trim = started + (0.0 if is_full else TRIM_INTERVAL)
         if done:
             return 0.0
         if damaged:
@@ -160,8 +177,9 @@ class SchedulerProcess:
         """Ask Redis in one round trip what is due next."""
         answer = NEXT_DUE(self.connection, [keys.CRON_NEXT, keys.CRON_MARK, keys.QUEUES], [])
         now = int(answer[0]) + int(answer[1]) / 1e6
-        delayed = {queue.decode(): float(first) for queue, first in zip(answer[4::2], answer[5::2], strict=True)}
-        return NextDue(now, bool(answer[2]), float(answer[3]) if answer[3] else float("inf"), delayed)
+        delayed = {queue.decode(): float(first) for queue, first in zip(answer[5::2], answer[6::2], strict=True)}
+        ready = [queue.decode() for queue in answer[4]]
+        return NextDue(now, bool(answer[2]), float(answer[3]) if answer[3] else float("inf"), ready, delayed)
 
     def _load_table(self) -> None:
         """Start a load of the task code if one is due, and log the report of one that has ended."""

@@ -24,6 +24,7 @@ rqstack's keys, with the default prefix `rq`:
 | `rqstack:schedulers` | set | the keys of scheduler processes |
 | `rqstack:scheduler:<name>` | hash | hostname, pid, birth, last_heartbeat, schema; expires when the process is dead |
 | `rqstack:ratelimit:…` | | rate limits: moving windows of the limits library, and turns (reserve_turn.lua) |
+| `rqstack:bulk:<id>` | hash | how far a purge or a requeue has come; gone when it has ended, or after an hour |
 | `rqstack:messages:<queue>` | list | message backend: messages that wait |
 | `rqstack:messages:<queue>:inbox:<owner>` | list | the message that a consumer's process handles |
 | `rqstack:messages:<queue>:leases` | sorted set | owner, scored by the end of its lease on Redis's clock |
@@ -68,6 +69,7 @@ SCHEDULER_LOCK = f"{PREFIX}:scheduler-lock:"
 STARTED = f"{PREFIX}:wip:"
 FAILED = f"{PREFIX}:failed:"
 SCHEDULED = f"{PREFIX}:scheduled:"
+READY = f"{PREFIX}:ready:"
 REGISTRIES = {
     "started": STARTED,
     "failed": FAILED,
@@ -97,6 +99,7 @@ SCHEDULERS = f"{STACK}schedulers"
 SCHEDULER = f"{STACK}scheduler:"
 RATE_LIMIT = f"{STACK}ratelimit"
 MESSAGES = f"{STACK}messages:"
+BULK = f"{STACK}bulk:"
 
 
 def limit_waiting(name: str) -> str:

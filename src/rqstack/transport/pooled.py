@@ -141,6 +141,11 @@ class PooledSender:
         replies: list[Any] = self.send(attempt)
         return replies
 
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        while self.idle:
+            self.idle.pop()[0].disconnect()
+
     def _take(self) -> Any:
         while self.idle:
             try:

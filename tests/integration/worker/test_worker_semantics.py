@@ -534,3 +534,26 @@ def test_users_code_may_save_the_job_when_it_has_ended(running: Site) -> None:
     for job, status, saved in ((failed, "failed", 1), (finished, "finished", 1), (again, "failed", 2)):
         assert running.status(job.id) == status
         assert running.job(job.id).meta["saved"] == saved
+
+
+def test_the_registry_of_finished_jobs_keeps_no_expired_ones(site: Site) -> None:
+    site.add_project()
+    site.worker("default")
+    queue = site.queue()
+    ttls = {"short": 1, "never": -1, "none": 0, "long": 500}
+    jobs = {f"{name}-{n}": ttl for name, ttl in ttls.items() for n in range(5)}
+    for each, ttl in jobs.items():
+        queue.enqueue("shop.tasks.give", job_id=each, result_ttl=ttl)
+    site.until(lambda: site.redis.keys("rq:job:short-*") == [] == queue.job_ids, "the results to expire")
+    kept = {each for each in jobs if each.startswith(("never", "long"))}
+
+    def is_trimmed() -> bool:
+        job = queue.enqueue("shop.tasks.give", result_ttl=-1)
+        site.until_ended(job.id)
+        kept.add(job.id)
+        found = {raw.decode() for raw in site.redis.zrange("rq:finished:default", 0, -1)}
+        assert kept <= found
+        return found == kept
+
+    site.until(is_trimmed, "expired ids to go")
+    assert all(site.status(each) == "finished" for each in kept)

@@ -1,7 +1,10 @@
--- Move delayed jobs and retries that are due from a queue's scheduled registry into the queue, as RQ's scheduler does.
--- Follows enqueue/lua/put_on_queue.lua.
+-- Move jobs from one of a queue's registries into the queue: delayed jobs and retries that are due, as RQ's scheduler
+-- does; or jobs whose dependencies are met, which a RQ worker left there when it died. Follows
+-- enqueue/lua/put_on_queue.lua.
 --
--- KEYS[1]  rq:scheduled:<queue>
+-- A job with another status was queued, canceled or run in another way: its id is only removed.
+--
+-- KEYS[1]  rq:scheduled:<queue> or rq:ready:<queue>
 -- KEYS[2]  rq:queue:<queue>
 -- KEYS[3]  rq:queues
 -- KEYS[4]  RQ's lock of the queue's scheduler
@@ -10,17 +13,19 @@
 -- ARGV[2]  how many jobs to move at most
 -- ARGV[3]  now, as RQ writes times
 -- ARGV[4]  the queue's name
--- ARGV[5]  timeout of a job without one
+-- ARGV[5]  timeout in seconds of a job without one
 -- ARGV[6]  seconds past its due time after which an id without a job is dropped
 -- ARGV[7]  offset: ids that earlier calls left because their job does not exist yet
+-- ARGV[8]  the status that jobs of this registry have: scheduled or ready_to_enqueue
 --
 -- Returns {moved, dropped, left}: jobs moved, ids dropped, ids left because their job does not exist yet. Moved is -1
 -- if RQ's scheduler has the lock.
 
 -- Redis does not roll back a script that fails. So everything that may be damaged is checked before the first write.
-if redis.call('EXISTS', KEYS[4]) == 1 then
+local now, is_delayed = tonumber(ARGV[1]), ARGV[8] == 'scheduled'
+if is_delayed and redis.call('EXISTS', KEYS[4]) == 1 then
     -- RQ's own scheduler (`rq worker --with-scheduler`) moves the jobs of this queue. It reads first and writes later,
-    -- so moving them here too would enqueue a job twice.
+    -- so moving them here too would enqueue a job twice. RQ's workers move ready jobs only if nobody else has.
     return {-1, 0, 0}
 end
 local kind = redis.call('TYPE', KEYS[2]).ok
@@ -28,33 +33,41 @@ if kind ~= 'list' and kind ~= 'none' then
     return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' is not a list but a ' .. kind)
 end
 local moved, dropped, pending = 0, 0, 0
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', ARGV[7], ARGV[2])
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', is_delayed and ARGV[1] or '+inf', 'WITHSCORES', 'LIMIT',
+    ARGV[7], ARGV[2])
 for i = 1, #due, 2 do
     local id = due[i]
     local key = '<prefix>:job:' .. id
-    local job = redis.pcall('HMGET', key, 'enqueue_at_front', 'enqueue_at_front_on_retry', 'ended_at', 'data')
-    if job.err then
-        if redis.call('TYPE', key).ok == 'hash' then
-            return job
-        end
-        job = {}  -- the key exists but is not a hash, so it is not a job
+    local fields = redis.pcall('HMGET', key, unpack(WAITING_FIELDS))
+    if fields.err and redis.call('TYPE', key).ok == 'hash' then
+        return fields
     end
-    if not job[4] then
-        -- RQ adds the id before it writes the job, so a missing job may still come.
-        if tonumber(ARGV[1]) - tonumber(due[i + 1]) >= tonumber(ARGV[6]) then
+    local more = fields.err and {} -- the key exists but is not a hash, so it is not a job
+        or redis.call('HMGET', key, 'data', 'status', 'enqueue_at_front', 'enqueue_at_front_on_retry', 'ended_at')
+    if not more[1] then
+        -- RQ 2 added the id before it wrote the job, so a missing job may still come.
+        if not is_delayed or now - tonumber(due[i + 1]) >= tonumber(ARGV[6]) then
             redis.call('ZREM', KEYS[1], id)
             dropped = dropped + 1
         else
             pending = pending + 1
         end
-    else
+    elseif more[2] == ARGV[8] or (is_delayed and (more[2] or 'created') == 'created') then
+        local limit = limit_of(fields)
+        if limit then -- damaged keys fail here
+            redis.call('HLEN', '<prefix>:rl:' .. limit)
+            redis.call('ZCARD', '<prefix>:rl:' .. limit .. ':allowed')
+            redis.call('ZCARD', '<prefix>:rl:' .. limit .. ':rate_limited')
+        end
+        local retried = more[5] and more[5] ~= ''
         redis.call('ZREM', KEYS[1], id)
         redis.call('HSET', key, 'origin', ARGV[4])
-        local fields = redis.call('HMGET', key, unpack(WAITING_FIELDS))
-        local retried = job[3] and job[3] ~= ''
-        local at_front = job[1] == '1' or (job[2] == '1' and retried)
-        put_on_queue(id, fields, at_front, ARGV[5], math.floor(tonumber(ARGV[1])), ARGV[3])
+        fields[1] = ARGV[4]
+        put_on_queue(id, fields, more[3] == '1' or (more[4] == '1' and retried), ARGV[5], math.floor(now), ARGV[3])
         moved = moved + 1
+    else
+        redis.call('ZREM', KEYS[1], id)
+        dropped = dropped + 1
     end
 end
 if moved > 0 then

@@ -85,7 +85,11 @@ end
 local function trim(queue)
   local registry = '<prefix>:finished:' .. queue
   local expired = call('ZCOUNT', registry, 0, '(' .. ARGV[5])
-  if expired > 0 then call('ZREMRANGEBYRANK', registry, 0, math.min(expired, 2000) - 1) end
+  if expired > 0 then
+    -- RQ gives jobs that never expire a score below 0, or +inf.
+    local first = call('ZCOUNT', registry, '-inf', '(0')
+    call('ZREMRANGEBYRANK', registry, first, first + math.min(expired, 2000) - 1)
+  end
 end
 
 -- Record all outcomes, and put back what has not begun. Returns what each was recorded as, and whether dependents are
