@@ -170,14 +170,14 @@ local function snooze(o)
   return 'snoozed', false, false
 end
 
--- Give back the slot of a limit that a run still has, though its job was deleted or is another's. RQ keeps the slot
--- for as long as a run of the job is on record.
+-- Give back the slot of a limit that a run still has, though its job was deleted, was enqueued again or is another's.
+-- RQ keeps the slot for as long as a run of the job is on record.
 local function release_stale_slot(o)
   local limit = o.more.limit
   local status = limit and redis.pcall('HGET', o.key, 'status')
   if limit and status ~= 'queued' and status ~= 'started'
     and call('ZCARD', '<prefix>:executions:' .. o.id) == 0 then
-    release_slot(o.id, limit, math.floor(o.now), ARGV[4])
+    give_back_slot(o.id, limit, math.floor(o.now), ARGV[4])
   end
 end
 
@@ -203,6 +203,7 @@ local function record_outcome(o)
     elseif o.what ~= 'snoozed' then
       add_result(o, o.what)
     end
+    release_stale_slot(o)
     return 'superseded'
   end
   if o.more.fields then
@@ -219,7 +220,9 @@ local function record_outcome(o)
   else
     what, keeps_slot, releases = fail_or_retry(o, record)
   end
-  if record[7] and record[7] ~= '' and not keeps_slot then release_slot(o.id, record[7], math.floor(o.now), ARGV[4]) end
+  if record[7] and record[7] ~= '' and not keeps_slot then
+    give_back_slot(o.id, record[7], math.floor(o.now), ARGV[4])
+  end
   -- Every outcome comes by here once: an event for a durable record belongs here.
   return what, releases
 end
