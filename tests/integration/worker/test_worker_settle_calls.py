@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pytest
 from redis import Redis
-from rq import Queue, RateLimit
+from rq import Queue, RateLimit, Repeat
 from rq.job import Job
 
 from rqstack.transport import keys
@@ -69,8 +69,10 @@ def outcome(job: Claimed, what: What = "finished", **options: Any) -> Outcome:
 
 
 @pytest.fixture
-def caller(connection: Redis) -> Caller:
-    return Caller(connection)
+def caller(connection: Redis) -> Iterator[Caller]:
+    made = Caller(connection)
+    yield made
+    made.connection.close()
 
 
 # -- enqueued again while it runs
@@ -91,3 +93,92 @@ def test_a_limited_job_that_is_enqueued_again_gets_the_slot_of_its_run(caller: C
     (job,) = caller.claim()
     assert caller.settle(outcome(job, more={"limit": "one"})) == ["finished"]
     assert caller.redis.zcard("rq:rl:one:allowed") == caller.redis.zcard("rq:rl:one:rate_limited") == 0
+
+
+# -- damaged records and keys: a script that fails after its first write leaves a job that nobody ends
+
+
+def damage_type(caller: Caller, *names: str) -> None:
+    for name in names:
+        caller.redis.delete(name)
+        caller.redis.set(name, "damaged")
+
+
+@pytest.mark.parametrize("ttl", ["10000000000", "1" + "0" * 17, "9" * 30])
+@pytest.mark.parametrize("has_dependent", [False, True])
+def test_a_result_that_is_kept_for_longer_than_redis_can(caller: Caller, ttl: str, has_dependent: bool) -> None:
+    caller.enqueue("job")
+    caller.redis.hset("rq:job:job", "result_ttl", ttl)
+    if has_dependent:
+        caller.enqueue("child", depends_on="job")
+    (job,) = caller.claim()
+    assert caller.settle(outcome(job, result_ttl=int(ttl))) == ["finished"]
+    assert caller.redis.ttl("rq:job:job") == caller.redis.ttl("rq:results:job") == -1
+    assert caller.redis.zscore("rq:finished:default", "job") == float("inf")
+    assert caller.waiting() == ["child"] * has_dependent
+
+
+def test_a_retry_whose_failure_ttl_is_damaged(caller: Caller) -> None:
+    caller.enqueue("job")
+    caller.redis.hset("rq:job:job", "failure_ttl", "1e30")
+    (job,) = caller.claim()
+    more = {"max": 3, "intervals": [0], "at_front": False}
+    assert caller.settle(outcome(job, "retry", more=more)) == ["retried"]
+    assert caller.waiting() == ["job"]
+
+
+@pytest.mark.parametrize("number", ["nan", "-nan", "inf", "1e300"])
+def test_a_number_of_retries_that_is_none(caller: Caller, number: str) -> None:
+    """It must not be retried for ever."""
+    caller.enqueue("job")
+    caller.redis.hset("rq:job:job", "retries_left", number)
+    (job,) = caller.claim()
+    assert caller.settle(outcome(job, "failed", value=b"eA==")) == ["failed"]
+
+
+@pytest.mark.parametrize("intervals", ["[0, null, 3]", "[0, [1]]", "[0, true]", '[0, {"a": 1}]', "{}", "7", "[", "[[]]"])
+def test_damaged_intervals_of_a_repeat(caller: Caller, intervals: str) -> None:
+    caller.enqueue("job", repeat=Repeat(times=2, interval=[1, 2]))
+    caller.redis.hset("rq:job:job", "repeat_intervals", intervals)
+    (job,) = caller.claim()
+    assert caller.settle(outcome(job)) == ["finished"]
+    assert caller.waiting() == ["job"]
+    (job,) = caller.claim()
+    assert caller.settle(outcome(job)) == ["finished"]
+
+
+@pytest.mark.parametrize("what", ["finished", "failed"])
+def test_keys_of_another_type_do_not_keep_an_outcome_from_being_recorded(caller: Caller, what: What) -> None:
+    caller.enqueue("first", "second", "third")
+    jobs = caller.claim(most=3)
+    damage_type(caller, "rq:results:first", f"rq:{what}:default", "rq:executions:first", "rqstack:metrics")
+    damage_type(caller, "rq:worker:horse:executions")
+    assert caller.settle(*(outcome(job, what) for job in jobs)) == [what] * 3
+    assert [caller.status(job.job_id) for job in jobs] == [what] * 3
+    assert caller.redis.zcard(f"rq:{what}:default") == 3
+    assert caller.redis.xlen("rq:results:first") == 1
+
+
+def test_a_dependent_whose_limit_is_damaged_holds_up_no_other(caller: Caller) -> None:
+    caller.enqueue("parent")
+    caller.enqueue("limited", depends_on="parent", rate_limit=RateLimit("one", 1))
+    caller.enqueue("child", depends_on="parent")
+    damage_type(caller, "rq:rl:one:allowed")
+    (job,) = caller.claim()
+    assert caller.settle(outcome(job)) == ["finished"]
+    assert (caller.waiting(), caller.status("limited")) == (["child"], "deferred")
+
+
+def test_a_job_that_is_no_hash_takes_no_others_along(caller: Caller) -> None:
+    """Those that were claimed before it, in the same call, would be in no lease and on no queue."""
+    caller.enqueue("first", "damaged", "last")
+    damage_type(caller, "rq:job:damaged")
+    assert [job.job_id for job in caller.claim(most=8)] == ["first", "last"]
+
+
+@pytest.mark.parametrize("name", ["rq:wip:default", "rq:executions:job", "rq:worker:horse:executions"])
+def test_a_claim_replaces_keys_of_another_type(caller: Caller, name: str) -> None:
+    caller.enqueue("job")
+    damage_type(caller, name)
+    (job,) = caller.claim()
+    assert caller.settle(outcome(job)) == ["finished"]

@@ -19,7 +19,7 @@ local function fill_slots(limit, most, seconds, text)
             break
         end
         local job = '<prefix>:job:' .. first
-        local known = redis.call('HMGET', job, 'origin', 'status', 'enqueue_at_front')
+        local known = redis.pcall('HMGET', job, 'origin', 'status', 'enqueue_at_front')
         if known[1] and known[2] == 'rate_limited' then
             redis.call('ZADD', allowed, seconds, first)
             redis.call(known[3] == '1' and 'LPUSH' or 'RPUSH', '<prefix>:queue:' .. known[1], first)

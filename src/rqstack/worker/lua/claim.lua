@@ -1,4 +1,4 @@
--- Take the next jobs for a horse: all or nothing. Follows executions.lua and check_lease.lua.
+-- Take the next jobs for a horse: all or nothing. Follows write.lua, executions.lua and check_lease.lua.
 --
 -- KEYS[1]  rq:worker:<worker>             the worker's record, RQ's
 -- KEYS[2]  rqstack:running:<supervisor>   hash: worker -> its lease
@@ -45,7 +45,7 @@ local function put_back_claims(was_idle)
 end
 
 local function read_fields(id)
-  return call('HMGET', '<prefix>:job:' .. id, 'data', 'timeout', 'result_ttl', 'enqueued_at', 'origin', 'status',
+  return redis.pcall('HMGET', '<prefix>:job:' .. id, 'data', 'timeout', 'result_ttl', 'enqueued_at', 'origin', 'status',
     'started_at', 'success_callback_name', 'failure_callback_name', 'webhooks', 'rate_limit_key', 'meta')
 end
 
@@ -65,12 +65,13 @@ local function job_reply(queue, id, execution, f, meta)
   return {queue, id, execution, f[1], f[2], f[3], f[4], meta, extras}
 end
 
--- The id and fields of the first job of a list. One that was deleted or canceled while it waited is skipped, as in RQ.
+-- The id and fields of the first job of a list. One that was deleted or canceled while it waited is skipped, as in RQ;
+-- so is one whose record is not a hash.
 local function pop(list)
   local id = call('LPOP', list)
   while id do
     local f = read_fields(id)
-    local exists = f[1] or f[6] or call('EXISTS', '<prefix>:job:' .. id) == 1
+    local exists = f[1] or f[6] or (not f.err and call('EXISTS', '<prefix>:job:' .. id) == 1)
     -- RQ accepts no id with a zero byte or a new line; a lease could not hold it.
     if exists and f[6] ~= 'canceled' and not string.find(id, '[%z\n]') then return id, f end
     id = call('LPOP', list)
@@ -93,7 +94,7 @@ end
 -- Record that a job runs. Returns its part of the reply.
 local function start(queue, id, execution, f, seconds)
   local worker, iso, job_key = ARGV[1], ARGV[4], '<prefix>:job:' .. id
-  call('ZADD', '<prefix>:wip:' .. queue, seconds + ARGV[6], id .. ':' .. execution)
+  write('ZADD', '<prefix>:wip:' .. queue, seconds + ARGV[6], id .. ':' .. execution)
   if ARGV[8] ~= '' and not f[12] then
     call('HSET', job_key, 'status', 'started', 'last_heartbeat', iso, 'started_at', iso, 'worker_name', worker, 'meta',
       ARGV[8])
