@@ -16,6 +16,7 @@ from rqstack.transport.raw import RawConnection
 from rqstack.worker.outcome import Outcome, What
 from rqstack.worker.scripts import CLAIM, SETTLE
 from rqstack.worker.settle import claim_arguments, settle_arguments
+from rqstack.worker.supervisor.recovery import Recovery
 
 SUPERVISOR = "here"
 
@@ -50,6 +51,10 @@ class Caller:
         executions = ",".join(job.execution for job in put_back)
         tail = (*self._head(worker, 1), *settle_arguments(outcomes, claim=False, put_back=executions))
         return [what.decode() for what in self.connection.run(SETTLE, tail)[0]]
+
+    def recovery(self, max_crashes: int) -> Recovery:
+        limits = {"dead_after": 12, "worker_ttl": 400, "max_crashes": max_crashes}
+        return Recovery(self.connection, SUPERVISOR, hostname="here", queues=["default"], **limits)
 
     def status(self, job_id: str) -> str:
         return (self.redis.hget(f"rq:job:{job_id}", "status") or b"gone").decode()  # type: ignore[no-any-return]
@@ -182,3 +187,37 @@ def test_a_claim_replaces_keys_of_another_type(caller: Caller, name: str) -> Non
     damage_type(caller, name)
     (job,) = caller.claim()
     assert caller.settle(outcome(job)) == ["finished"]
+
+
+# -- putting back
+
+
+def test_what_another_worker_runs_by_now_is_not_put_back(caller: Caller) -> None:
+    """It was enqueued again while it waited in a batch, or ran; once back on its queue it would run beside itself."""
+    caller.enqueue("first", "again")
+    first, again = caller.claim(most=8)
+    caller.enqueue("again")
+    (job,) = caller.claim(worker="other")
+    assert caller.settle(outcome(first), put_back=[again]) == ["finished"]
+    assert (caller.waiting(), caller.status("again")) == ([], "started")
+    assert caller.settle(outcome(job), worker="other") == ["finished"]
+
+
+@pytest.mark.parametrize("is_meant", [False, True])
+def test_a_batch_that_had_not_begun_is_put_back_whole(caller: Caller, is_meant: bool) -> None:
+    """Its horse was killed, by a command perhaps, before it had the reply to its claim: none of the jobs did that."""
+    names = ["one", "two", "three"]
+    caller.enqueue(*names)
+    jobs = caller.claim(most=8)
+    leases = caller.recovery(max_crashes=1).put_back(["horse"], crashed=True, fail=is_meant)
+    assert {(lease.what, lease.job_id) for lease in leases} == {("requeued", name) for name in names}
+    assert caller.waiting() == names
+    assert not caller.redis.keys("rqstack:crashes:*")
+    assert len(caller.claim(most=8)) == len(jobs)
+
+
+def test_the_job_that_ran_alone_is_failed(caller: Caller) -> None:
+    caller.enqueue("one")
+    caller.claim(most=8)
+    (lease,) = caller.recovery(max_crashes=3).put_back(["horse"], crashed=True, fail=True)
+    assert (lease.what, lease.job_id) == ("abandon", "one")
