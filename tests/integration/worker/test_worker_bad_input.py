@@ -88,6 +88,7 @@ RUNS: dict[str, tuple[Callable[[Site, str], None], Any]] = {
     "garbage-ttl": (_spoiled(ttl="forever"), 1),
     "garbage-status": (_spoiled(status="\x00"), 1),
     "no-origin": (_spoiled(origin=None), 1),
+    "garbage-origin": (_spoiled(origin=b"\xff\xfe"), 1),
     "huge": (_call("huge", 20_000_000), b"x" * 20_000_000),
     "spoils-its-process": (_call("spoil_process"), "spoiled"),
     "few-files": (_call("no_more_files"), "few"),

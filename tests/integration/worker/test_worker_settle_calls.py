@@ -189,6 +189,24 @@ def test_a_claim_replaces_keys_of_another_type(caller: Caller, name: str) -> Non
     assert caller.settle(outcome(job)) == ["finished"]
 
 
+@pytest.mark.parametrize("job_id", [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xc0\x80", b"\xf5\x80\x80\x80", b"\x80\xc3\xa4"])
+def test_an_id_that_is_no_text_is_skipped(caller: Caller, job_id: bytes) -> None:
+    """Neither a horse nor its supervisor could read it; both would end, again and again."""
+    caller.enqueue("damaged", "last")
+    caller.redis.rename("rq:job:damaged", b"rq:job:" + job_id)
+    caller.redis.lset("rq:queue:default", 0, job_id)
+    assert [job.job_id for job in caller.claim(most=8)] == ["last"]
+
+
+@pytest.mark.parametrize("name", ["ä", "€", "\u07ff", "\ud7ff", "\uffff", "\U0001f600", "\U0010ffff", "two\nlines"])
+def test_a_queue_s_name_may_be_any_text(caller: Caller, name: str) -> None:
+    caller.enqueue("job")
+    caller.redis.hset("rq:job:job", "origin", name)
+    (job,) = caller.claim()
+    assert job.queue == name
+    assert caller.settle(outcome(job)) == ["finished"]
+
+
 # -- putting back
 
 
