@@ -141,7 +141,9 @@ def test_a_number_of_retries_that_is_none(caller: Caller, number: str) -> None:
     assert caller.settle(outcome(job, "failed", value=b"eA==")) == ["failed"]
 
 
-@pytest.mark.parametrize("intervals", ["[0, null, 3]", "[0, [1]]", "[0, true]", '[0, {"a": 1}]', "{}", "7", "[", "[[]]"])
+@pytest.mark.parametrize(
+    "intervals", ["[0, null, 3]", "[0, [1]]", "[0, true]", '[0, {"a": 1}]', "{}", "7", "[", "[[]]"]
+)
 def test_damaged_intervals_of_a_repeat(caller: Caller, intervals: str) -> None:
     caller.enqueue("job", repeat=Repeat(times=2, interval=[1, 2]))
     caller.redis.hset("rq:job:job", "repeat_intervals", intervals)
@@ -189,7 +191,9 @@ def test_a_claim_replaces_keys_of_another_type(caller: Caller, name: str) -> Non
     assert caller.settle(outcome(job)) == ["finished"]
 
 
-@pytest.mark.parametrize("job_id", [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xc0\x80", b"\xf5\x80\x80\x80", b"\x80\xc3\xa4"])
+@pytest.mark.parametrize(
+    "job_id", [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xc0\x80", b"\xf5\x80\x80\x80", b"\x80\xc3\xa4"]
+)
 def test_an_id_that_is_no_text_is_skipped(caller: Caller, job_id: bytes) -> None:
     """Neither a horse nor its supervisor could read it; both would end, again and again."""
     caller.enqueue("damaged", "last")
