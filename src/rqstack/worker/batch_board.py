@@ -23,8 +23,9 @@ from rqstack.worker.outcome import Outcome
 
 _ACTIVE, _COUNT, _PLACE, _BEGAN, _FIRST_ENDED, _USED, _TAKEN_BACK = range(7)
 """Numbers of eight bytes at the head of a horse's memory: whether the horse claims several jobs at once; jobs in the
-batch; the place of the running job; when that began; when the first job ended that is not recorded; bytes of outcomes; whether the
-rest was taken back. Each is written by itself, since a struct is zeroed before it is packed, which would be seen."""
+batch; the place of the running job; when that began; when the first job ended that is not recorded; bytes of outcomes;
+whether the rest was taken back. Each is written by itself: a struct is zeroed before it is packed, which would be seen.
+"""
 
 _CALL_ID = 7 * 8
 _OUTCOMES = _CALL_ID + 32

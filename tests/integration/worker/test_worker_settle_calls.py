@@ -225,6 +225,16 @@ def test_what_another_worker_runs_by_now_is_not_put_back(caller: Caller) -> None
     assert caller.settle(outcome(job), worker="other") == ["finished"]
 
 
+def test_what_is_canceled_while_it_waits_in_a_batch_is_not_put_back(caller: Caller) -> None:
+    """RQ's own cancel finds no record of its run there."""
+    caller.enqueue("first", "canceled")
+    first, canceled = caller.claim(most=8)
+    Job.fetch("canceled", connection=caller.redis).cancel()
+    assert caller.settle(outcome(first), put_back=[canceled]) == ["finished"]
+    assert (caller.waiting(), caller.status("canceled")) == ([], "canceled")
+    assert caller.redis.zcard("rq:wip:default") == 0
+
+
 @pytest.mark.parametrize("is_meant", [False, True])
 def test_a_batch_that_had_not_begun_is_put_back_whole(caller: Caller, is_meant: bool) -> None:
     """Its horse was killed, by a command perhaps, before it had the reply to its claim: none of the jobs did that."""
