@@ -163,3 +163,33 @@ def test_horses_of_batches_killed_at_random(fleet: Fleet, number: int) -> None:
     again = [job for job, times in fleet.begun().items() if times > 1]
     assert len(again) <= kills
     print(f"{kills} kills, {len(again)} of {number} jobs begun more than once")
+
+
+def test_a_horse_that_was_given_up_runs_no_more_of_its_batch(fleet: Fleet, tmp_path: Path) -> None:
+    """Its supervisor stood still, so another has put the whole batch back. The horse knows only that it took long."""
+    flag = tmp_path / "held"
+    fleet.enqueue(BEFORE)
+    fleet.start(horses=1)
+    (supervisor,) = fleet.running
+    fleet.until(lambda: fleet.ended() == len(BEFORE))
+    psutil.Process(supervisor.pid).suspend()
+    try:
+        more = fleet.enqueue([f"more-{n}" for n in range(15)])
+        fleet.enqueue(["held"], "held", (str(flag),))
+        fleet.enqueue(AFTER)
+        fleet.until(flag.exists)
+        fleet.start(horses=2)
+        fleet.until(lambda: fleet.begun()["held"] == 2 and statuses(fleet, AFTER) == {b"finished"})
+
+        def is_over() -> bool:
+            flag.unlink(missing_ok=True)
+            dropped = fleet.said("was given to another worker meanwhile")
+            return bool(dropped) and statuses(fleet, ["held"]) == {b"finished"}
+
+        fleet.until(is_over)
+    finally:
+        psutil.Process(supervisor.pid).resume()
+    fleet.finish([*BEFORE, *more, "held", *AFTER])
+    begun = fleet.begun()
+    assert begun["held"] == 2
+    assert {job: begun[job] for job in (*BEFORE, *AFTER) if begun[job] != 1} == {}

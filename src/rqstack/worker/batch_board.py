@@ -21,13 +21,16 @@ import msgspec
 
 from rqstack.worker.outcome import Outcome
 
-_HEAD = struct.Struct("B7xQQddQ32s")
-"""Whether the horse claims several jobs at once; jobs in the batch; the place of the running job; when that began; when
-the first job ended that is not recorded; bytes of outcomes; the id of the call that claimed the batch."""
+_ACTIVE, _COUNT, _PLACE, _BEGAN, _FIRST_ENDED, _USED, _TAKEN_BACK = range(7)
+"""Numbers of eight bytes at the head of a horse's memory: whether the horse claims several jobs at once; jobs in the
+batch; the place of the running job; when that began; when the first job ended that is not recorded; bytes of outcomes;
+whether the rest was taken back. Each is written by itself: a struct is zeroed before it is packed, which would be seen.
+"""
 
-_TAKEN_BACK = _HEAD.size
-_OUTCOMES = _TAKEN_BACK + 8
+_CALL_ID = 7 * 8
+_OUTCOMES = _CALL_ID + 32
 _SIZE = 1 << 16
+_NUMBERS = _SIZE // 8
 _LENGTH = struct.Struct("I")
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -66,13 +69,15 @@ class BatchBoard:
 
     def __init__(self, count: int) -> None:
         self._memory = mmap.mmap(-1, count * _SIZE)
+        self._numbers = memoryview(self._memory).cast("Q")
+        self._times = memoryview(self._memory).cast("d")
         self._count = count
 
     # -- the horse
 
     def set_active(self, index: int, *, active: bool) -> None:
         """Say whether the horse claims several jobs at once: then its supervisor looks at it often."""
-        self._memory[index * _SIZE] = active
+        self._numbers[index * _NUMBERS + _ACTIVE] = active
 
     def start(self, index: int, call_id: str, count: int, now: float) -> None:
         """A batch begins with its first job.
@@ -82,10 +87,13 @@ class BatchBoard:
             count: How many jobs it has.
             now: Monotonic time.
         """
-        at = index * _SIZE
-        self._memory[at + _TAKEN_BACK] = 0
-        _HEAD.pack_into(self._memory, at, 1, 0, 0, now, 0.0, 0, call_id.encode())
-        _HEAD.pack_into(self._memory, at, 1, count, 0, now, 0.0, 0, call_id.encode())
+        at, head = index * _SIZE + _CALL_ID, index * _NUMBERS
+        numbers, times = self._numbers, self._times
+        numbers[head + _COUNT] = 0
+        self._memory[at : at + 32] = call_id.encode()
+        numbers[head + _TAKEN_BACK] = numbers[head + _PLACE] = numbers[head + _USED] = 0
+        times[head + _BEGAN], times[head + _FIRST_ENDED] = now, 0.0
+        numbers[head + _COUNT] = count
 
     def note(self, index: int, outcome: Outcome, now: float) -> bool:
         """A job of the batch has ended, and others follow.
@@ -93,15 +101,17 @@ class BatchBoard:
         Returns:
             Whether its outcome fits into the memory; if not, the horse records it at once.
         """
-        at = index * _SIZE
-        active, count, place, began, first_ended, used, call_id = _HEAD.unpack_from(self._memory, at)
+        at, head = index * _SIZE + _OUTCOMES, index * _NUMBERS
+        used = self._numbers[head + _USED]
         data = _encode(outcome.arguments())
         end = used + _LENGTH.size + len(data)
         if _OUTCOMES + end > _SIZE:
             return False
-        _LENGTH.pack_into(self._memory, at + _OUTCOMES + used, len(data))
-        self._memory[at + _OUTCOMES + used + _LENGTH.size : at + _OUTCOMES + end] = data
-        _HEAD.pack_into(self._memory, at, active, count, place, began, first_ended or now, end, call_id)
+        _LENGTH.pack_into(self._memory, at + used, len(data))
+        self._memory[at + used + _LENGTH.size : at + end] = data
+        self._numbers[head + _USED] = end
+        if not used:
+            self._times[head + _FIRST_ENDED] = now
         return True
 
     def begin(self, index: int, place: int, now: float) -> bool:
@@ -110,33 +120,38 @@ class BatchBoard:
         Returns:
             Whether it may; if not, the supervisor has taken back the jobs that had not begun.
         """
-        at = index * _SIZE
-        active, count, _, _, first_ended, used, call_id = _HEAD.unpack_from(self._memory, at)
-        _HEAD.pack_into(self._memory, at, active, count, place, now, first_ended, used, call_id)
+        head = index * _NUMBERS
+        self._times[head + _BEGAN] = now
+        self._numbers[head + _PLACE] = place
         with _fence:  # for its memory barrier: the write comes before the read
-            return not self._memory[at + _TAKEN_BACK]
+            return not self._numbers[head + _TAKEN_BACK]
 
     def end(self, index: int) -> bool:
         """The batch is recorded. Returns whether the supervisor has recorded or put back a part of it."""
-        at = index * _SIZE
-        active, *_ = _HEAD.unpack_from(self._memory, at)
-        _HEAD.pack_into(self._memory, at, active, 0, 0, 0.0, 0.0, 0, b"")
-        return bool(self._memory[at + _TAKEN_BACK])
+        head = index * _NUMBERS
+        self._numbers[head + _COUNT] = 0
+        with _fence:  # as in `begin`
+            return bool(self._numbers[head + _TAKEN_BACK])
 
     # -- the supervisor
 
     def is_active(self) -> bool:
         """Whether any horse claims several jobs at once."""
-        return any(self._memory[index * _SIZE] for index in range(self._count))
+        return any(self._numbers[index * _NUMBERS + _ACTIVE] for index in range(self._count))
 
     def clear(self, index: int) -> None:
         """A new horse takes the place."""
         self._memory[index * _SIZE : index * _SIZE + _OUTCOMES] = bytes(_OUTCOMES)
 
     def batch(self, index: int) -> Batch:
-        """The batch of a horse."""
-        _, count, place, began, first_ended, _, call_id = _HEAD.unpack_from(self._memory, index * _SIZE)
-        return Batch(call_id.decode("ascii", "replace"), count, place, began, first_ended)
+        """The batch of a horse; one of size 0 while the horse changes it for another."""
+        head = index * _NUMBERS
+        numbers, times = self._numbers, self._times
+        call_id = self._call_id(index)
+        place, began, first_ended = numbers[head + _PLACE], times[head + _BEGAN], times[head + _FIRST_ENDED]
+        count = numbers[head + _COUNT]
+        # Each batch has an id of its own, written before the rest: if it is still there, all was of this batch.
+        return Batch(call_id, count if self._call_id(index) == call_id else 0, place, began, first_ended)
 
     def take_back(self, index: int, batch: Batch) -> Batch | None:
         """Take back the jobs that have not begun.
@@ -147,7 +162,7 @@ class BatchBoard:
         Returns:
             The batch as it is now; None if the horse has another one.
         """
-        self._memory[index * _SIZE + _TAKEN_BACK] = 1
+        self._numbers[index * _NUMBERS + _TAKEN_BACK] = 1
         with _fence:  # for its memory barrier: the write comes before the read
             now = self.batch(index)
         return now if now.call_id == batch.call_id and now.size else None
@@ -158,7 +173,7 @@ class BatchBoard:
         An outcome that is being written at this moment is left out: the horse records it.
         """
         at = index * _SIZE + _OUTCOMES
-        used = _HEAD.unpack_from(self._memory, index * _SIZE)[5]
+        used = self._numbers[index * _NUMBERS + _USED]
         end = at + min(used, _SIZE - _OUTCOMES)
         while at + _LENGTH.size <= end:
             (length,) = _LENGTH.unpack_from(self._memory, at)
@@ -169,3 +184,7 @@ class BatchBoard:
                 yield _decode(self._memory[at - length : at])
             except msgspec.MsgspecError:
                 return
+
+    def _call_id(self, index: int) -> str:
+        at = index * _SIZE + _CALL_ID
+        return self._memory[at : at + 32].decode("ascii", "replace")

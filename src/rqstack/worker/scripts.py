@@ -8,6 +8,7 @@ from rqstack.transport.scripts import Function, Script
 _LEASE = "worker/lua/lease.lua"
 _PUT_BACK = "worker/lua/put_back.lua"
 _CLAIM = (
+    "worker/lua/write.lua",
     "worker/lua/executions.lua",
     Function("check_lease()", _LEASE, "worker/lua/check_lease.lua"),
     "worker/lua/claim.lua",

@@ -88,8 +88,10 @@ RUNS: dict[str, tuple[Callable[[Site, str], None], Any]] = {
     "garbage-ttl": (_spoiled(ttl="forever"), 1),
     "garbage-status": (_spoiled(status="\x00"), 1),
     "no-origin": (_spoiled(origin=None), 1),
+    "garbage-origin": (_spoiled(origin=b"\xff\xfe"), 1),
     "huge": (_call("huge", 20_000_000), b"x" * 20_000_000),
     "spoils-its-process": (_call("spoil_process"), "spoiled"),
+    "describes-itself-oddly": (_call("describe_oddly"), "odd"),
     "few-files": (_call("no_more_files"), "few"),
 }
 """Odd jobs that can run all the same, and what they return."""
@@ -190,6 +192,25 @@ def test_a_task_that_takes_the_horse_s_signals(site: Site) -> None:
     assert site.job("behind").return_value() == site.job("spoils").return_value(), "another horse: nothing was shown"
     site.until_idle(1)
     assert site.stop(process) == 0  # long before the grace is over
+
+
+def test_a_task_that_forks_and_lets_the_child_go_on(site: Site) -> None:
+    """The child must not go on as a second horse, and put back what its parent runs."""
+    add_projects(site)
+    for number in range(40):
+        _plain(site, f"before-{number}", "pid")
+    _plain(site, "forks", "fork")
+    behind = [f"behind-{number}" for number in range(20)]
+    for name in behind:
+        _plain(site, name, "pid")
+    process = site.worker("default")
+    site.until_ended("forks", *behind)
+    site.until(lambda: site.output().count("a process that it has forked has not ended itself") == 1, "the child's end")
+    horse = site.job("forks").return_value()
+    assert {site.job(name).return_value() for name in behind} == {horse}
+    assert {len(site.job(name).results()) for name in ("forks", *behind)} == {1}
+    assert "was given to another worker" not in site.output()
+    assert site.stop(process) == 0
 
 
 def test_a_task_that_closes_all_files(site: Site) -> None:

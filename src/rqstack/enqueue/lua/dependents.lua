@@ -54,10 +54,12 @@ local function release_dependents(parent, outcome, cursor, timeout, seconds, tex
         local allowed = more[2] == '1'
         if fields[1] and WAITS[more[1] or 'created'] and (outcome == 'finished' or allowed)
             and is_sound(id, fields[1]) and other_dependencies_met(id, parent, allowed) then
-            local ended = more[5] and more[5] ~= ''
-            redis.call('SREM', key, id)
-            redis.call('ZREM', '<prefix>:deferred:' .. fields[1], id)
-            put_on_queue(id, fields, more[3] == '1' or (more[4] == '1' and ended), timeout, seconds, text)
+            local at_front = more[3] == '1' or (more[4] == '1' and more[5] and more[5] ~= '')
+            -- One whose rate limit is damaged stays where it is.
+            if pcall(put_on_queue, id, fields, at_front, timeout, seconds, text) then
+                redis.call('SREM', key, id)
+                redis.call('ZREM', '<prefix>:deferred:' .. fields[1], id)
+            end
         end
     end
     return found[1]

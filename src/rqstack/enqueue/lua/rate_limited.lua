@@ -19,7 +19,7 @@ local function fill_slots(limit, most, seconds, text)
             break
         end
         local job = '<prefix>:job:' .. first
-        local known = redis.call('HMGET', job, 'origin', 'status', 'enqueue_at_front')
+        local known = redis.pcall('HMGET', job, 'origin', 'status', 'enqueue_at_front')
         if known[1] and known[2] == 'rate_limited' then
             redis.call('ZADD', allowed, seconds, first)
             redis.call(known[3] == '1' and 'LPUSH' or 'RPUSH', '<prefix>:queue:' .. known[1], first)
@@ -44,13 +44,19 @@ local function enqueue_rate_limited(id, limit, most, seconds, text)
     fill_slots(limit, most, seconds, text)
 end
 
--- Take a job that has ended out of its limit, and give its slot to the next. Arguments as fill_slots, and
+-- Give the slot of a run that has ended to the next job. The job may wait for a slot anew: it was enqueued again while
+-- it ran. Arguments as fill_slots, and
 --
 -- id        the job's id
-local function release_slot(id, limit, seconds, text)
+local function give_back_slot(id, limit, seconds, text)
     local key = '<prefix>:rl:' .. limit
-    redis.call('ZREM', key .. ':rate_limited', id)
     if redis.call('ZREM', key .. ':allowed', id) == 1 then
         fill_slots(limit, tonumber(redis.call('HGET', key, 'concurrency') or '') or 0, seconds, text)
     end
+end
+
+-- Take a job out of its limit altogether. Arguments as give_back_slot.
+local function release_slot(id, limit, seconds, text)
+    redis.call('ZREM', '<prefix>:rl:' .. limit .. ':rate_limited', id)
+    give_back_slot(id, limit, seconds, text)
 end

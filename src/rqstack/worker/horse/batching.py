@@ -18,6 +18,10 @@ _TINY = 0.002
 _UNRECORDED = 0.004
 """Seconds for which the outcome of a tiny job waits for those of others."""
 
+_LONG = 0.010
+"""Seconds after which the horse asks Redis what it still has of its batch. By then its supervisor has taken back the
+rest; or that stood still as well, and another one may have given the jobs to its own horses."""
+
 
 class Batching:
     """The batch of a horse, and the size of the next one.
@@ -73,7 +77,8 @@ class Batching:
             ended: How the one before it ended.
         """
         return (
-            self._began - self._first_ended <= _UNRECORDED
+            self._longest <= _LONG
+            and self._began - self._first_ended <= _UNRECORDED
             and self._board.note(self._index, ended, self._began)
             and self._board.begin(self._index, place, self._began)
         )

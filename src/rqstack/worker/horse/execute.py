@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from rqstack.worker.horse.running import RunningJob
 
 
+_FOR_EVER = 10**10
+"""Seconds from which on a result is kept for ever: beyond some number Redis takes no time to live."""
+
+
 class Executor:
     """Runs plain jobs.
 
@@ -107,13 +111,14 @@ def seconds(text: bytes) -> int:
 
 
 def result_ttl(running: RunningJob, text: bytes) -> int:
-    """How many seconds a job's result is kept.
+    """How many seconds a job's result is kept; -1 for no limit.
 
     Raises:
         InvalidJob: It is not a number.
     """
     try:
-        return int(text)
+        kept = int(text)
     except ValueError:
         reason = f"its result_ttl is {text.decode(errors='replace')!r}"
         raise InvalidJob(f"the record of job {running.job_id} in Redis is damaged: {reason}.") from None
+    return kept if 0 <= kept < _FOR_EVER else -1

@@ -115,6 +115,7 @@ class Horse:
     def run(self) -> int:
         """Work until told to stop, or until a limit is reached. Returns the exit code."""
         self._parent = os.getppid()
+        self._runner.pid = os.getpid()
         self._signals.install()
         hooks.run(hooks.after_fork)
         random.seed()
@@ -167,10 +168,10 @@ class Horse:
             return reply[0], reply[1:]
         outcomes, releasing, *claimed = reply
         self._ended, self._counted, self._rest_left = [], 0, False
-        if self._batching.is_taken_back():
-            outcomes = [b"again" if what == b"fenced" else what for what in outcomes]
         if self._sent_counts and all(what == b"fenced" for what in outcomes):
             self._counters.put_back(self._sent_counts)
+        if self._batching.is_taken_back():
+            outcomes = [b"again" if what == b"fenced" else what for what in outcomes]
         for (running, outcome), what in zip(ended, outcomes, strict=True):
             self._note(running, outcome, what.decode())
         if releasing:

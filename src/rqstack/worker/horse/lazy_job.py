@@ -73,7 +73,7 @@ def changes(job: Any) -> dict[str, str]:
         return {}  # deleted meanwhile, damaged, or Redis is unavailable
     found: dict[str, str] = {}
     for name, value in fields.items():
-        raw = value if isinstance(value, bytes) else str(value).encode()
+        raw = value if isinstance(value, bytes) else str(value).encode(errors="backslashreplace")
         if name.encode() not in _KEPT and raw != stored.get(name.encode(), b""):
             found[name] = raw.decode(errors="replace")
     return found

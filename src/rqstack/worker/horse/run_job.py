@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from redis.exceptions import RedisError
 from rq.job import Job, JobStatus, Retry
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 _OWN_FILES = frozenset((__file__, execute.__file__))
 
 
+_MOST = 10**10 - 1
+"""Seconds, and a number of retries, that settle.lua takes at most."""
+
+
 class JobRunner:
     """Runs the jobs of a horse, one after the other. It changes nothing in Redis: settle.lua records what it returns.
 
@@ -43,6 +48,8 @@ class JobRunner:
     def __init__(self, worker: BaseWorker, begin: Callable[[RunningJob], None]) -> None:
         self._worker = worker
         self._begin = begin
+        self.pid = os.getpid()
+        """The process that runs jobs. Others that come back from one were forked by it."""
         self._executor = Executor(worker)
 
     def run(self, running: RunningJob, timeout: bytes | None, ttl_text: bytes | None) -> Outcome:
@@ -65,7 +72,11 @@ class JobRunner:
             ttl = self._worker.default_result_ttl if ttl_text is None else result_ttl(running, ttl_text)
             if running.extras is not None:
                 check_names(running.extras)
-            value = self._execute(running, running.data)
+            try:
+                value = self._execute(running, running.data)
+            finally:
+                if os.getpid() != self.pid:
+                    self._leave(running)
             return self._succeed(running, value, ttl)
         except BaseException as error:
             # Whatever a task raises, SystemExit included, ends the job and not the horse, as in RQ.
@@ -82,6 +93,11 @@ class JobRunner:
         """
         if running.extras is not None and running.extras.webhooks and what in ("finished", "failed"):
             send_webhooks(running.job, running.extras.webhooks, what, outcome.traceback)
+
+    def _leave(self, running: RunningJob) -> NoReturn:
+        """End a process that a task has forked: it would go on as a second horse, with the same connection."""
+        self._worker.log.error("Job %s: a process that it has forked has not ended itself; it ends now", running.job_id)
+        os._exit(1)
 
     def _execute(self, running: RunningJob, data: bytes) -> Any:
         worker = self._worker
@@ -104,7 +120,8 @@ class JobRunner:
         elif isinstance(value, Retry):
             outcome.what = "retry"
             outcome.value = self._executor.serialize_result(value)
-            outcome.more = {"max": value.max, "intervals": value.intervals, "at_front": value.enqueue_at_front}
+            intervals = [min(each, _MOST) for each in value.intervals]
+            outcome.more = {"max": min(value.max, _MOST), "intervals": intervals, "at_front": value.enqueue_at_front}
         else:
             outcome.value = b"" if value is None else self._executor.serialize_result(value)
             extras = running.extras

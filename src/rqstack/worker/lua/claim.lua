@@ -1,4 +1,4 @@
--- Take the next jobs for a horse: all or nothing. Follows executions.lua and check_lease.lua.
+-- Take the next jobs for a horse: all or nothing. Follows write.lua, executions.lua and check_lease.lua.
 --
 -- KEYS[1]  rq:worker:<worker>             the worker's record, RQ's
 -- KEYS[2]  rqstack:running:<supervisor>   hash: worker -> its lease
@@ -45,7 +45,7 @@ local function put_back_claims(was_idle)
 end
 
 local function read_fields(id)
-  return call('HMGET', '<prefix>:job:' .. id, 'data', 'timeout', 'result_ttl', 'enqueued_at', 'origin', 'status',
+  return redis.pcall('HMGET', '<prefix>:job:' .. id, 'data', 'timeout', 'result_ttl', 'enqueued_at', 'origin', 'status',
     'started_at', 'success_callback_name', 'failure_callback_name', 'webhooks', 'rate_limit_key', 'meta')
 end
 
@@ -65,14 +65,27 @@ local function job_reply(queue, id, execution, f, meta)
   return {queue, id, execution, f[1], f[2], f[3], f[4], meta, extras}
 end
 
--- The id and fields of the first job of a list. One that was deleted or canceled while it waited is skipped, as in RQ.
+-- Whether an id or a queue's name can be in a lease, and is UTF-8: one that is not, workers could not read.
+local function is_name(text)
+  if not string.find(text, '[%z\128-\255]') then return true end
+  local rest = text
+  for _, character in ipairs({'[\194-\223][\128-\191]', '\224[\160-\191][\128-\191]', '\237[\128-\159][\128-\191]',
+    '[\225-\236\238\239][\128-\191][\128-\191]', '\240[\144-\191][\128-\191][\128-\191]',
+    '[\241-\243][\128-\191][\128-\191][\128-\191]', '\244[\128-\143][\128-\191][\128-\191]'}) do
+    rest = string.gsub(rest, character, ' ')
+  end
+  return not string.find(rest, '[%z\128-\255]')
+end
+
+-- The id and fields of the first job of a list. One that was deleted or canceled while it waited is skipped, as in RQ;
+-- so is one whose record is not a hash.
 local function pop(list)
   local id = call('LPOP', list)
   while id do
     local f = read_fields(id)
-    local exists = f[1] or f[6] or call('EXISTS', '<prefix>:job:' .. id) == 1
+    local exists = f[1] or f[6] or (not f.err and call('EXISTS', '<prefix>:job:' .. id) == 1)
     -- RQ accepts no id with a zero byte or a new line; a lease could not hold it.
-    if exists and f[6] ~= 'canceled' and not string.find(id, '[%z\n]') then return id, f end
+    if exists and f[6] ~= 'canceled' and not string.find(id, '\n', 1, true) and is_name(id) then return id, f end
     id = call('LPOP', list)
   end
 end
@@ -93,7 +106,7 @@ end
 -- Record that a job runs. Returns its part of the reply.
 local function start(queue, id, execution, f, seconds)
   local worker, iso, job_key = ARGV[1], ARGV[4], '<prefix>:job:' .. id
-  call('ZADD', '<prefix>:wip:' .. queue, seconds + ARGV[6], id .. ':' .. execution)
+  write('ZADD', '<prefix>:wip:' .. queue, seconds + ARGV[6], id .. ':' .. execution)
   if ARGV[8] ~= '' and not f[12] then
     call('HSET', job_key, 'status', 'started', 'last_heartbeat', iso, 'started_at', iso, 'worker_name', worker, 'meta',
       ARGV[8])
@@ -144,7 +157,7 @@ local function claim(has_no_lease)
   local execution, lease = ARGV[3], nil
   while id do
     local queue = f[5] or ''
-    if queue == '' or string.find(queue, '%z') then queue = string.sub(queue_key, #'<prefix>:queue:' + 1) end
+    if queue == '' or not is_name(queue) then queue = string.sub(queue_key, #'<prefix>:queue:' + 1) end
     reply[#reply + 1] = start(queue, id, execution, f, seconds)
     local line = queue .. '\n' .. id .. ':' .. execution
     lease = lease and lease .. '\0' .. line or line

@@ -29,9 +29,10 @@ local function is_enqueued_again(status, runs_at, worker)
   return AGAIN[status] or (status == 'started' and runs_at ~= worker)
 end
 
--- Remove the record of a run that has ended, but for the registry of started jobs.
+-- Remove the record of a run that has ended, but for the registry of started jobs. A key of another type was damaged by
+-- somebody, and has none.
 local function forget_execution(worker_key, id, execution)
   redis.call('DEL', '<prefix>:execution:' .. id .. ':' .. execution)
-  redis.call('ZREM', '<prefix>:executions:' .. id, execution)
-  redis.call('SREM', worker_key .. ':executions', id .. ':' .. execution)
+  redis.pcall('ZREM', '<prefix>:executions:' .. id, execution)
+  redis.pcall('SREM', worker_key .. ':executions', id .. ':' .. execution)
 end

@@ -5,14 +5,15 @@
 -- id, execution   of the job, and of its run
 -- has_begun       whether it keeps the time at which it was started: it then runs alone, not in a batch
 --
--- Returns whether it is back; if not, it was deleted, or enqueued again, meanwhile.
+-- Returns whether it is back; if not, it was deleted, canceled, or enqueued again, meanwhile.
 local function put_back(worker_key, queue, id, execution, has_begun)
   local job_key = '<prefix>:job:' .. id
   redis.call('ZREM', '<prefix>:wip:' .. queue, id .. ':' .. execution)
   forget_execution(worker_key, id, execution)
   local record = redis.pcall('HMGET', job_key, 'status', 'ttl', 'worker_name')
   local worker = string.sub(worker_key, #'<prefix>:worker:' + 1)
-  if not record[1] or is_enqueued_again(record[1], record[3], worker) then return false end
+  local status = record[1]
+  if not status or status == 'canceled' or is_enqueued_again(status, record[3], worker) then return false end
   redis.call('HSET', job_key, 'status', 'queued', 'worker_name', '')
   if not has_begun then redis.call('HSET', job_key, 'started_at', '') end
   local ttl = math.floor(tonumber(record[2] or '') or 0)

@@ -29,7 +29,8 @@ if ARGV[3] ~= '' then
   call('ZREM', KEYS[2], ARGV[3])
 end
 
-local function requeue(worker, queue, id, execution)
+-- has_begun  whether the job may have begun
+local function requeue(worker, queue, id, execution, has_begun)
   local job_key = '<prefix>:job:' .. id
   if not call('ZSCORE', '<prefix>:wip:' .. queue, id .. ':' .. execution) then
     -- Recorded, or canceled or deleted: then RQ's cleaning releases a slot that the job may have of a rate limit.
@@ -37,8 +38,8 @@ local function requeue(worker, queue, id, execution)
     return 'gone'
   end
   local exists = call('EXISTS', job_key) == 1
-  if exists and ARGV[1] == 'fail' then return 'abandon' end
-  if exists and ARGV[1] ~= 'return' then
+  if exists and has_begun and ARGV[1] == 'fail' then return 'abandon' end
+  if exists and has_begun then
     local crashes_key = '<prefix>stack:crashes:' .. id
     local seen = call('HGET', crashes_key, 'execution')
     if seen ~= execution then
@@ -52,7 +53,7 @@ local function requeue(worker, queue, id, execution)
       return call('HGET', crashes_key, 'abandoned_by:' .. execution) == ARGV[5] and 'abandon' or 'other'
     end
   end
-  local is_back = put_back('<prefix>:worker:' .. worker, queue, id, execution, ARGV[1] ~= 'return')
+  local is_back = put_back('<prefix>:worker:' .. worker, queue, id, execution, has_begun)
   return is_back and 'requeued' or 'gone'
 end
 
@@ -69,9 +70,12 @@ for i = 7 + queues, #ARGV do
   put_back_claims(worker)
   -- The last one first, so that they are in their order at the head of the queue.
   local jobs, kept = jobs_of(call('HGET', KEYS[1], worker)), {}
+  -- Of a batch that has begun, the caller has settled all but the running job (BatchWatch.settle_ended). What is known of
+  -- a dead supervisor's is less.
+  local has_begun = ARGV[1] ~= 'return' and (ARGV[3] ~= '' or #jobs < 2)
   for place = #jobs, 1, -1 do
     local queue, id, execution = unpack(jobs[place])
-    local what = requeue(worker, queue, id, execution)
+    local what = requeue(worker, queue, id, execution, has_begun)
     if what == 'requeued' or what == 'abandon' then
       table.insert(reply, {worker, what, queue, id, execution, SUPERVISOR})
     end

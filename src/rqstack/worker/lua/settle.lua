@@ -1,6 +1,8 @@
 -- Record how jobs ended, then take the next ones: one call per job, or per batch, on a busy queue. Follows claim.lua,
 -- whose KEYS and ARGV[1] to ARGV[9] it shares, settle_any.lua and keep_rest.lua.
 --
+-- What counts or is damaged must not keep an outcome from being recorded: Redis does not roll back.
+--
 -- Nothing else changes a job's state after it was claimed. RQ does the same in several steps, between which a worker
 -- may die.
 --
@@ -46,36 +48,36 @@ local finished, seconds = 0, 0
 -- Returns whether it was such a job; if not, nothing has changed.
 local function settle_plain(at, run)
   local ttl = tonumber(ARGV[at + 4])
-  if ARGV[at] ~= 'finished' or ARGV[at + 10] ~= '' or ttl == 0 then return false end
+  if ARGV[at] ~= 'finished' or ARGV[at + 10] ~= '' or ttl == 0 or ttl >= 1e10 then return false end
   local worker, id, execution, queue = ARGV[1], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local value, began, ended, ended_at = ARGV[at + 5], ARGV[at + 6], ARGV[at + 8], ARGV[at + 9]
   local job_key, results_key = '<prefix>:job:' .. id, '<prefix>:results:' .. id
   local record = redis.pcall('HMGET', job_key, 'status', 'worker_name', 'repeats_left', 'rate_limit_key',
     'dependency_ids')
   if record[1] ~= 'started' or record[2] ~= worker or record[3] or record[4] or record[5]
-    or call('EXISTS', job_key .. ':dependents') == 1 or call('ZREM', '<prefix>:wip:' .. queue, run) == 0 then
+    or call('EXISTS', job_key .. ':dependents') == 1 or redis.pcall('ZREM', '<prefix>:wip:' .. queue, run) ~= 1 then
     return false
   end
   if has_records then
-    call('SREM', KEYS[1] .. ':executions', run)
+    redis.pcall('SREM', KEYS[1] .. ':executions', run)
     call('DEL', '<prefix>:execution:' .. run)
-    call('ZREM', '<prefix>:executions:' .. id, execution)
+    redis.pcall('ZREM', '<prefix>:executions:' .. id, execution)
   end
   call('HSET', job_key, 'status', 'finished', 'ended_at', ended, 'last_heartbeat', ended)
   if value == '' then
-    call('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', 1, 'worker_name', worker, 'execution_id', execution,
+    write('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', 1, 'worker_name', worker, 'execution_id', execution,
       'execution_started_at', began, 'execution_ended_at', ended_at)
   else
-    call('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', 1, 'worker_name', worker, 'return_value', value,
+    write('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', 1, 'worker_name', worker, 'return_value', value,
       'execution_id', execution, 'execution_started_at', began, 'execution_ended_at', ended_at)
   end
   if ttl >= 0 then
     call('EXPIRE', results_key, ttl)
     call('EXPIRE', job_key, ttl)
-    call('ZADD', '<prefix>:finished:' .. queue, math.floor(tonumber(ARGV[5])) + ttl, id)
+    write('ZADD', '<prefix>:finished:' .. queue, math.floor(tonumber(ARGV[5])) + ttl, id)
   else
     call('PERSIST', results_key)
-    call('ZADD', '<prefix>:finished:' .. queue, '+inf', id)
+    write('ZADD', '<prefix>:finished:' .. queue, '+inf', id)
   end
   finished, seconds = finished + 1, seconds + ARGV[at + 7]
   return true
@@ -84,8 +86,8 @@ end
 -- Take finished jobs that have expired out of RQ's registry, which RQ's cleaning does every ten minutes only.
 local function trim(queue)
   local registry = '<prefix>:finished:' .. queue
-  local expired = call('ZCOUNT', registry, 0, '(' .. ARGV[5])
-  if expired > 0 then
+  local expired = redis.pcall('ZCOUNT', registry, 0, '(' .. ARGV[5])
+  if type(expired) == 'number' and expired > 0 then
     -- RQ gives jobs that never expire a score below 0, or +inf.
     local first = call('ZCOUNT', registry, '-inf', '(0')
     call('ZREMRANGEBYRANK', registry, first, first + math.min(expired, 2000) - 1)
@@ -115,13 +117,13 @@ local function settle()
     outcomes[#outcomes + 1] = what
   end
   if finished > 0 then
-    call('HINCRBY', KEYS[1], 'successful_job_count', finished)
-    call('HINCRBYFLOAT', KEYS[1], 'total_working_time', seconds)
+    redis.pcall('HINCRBY', KEYS[1], 'successful_job_count', finished)
+    redis.pcall('HINCRBYFLOAT', KEYS[1], 'total_working_time', seconds)
   end
   local counts = FIRST + count * SIZE
   if recorded and ARGV[counts] then -- a repeated call would add them twice
     for i = counts, #ARGV, 2 do
-      call('HINCRBYFLOAT', '<prefix>stack:metrics', ARGV[i], ARGV[i + 1])
+      redis.pcall('HINCRBYFLOAT', '<prefix>stack:metrics', ARGV[i], ARGV[i + 1])
     end
     trim(ARGV[FIRST + 3])
   end

@@ -1,4 +1,4 @@
--- Record how a job of any kind ended: the function settle_any of settle.lua. Follows lease.lua and these of
+-- Record how a job of any kind ended: the function settle_any of settle.lua. Follows write.lua, lease.lua and these of
 -- enqueue/lua: rate_limited.lua, put_on_queue.lua, dependents.lua and delete_job.lua. The comment of each function
 -- names the method of RQ's that does the same.
 --
@@ -8,18 +8,7 @@
 
 local worker_key = KEYS[1]
 
--- Write to a key whose name a job's record gives. A key of another type was damaged by somebody: it is replaced.
-local function write(command, key, ...)
-  local reply = redis.pcall(command, key, ...)
-  if type(reply) == 'table' and reply.err then
-    if not string.find(reply.err, 'WRONGTYPE', 1, true) then error(reply.err) end
-    call('DEL', key)
-    reply = call(command, key, ...)
-  end
-  return reply
-end
-
--- Seconds that a record gives, as a whole number that Redis takes; nil if there are none, or they are damaged.
+-- Seconds, or how often, as a record says: a whole number that Redis takes; nil if there is none, or it is damaged.
 local function seconds_of(text)
   local seconds = tonumber(text or '')
   if seconds and seconds > -1e10 and seconds < 1e10 then return math.floor(seconds) end
@@ -76,7 +65,7 @@ local function run_again(o, wait, at_front)
   if wait > 0 then
     expire_waiting(o.id, fields[3])
     call('HSET', o.key, 'status', 'scheduled')
-    call('SADD', '<prefix>:queues', '<prefix>:queue:' .. fields[1])
+    write('SADD', '<prefix>:queues', '<prefix>:queue:' .. fields[1])
     write('ZADD', '<prefix>:scheduled:' .. fields[1], math.floor(o.now + wait), o.id)
     return false
   end
@@ -97,9 +86,9 @@ end
 
 -- rq.worker.BaseWorker.handle_job_success.
 local function finish(o, record)
-  local ttl = seconds_of(record[3]) or tonumber(o.ttl)
-  local repeats = tonumber(record[6] or '') or 0
-  call('HINCRBY', worker_key, 'successful_job_count', 1)
+  local ttl = seconds_of(record[3]) or seconds_of(o.ttl) or -1
+  local repeats = seconds_of(record[6]) or 0
+  redis.pcall('HINCRBY', worker_key, 'successful_job_count', 1)
   if ttl ~= 0 then
     add_result(o, 'finished', ttl)
     write('ZADD', '<prefix>:finished:' .. o.queue, ttl < 0 and '+inf' or math.floor(o.now) + ttl, o.id)
@@ -110,6 +99,7 @@ local function finish(o, record)
     local wait = interval(intervals, 1)
     if #intervals > 1 then
       table.remove(intervals, 1)
+      for i, each in ipairs(intervals) do intervals[i] = type(each) == 'number' and each or 0 end
       call('HSET', o.key, 'repeat_intervals', '[' .. table.concat(intervals, ', ') .. ']')
     end
     call('HSET', o.key, 'ended_at', o.ended, 'last_heartbeat', o.ended, 'repeats_left', repeats - 1)
@@ -139,8 +129,8 @@ end
 
 -- rq.worker.BaseWorker.handle_job_failure.
 local function fail_or_retry(o, record)
-  local left = tonumber(record[5] or '') or 0
-  call('HINCRBY', worker_key, 'failed_job_count', 1)
+  local left = seconds_of(record[5]) or 0
+  redis.pcall('HINCRBY', worker_key, 'failed_job_count', 1)
   if o.what == 'stopped' or left <= 0 or record[1] == 'canceled' then return fail(o, record, o.what) end
   local known = call('HMGET', o.key, 'retry_intervals', 'enqueue_at_front_on_retry')
   local intervals = decode_list(known[1])
@@ -150,12 +140,12 @@ end
 
 -- rq.worker.BaseWorker.handle_job_retry.
 local function retry(o, record)
-  local done = tonumber(record[10] or '') or 0
-  call('HINCRBY', worker_key, 'failed_job_count', 1)
+  local done = seconds_of(record[10]) or 0
+  redis.pcall('HINCRBY', worker_key, 'failed_job_count', 1)
   if (done > 0 and done >= o.more.max) or record[1] == 'canceled' then
     return fail(o, record, 'exhausted')
   end
-  add_result(o, 'retry', tonumber(record[4] or ''))
+  add_result(o, 'retry', seconds_of(record[4]))
   call('HSET', o.key, 'number_of_retries', done + 1, 'ended_at', o.ended, 'last_heartbeat', o.ended)
   local at_front = o.more.at_front or call('HGET', o.key, 'enqueue_at_front_on_retry') == '1'
   if at_front then call('HSET', o.key, 'enqueue_at_front_on_retry', 1) end
@@ -165,19 +155,19 @@ end
 -- Neither a success nor a failure: rqstack's own.
 local function snooze(o)
   call('HSET', o.key, 'status', 'scheduled', 'ended_at', o.ended, 'last_heartbeat', o.ended)
-  call('SADD', '<prefix>:queues', '<prefix>:queue:' .. o.queue)
+  write('SADD', '<prefix>:queues', '<prefix>:queue:' .. o.queue)
   write('ZADD', '<prefix>:scheduled:' .. o.queue, string.format('%.3f', o.now + o.more.wait), o.id)
   return 'snoozed', false, false
 end
 
--- Give back the slot of a limit that a run still has, though its job was deleted or is another's. RQ keeps the slot
--- for as long as a run of the job is on record.
+-- Give back the slot of a limit that a run still has, though its job was deleted, was enqueued again or is another's.
+-- RQ keeps the slot for as long as a run of the job is on record.
 local function release_stale_slot(o)
   local limit = o.more.limit
   local status = limit and redis.pcall('HGET', o.key, 'status')
   if limit and status ~= 'queued' and status ~= 'started'
     and call('ZCARD', '<prefix>:executions:' .. o.id) == 0 then
-    release_slot(o.id, limit, math.floor(o.now), ARGV[4])
+    pcall(give_back_slot, o.id, limit, math.floor(o.now), ARGV[4])
   end
 end
 
@@ -196,13 +186,14 @@ local function record_outcome(o)
     release_stale_slot(o)
     return 'fenced'
   end
-  if o.ran ~= '' and o.what ~= 'snoozed' then call('HINCRBYFLOAT', worker_key, 'total_working_time', o.ran) end
+  if o.ran ~= '' and o.what ~= 'snoozed' then redis.pcall('HINCRBYFLOAT', worker_key, 'total_working_time', o.ran) end
   if is_enqueued_again(record[1], record[2], ARGV[1]) then
     if o.what == 'finished' then
       add_result(o, 'finished')
     elseif o.what ~= 'snoozed' then
       add_result(o, o.what)
     end
+    release_stale_slot(o)
     return 'superseded'
   end
   if o.more.fields then
@@ -219,7 +210,9 @@ local function record_outcome(o)
   else
     what, keeps_slot, releases = fail_or_retry(o, record)
   end
-  if record[7] and record[7] ~= '' and not keeps_slot then release_slot(o.id, record[7], math.floor(o.now), ARGV[4]) end
+  if record[7] and record[7] ~= '' and not keeps_slot then
+    pcall(give_back_slot, o.id, record[7], math.floor(o.now), ARGV[4])
+  end
   -- Every outcome comes by here once: an event for a durable record belongs here.
   return what, releases
 end

@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from rq import get_current_job
+
 from rqstack import task
 
 
@@ -78,6 +80,20 @@ def spoil_process() -> str:
     sys.stdout.close()
     sys.stderr.close()
     return "spoiled"
+
+
+@task
+def fork() -> int:
+    """Leave two processes that both think they run the job."""
+    os.fork()
+    return os.getpid()
+
+
+@task
+def describe_oddly() -> str:
+    """Note what no encoding has."""
+    get_current_job().description = "\udc80"
+    return "odd"
 
 
 @task
