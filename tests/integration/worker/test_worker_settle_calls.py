@@ -253,3 +253,21 @@ def test_the_job_that_ran_alone_is_failed(caller: Caller) -> None:
     caller.claim(most=8)
     (lease,) = caller.recovery(max_crashes=3).put_back(["horse"], crashed=True, fail=True)
     assert (lease.what, lease.job_id) == ("abandon", "one")
+
+
+def test_a_record_that_is_no_hash_any_more_counts_as_deleted(caller: Caller) -> None:
+    caller.enqueue("one")
+    (job,) = caller.claim()
+    caller.redis.delete("rq:job:one")
+    caller.redis.set("rq:job:one", "damaged")
+    assert caller.settle(outcome(job)) == ["deleted"]
+    assert caller.redis.zcard("rq:wip:default") == 0
+
+
+def test_a_canceled_job_is_not_snoozed(caller: Caller) -> None:
+    caller.enqueue("one")
+    (job,) = caller.claim()
+    Job.fetch("one", connection=caller.redis).cancel()
+    assert caller.settle(outcome(job, "snoozed", more={"wait": 5.0})) == ["snoozed"]
+    assert caller.status("one") == "canceled"
+    assert caller.redis.zcard("rq:scheduled:default") == 0

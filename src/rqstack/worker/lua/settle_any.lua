@@ -153,7 +153,8 @@ local function retry(o, record)
 end
 
 -- Neither a success nor a failure: rqstack's own.
-local function snooze(o)
+local function snooze(o, record)
+  if record[1] == 'canceled' then return 'snoozed', false, false end
   call('HSET', o.key, 'status', 'scheduled', 'ended_at', o.ended, 'last_heartbeat', o.ended)
   write('SADD', '<prefix>:queues', '<prefix>:queue:' .. o.queue)
   write('ZADD', '<prefix>:scheduled:' .. o.queue, string.format('%.3f', o.now + o.more.wait), o.id)
@@ -174,11 +175,12 @@ end
 -- Record one outcome. Returns what it was recorded as, and whether dependents are left to be released.
 local function record_outcome(o)
   local record = redis.pcall('HMGET', o.key, unpack(RECORD))
-  if record.err then record = {} end
+  local is_damaged = record.err
+  if is_damaged then record = {} end
   forget_execution(worker_key, o.id, o.execution)
   -- A job that was canceled while it ran has left the registry; how it ended is recorded all the same, as by RQ.
   local was_started = redis.pcall('ZREM', '<prefix>:wip:' .. o.queue, o.id .. ':' .. o.execution) == 1
-  if not record[1] and (record.err or call('EXISTS', o.key) == 0) then
+  if not record[1] and (is_damaged or call('EXISTS', o.key) == 0) then
     release_stale_slot(o)
     return 'deleted'
   end
@@ -206,7 +208,7 @@ local function record_outcome(o)
   elseif o.what == 'retry' then
     what, keeps_slot, releases = retry(o, record)
   elseif o.what == 'snoozed' then
-    what, keeps_slot, releases = snooze(o)
+    what, keeps_slot, releases = snooze(o, record)
   else
     what, keeps_slot, releases = fail_or_retry(o, record)
   end
