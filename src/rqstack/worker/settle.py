@@ -41,6 +41,7 @@ def claim_arguments(
     idle: bool = False,
     meta: bytes = b"",
     most: int = 1,
+    call_id: str = "",
 ) -> tuple[Any, ...]:
     """Number of keys, keys and arguments of claim.lua, which settle.lua begins with too.
 
@@ -52,13 +53,14 @@ def claim_arguments(
         idle: The horse was idle.
         meta: Serialized meta for jobs that have none.
         most: How many jobs to claim at most.
+        call_id: From `new_call_id`, for a call that is repeated. Default: a new one.
     """
     return (
         3 + len(queue_keys),
         *first_keys,
         *queue_keys,
         *names,
-        new_call_id(),
+        call_id or new_call_id(),
         format_micros(int(now * 1e6)),
         f"{now:.6f}",
         EXECUTION_TTL,
@@ -90,11 +92,12 @@ def raw_settle_arguments(outcomes: Sequence[Sequence[Any]], *, claim: bool, put_
     return [b"1" if claim else b"0", JOB_TIMEOUT, put_back, len(outcomes), *values]
 
 
-def settle(connection: RawConnection, lease: Lease, outcome: Outcome) -> str:
+def settle(connection: RawConnection, lease: Lease, outcome: Outcome, call_id: str = "") -> str:
     """Record the outcome of a job whose horse is gone, in the name of its worker.
 
     Args:
         lease: The lease that the worker held.
+        call_id: As for `claim_arguments`.
 
     Returns:
         What settle.lua has recorded it as.
@@ -103,7 +106,7 @@ def settle(connection: RawConnection, lease: Lease, outcome: Outcome) -> str:
         redis.exceptions.RedisError: Redis cannot be reached. The call may have been done; it may be repeated.
     """
     names = (lease.worker, lease.supervisor)
-    head = claim_arguments(fixed_keys(*names), (), names, time.time())
+    head = claim_arguments(fixed_keys(*names), (), names, time.time(), call_id=call_id)
     outcomes, releasing = connection.run(SETTLE, (*head, *settle_arguments([outcome], claim=False)))
     if releasing:
         release_dependents(connection)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import RedisError
 from rq.job import JobStatus
@@ -16,7 +16,7 @@ from rqstack.worker.horse.counters import field
 from rqstack.worker.horse.rq_job import read_job
 from rqstack.worker.outcome import Outcome, encode_traceback
 from rqstack.worker.scripts import JOB_TIMEOUT
-from rqstack.worker.settle import settle
+from rqstack.worker.settle import new_call_id, settle
 
 if TYPE_CHECKING:
     from rq.job import Job
@@ -88,6 +88,7 @@ def fail_abandoned(worker: BaseWorker, abandoned: AbandonedJob) -> bool:
     deadline = time.monotonic() + _PATIENCE
     job: Job | None = None
     is_notified = False
+    call_id = new_call_id()
     while time.monotonic() < deadline:
         try:
             if not is_notified:
@@ -95,8 +96,11 @@ def fail_abandoned(worker: BaseWorker, abandoned: AbandonedJob) -> bool:
                 is_notified = True
                 if job is not None:
                     _notify(worker, abandoned, job)
-            what = settle(connection, lease, _outcome(abandoned, job))
-            if what in ("failed", "stopped", "retried"):
+            what = settle(connection, lease, _outcome(abandoned, job), call_id)
+            if what == "again":  # the reply of an earlier try was lost
+                status: Any = worker.connection.hget(keys.JOB + lease.job_id, "status")
+                what = (status or b"failed").decode()
+            if what != "fenced":
                 _count(worker, lease, job, "stopped" if abandoned.stopped else "killed")
             if job is not None and what == "failed" and job.webhooks:
                 job.send_webhooks(JobStatus.FAILED, exc_string=abandoned.reason)

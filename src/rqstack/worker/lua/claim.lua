@@ -62,7 +62,7 @@ end
 local function job_reply(queue, id, execution, f, meta)
   local extras = is_plain(f) and '' or call('HMGET', '<prefix>:job:' .. id, 'success_callback_name',
     'success_callback_timeout', 'failure_callback_name', 'failure_callback_timeout', 'webhooks', 'rate_limit_key')
-  return {queue, id, execution, f[1], f[2], f[3], f[4], meta, extras}
+  return {queue, id, execution, f[1] or false, f[2] or false, f[3] or false, f[4] or false, meta, extras}
 end
 
 -- Whether an id or a queue's name can be in a lease, and is UTF-8: one that is not, workers could not read.
