@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from redis import Redis
 from rq import Repeat
-from rq.group import Group
 from rq.job import Callback, Dependency
 from rq.rate_limit import RateLimit
 
@@ -100,13 +99,10 @@ def repeated(call: Call) -> None:
     call.by_task(job_id=call.id(end=Ended("finished", ("success", "success")), runs=2), repeat=Repeat(times=1))
 
 
-def many(call: Call, group: bool) -> None:
+def many(call: Call) -> None:
     queue = get_queue("default", connection=call.client, settings=load(Settings, secret_key=""))
     data = [queue.prepare_data(TASK, job_id=call.id(f"job{n}"), timeout=60, result_ttl=900) for n in range(3)]
-    if group:
-        Group.create(call.client, name=f"{call.prefix}group").enqueue_many(queue, data)
-    else:
-        queue.enqueue_many(data)
+    queue.enqueue_many(data)
 
 
 KINDS: dict[str, Callable[[Call], None]] = {
@@ -123,8 +119,7 @@ KINDS: dict[str, Callable[[Call], None]] = {
     "two parents": with_two_parents,
     "rate limit": with_rate_limit,
     "repeat": repeated,
-    "many": partial(many, group=False),
-    "group": partial(many, group=True),
+    "many": many,
 }
 
 

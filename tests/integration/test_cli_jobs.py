@@ -106,8 +106,8 @@ def test_an_id_that_no_job_has_is_unknown(rqstack: Run, job: str) -> None:
 
 def test_a_damaged_record_is_a_sentence(rqstack: Run, connection: Redis) -> None:
     job = enqueue(rqstack, "say", "word")
-    connection.hset(f"rq:job:{job}", "ttl", "soon")
-    assert sentence(rqstack("result", job)).startswith(f"Error: the record of {job} in Redis is damaged: ")
+    connection.hset(f"rq:job:{job}", "status", "soon")
+    assert sentence(rqstack("result", job)) == f"Error: the record of {job} in Redis is damaged: its status is 'soon'."
 
 
 def test_a_worker_of_a_queue_without_a_name_does_not_start(rqstack: Run) -> None:

@@ -59,7 +59,7 @@ def fetch_outcome(job_id: str, connection: Redis, settings: Settings) -> Outcome
         NoSuchJob: No job has this id.
         RqstackError: The result cannot be deserialized.
     """
-    from rq.job import Job
+    from rq.job import Job, JobStatus
 
     from rqstack.security import get_serializer
 
@@ -73,6 +73,8 @@ def fetch_outcome(job_id: str, connection: Redis, settings: Settings) -> Outcome
     if status is None:
         raise unknown
     state = status.decode(errors="replace")
+    if state not in {known.value for known in JobStatus}:
+        raise RqstackError(f"the record of {job_id} in Redis is damaged: its status is {state!r}.")
     if state not in ENDED:
         return Outcome(job_id, state)
     result = _latest_result(job, settings)
