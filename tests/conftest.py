@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from redis import Redis
 from rqstack.settings import get_settings
 from support.crash_table import crash_point_table
 from support.redis_server import RedisServer
+
+
+# A shell starts what runs in the background with SIGINT ignored, and every process of the tests would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
