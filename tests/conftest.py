@@ -15,7 +15,6 @@ from rqstack.settings import get_settings
 from support.crash_table import crash_point_table
 from support.redis_server import RedisServer
 
-
 # A shell starts what runs in the background with SIGINT ignored, and every process of the tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
