@@ -42,6 +42,7 @@ class Batching:
         self._is_allowed = is_allowed
         self._size = 1
         self._is_batch = False
+        self._is_watched = False
         self._started = 0.0
         self._began = 0.0
         self._ended = 0
@@ -68,6 +69,11 @@ class Batching:
         self._is_batch = count > 1
         if self._is_batch:
             self._board.start(self._index, call_id, count, self._began)
+            if not self._is_watched:
+                # Not before there is a batch: waking the supervisor would slow down single jobs.
+                self._is_watched = True
+                self._board.set_active(self._index, active=True)
+                os.kill(self._supervisor_pid, signal.SIGUSR2)  # it looks at the batches from now on
 
     def may_begin(self, place: int, ended: Outcome) -> bool:
         """Whether the next job of the batch may begin; if not, the rest is put back.
@@ -111,8 +117,7 @@ class Batching:
         return self._board.end(self._index)
 
     def _set_size(self, size: int) -> None:
-        if (size > 1) != (self._size > 1):
-            self._board.set_active(self._index, active=size > 1)
-            if size > 1:
-                os.kill(self._supervisor_pid, signal.SIGUSR2)  # it looks at the batches from now on
+        if size == 1 and self._is_watched:
+            self._is_watched = False
+            self._board.set_active(self._index, active=False)
         self._size = size
