@@ -77,6 +77,12 @@ class BlockingClaim:
         for connection in self._connections:
             connection.close_copy()
 
+    def forget(self) -> None:
+        """As `RawConnection.forget`."""
+        for index, connection in enumerate(self._connections):
+            connection.forget()
+            self._overdue_at[index] = None
+
     def begin(self, most: int | None = None) -> bool:
         """Wait on the queues that are not waited on yet. Returns whether there were any.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -25,7 +26,7 @@ from rqstack.worker.horse.horse_signals import HorseSignals
 from rqstack.worker.horse.release_meta import note_release
 from rqstack.worker.horse.run_job import JobRunner
 from rqstack.worker.horse.running import Extras, RunningJob
-from rqstack.worker.limits import DONE, Limits
+from rqstack.worker.limits import DONE, RECYCLE, Limits
 from rqstack.worker.outcome import Outcome
 from rqstack.worker.scripts import CLAIM, SETTLE
 from rqstack.worker.settle import call_id_of, claim_arguments, fixed_keys, release_dependents, settle_arguments
@@ -193,6 +194,10 @@ class Horse:
                     return self._blocking_claim.claim(self._connection, tail)  # type: ignore[no-any-return]
                 return self._connection.run(CLAIM, tail)  # type: ignore[no-any-return]
             except Lost as error:
+                if _is_closed_here(error) and not self._signals.lost_files:
+                    # So nothing was sent. The outcome goes on record, and then this process ends.
+                    tail, claim = self._after_lost_files(idle=idle), False
+                    continue
                 self._worker.log.warning(
                     "Worker %s: Redis is unavailable (%s); trying again in %.1f s", self._worker.name, error, wait
                 )
@@ -209,6 +214,22 @@ class Horse:
             else:
                 self._signals.pause(pause)
             wait = min(wait * 2, 2.0)
+
+    def _after_lost_files(self, *, idle: bool) -> tuple[Any, ...]:
+        """A task has closed the process's files. Returns arguments of a call that claims no further job."""
+        self._log_lost_files()
+        self._connection.forget()
+        self._blocking_claim.forget()
+        self._signals.renew()
+        self._counters.put_back(self._sent_counts)
+        return self._arguments(claim=False, idle=idle)
+
+    def _log_lost_files(self) -> None:
+        ended = f" (job {self._ended[-1][0].job_id} ended last)" if self._ended else ""
+        self._worker.log.error(
+            "Worker %s: a job has closed files of its worker%s; another process takes its place",
+            *(self._worker.name, ended),
+        )
 
     def _arguments(self, *, claim: bool, idle: bool) -> tuple[Any, ...]:
         """Number of keys, keys and arguments of the scripts; see claim.lua and settle.lua."""
@@ -275,7 +296,9 @@ class Horse:
         if hooks.before_job:
             hooks.run(hooks.before_job)
         try:
-            if has_meta == b"1":
+            if has_meta == b"origin":
+                running.damage = "its origin is no queue: Redis has other data under the keys of that name"
+            elif has_meta == b"1":
                 note_release(worker, running.job_id, self._release)
             self._ended.append((running, self._runner.run(running, timeout, ttl_text)))
         finally:
@@ -287,7 +310,8 @@ class Horse:
 
     def _begin(self, running: RunningJob) -> None:
         now = time.monotonic()
-        self._scoreboard.begin(self._index, now, now + running.timeout if running.timeout > 0 else 0.0)
+        deadline = now + running.timeout if running.timeout > 0 else 0.0
+        self._scoreboard.begin(self._index, now, deadline, running.execution)
 
     def _has_webhooks(self) -> bool:
         """Whether the last jobs have webhooks: they are sent after the record, before the next job is claimed."""
@@ -337,6 +361,9 @@ class Horse:
         waits = self._blocking_claim
         look = max(_IDLE_LOOK, 4 * self._limits.block)
         self._batching.reset()
+        if not self._signals.check_files():
+            self._log_lost_files()
+            return
         try:
             self._flush()
             until = time.monotonic() + min(look, look if left is None else left)
@@ -366,7 +393,7 @@ class Horse:
         """The exit code, if it is time to end."""
         if self._signals.stopping or os.getppid() != self._parent:
             return DONE
-        return self._limits.reached(self._jobs)
+        return RECYCLE if self._signals.lost_files else self._limits.reached(self._jobs)
 
     def _exit(self, code: int) -> int:
         with contextlib.suppress(RedisError):
@@ -374,6 +401,12 @@ class Horse:
             self._flush()
         self._connection.close()
         return code
+
+
+def _is_closed_here(error: BaseException) -> bool:
+    """Whether a connection was lost since this process has closed it, or has another file of its number."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EBADF, errno.ENOTSOCK)
 
 
 def _waited(running: RunningJob) -> float | None:
