@@ -237,7 +237,10 @@ def test_what_is_canceled_while_it_waits_in_a_batch_is_not_put_back(caller: Call
 
 @pytest.mark.parametrize("is_meant", [False, True])
 def test_a_batch_that_had_not_begun_is_put_back_whole(caller: Caller, is_meant: bool) -> None:
-    """Its horse was killed, by a command perhaps, before it had the reply to its claim: none of the jobs did that."""
+    """Its horse was killed before it had the reply to its claim: by a command, or nobody knows why.
+
+    To read one of them may have been too much for it. So that this ends, each runs alone then.
+    """
     names = ["one", "two", "three"]
     caller.enqueue(*names)
     jobs = caller.claim(most=8)
@@ -245,14 +248,38 @@ def test_a_batch_that_had_not_begun_is_put_back_whole(caller: Caller, is_meant: 
     assert {(lease.what, lease.job_id) for lease in leases} == {("requeued", name) for name in names}
     assert caller.waiting() == names
     assert not caller.redis.keys("rqstack:crashes:*")
-    assert len(caller.claim(most=8)) == len(jobs)
+    assert len(caller.claim(most=8)) == (len(jobs) if is_meant else 1)
 
 
 def test_the_job_that_ran_alone_is_failed(caller: Caller) -> None:
     caller.enqueue("one")
-    caller.claim(most=8)
-    (lease,) = caller.recovery(max_crashes=3).put_back(["horse"], crashed=True, fail=True)
+    (job,) = caller.claim(most=8)
+    (lease,) = caller.recovery(max_crashes=3).put_back(["horse"], crashed=True, fail=True, begun=job.execution)
     assert (lease.what, lease.job_id) == ("abandon", "one")
+
+
+def test_a_job_that_had_not_begun_is_no_failure_of_it(caller: Caller) -> None:
+    caller.enqueue("one")
+    (former,) = caller.claim()
+    assert caller.settle(outcome(former)) == ["finished"]
+    caller.enqueue("two")
+    caller.claim()
+    recovery = caller.recovery(max_crashes=1)
+    (lease,) = recovery.put_back(["horse"], crashed=True, fail=True, begun=former.execution)
+    assert (lease.what, lease.job_id) == ("requeued", "two")
+    assert caller.waiting() == ["two"]
+    assert not caller.redis.keys("rqstack:crashes:*")
+    assert recovery.put_back(["horse"], crashed=True, fail=True) == []
+
+
+def test_a_job_that_ends_each_process_before_it_begins_is_failed(caller: Caller) -> None:
+    """Nobody knows why the process died; a payload too large for its memory would end one after the other."""
+    caller.enqueue("one")
+    actions = []
+    for _ in range(3):
+        assert len(caller.claim(most=8)) == 1
+        actions += [lease.what for lease in caller.recovery(max_crashes=3).put_back(["horse"], crashed=True)]
+    assert actions == ["requeued", "requeued", "abandon"]
 
 
 def test_a_record_that_is_no_hash_any_more_counts_as_deleted(caller: Caller) -> None:

@@ -117,7 +117,7 @@ class Heartbeat:
             self._thorough_at = moment + _THOROUGH
         for slot in self._pool.slots:
             if slot.worker.name in reply.missing:
-                slot.worker.register_again(busy=self._recovery.running(slot.worker.name) is not None)
+                slot.worker.register_again(busy=bool(self._recovery.jobs(slot.worker.name)))
         if not (reply.known and self._has_scripts):  # Redis is new, was away, or has lost all it had
             # A horse that sends a script itself keeps half a megabyte for the rest of its life.
             for script in (CLAIM, SETTLE):
