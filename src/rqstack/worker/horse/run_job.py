@@ -65,10 +65,7 @@ class JobRunner:
                 running.timeout = seconds(timeout)
             self._begin(running)
             if running.data is None:
-                raise InvalidJob(
-                    f"the record of job {running.job_id} in Redis is damaged: it has no data, so nothing is known to "
-                    "run."
-                )
+                raise InvalidJob(f"the record of job {running.job_id} in Redis is damaged: {running.damage}.")
             ttl = self._worker.default_result_ttl if ttl_text is None else result_ttl(running, ttl_text)
             if running.extras is not None:
                 check_names(running.extras)
