@@ -13,9 +13,9 @@ _CLAIM = (
     Function("check_lease()", _LEASE, "worker/lua/check_lease.lua"),
     "worker/lua/claim.lua",
 )
-_RATE_LIMITED = "enqueue/lua/rate_limited.lua"
+_RATE_LIMITED = ("enqueue/lua/push_job.lua", "enqueue/lua/rate_limited.lua")
 _STALE_SLOT = "worker/lua/stale_slot.lua"
-_RELEASE = (_RATE_LIMITED, "enqueue/lua/put_on_queue.lua", "enqueue/lua/dependents.lua")
+_RELEASE = (*_RATE_LIMITED, "enqueue/lua/put_on_queue.lua", "enqueue/lua/dependents.lua")
 
 CLAIM = Script(*_CLAIM, tail="return claim()")
 SETTLE = Script(
@@ -35,7 +35,7 @@ RELEASE = Script(*_RELEASE, "worker/lua/release.lua")
 RECOVER = Script(
     _LEASE,
     _PUT_BACK,
-    Function("leave_slot(id, seconds, text)", _RATE_LIMITED, _STALE_SLOT, "worker/lua/leave_slot.lua"),
+    Function("leave_slot(id, seconds, text)", *_RATE_LIMITED, _STALE_SLOT, "worker/lua/leave_slot.lua"),
     "worker/lua/recover.lua",
 )
 HEARTBEAT = Script(SCHEMA_LUA, _LEASE, "worker/lua/heartbeat.lua")

@@ -1,5 +1,5 @@
--- Enqueue a job of any kind, all or nothing: what rq.Queue does in several steps. Follows rate_limited.lua and
--- delete_job.lua.
+-- Enqueue a job of any kind, all or nothing: what rq.Queue does in several steps. Follows push_job.lua,
+-- rate_limited.lua and delete_job.lua.
 --
 -- KEYS[1]  rq:job:<id>
 -- KEYS[2]  rq:queue:<name>
@@ -149,8 +149,7 @@ else
     if ARGV[12] == '1' then redis.pcall('ZREM', '<prefix>:deferred:' .. name, id) end
     if limit == '' then
         status = 'queued'
-        call('HSET', job, 'status', status, 'enqueued_at', text)
-        call(ARGV[2], queue, id)
+        push_job(id, queue, ARGV[2], text)
     elseif ARGV[2] == 'LPUSH' then
         call('HSET', job, 'enqueue_at_front', 1)
     end

@@ -1,4 +1,4 @@
--- Put a job that is on record on its queue, as rq.Queue does. Follows rate_limited.lua.
+-- Put a job that is on record on its queue, as rq.Queue does. Follows push_job.lua and rate_limited.lua.
 
 -- The fields of a job's record that put_on_queue takes, in this order.
 local WAITING_FIELDS = {'origin', 'timeout', 'ttl', 'rate_limit_key', 'rate_limit_concurrency'}
@@ -44,7 +44,6 @@ local function put_on_queue(id, fields, at_front, timeout, seconds, text, has_sl
         end
         enqueue_rate_limited(id, limit, most, seconds, text)
     else
-        redis.call('HSET', job, 'status', 'queued', 'enqueued_at', text)
-        redis.call(at_front and 'LPUSH' or 'RPUSH', '<prefix>:queue:' .. fields[1], id)
+        push_job(id, '<prefix>:queue:' .. fields[1], at_front and 'LPUSH' or 'RPUSH', text)
     end
 end

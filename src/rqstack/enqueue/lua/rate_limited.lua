@@ -1,4 +1,4 @@
--- Give out the slots of RQ's RateLimit, as rq.rate_limit does.
+-- Give out the slots of RQ's RateLimit, as rq.rate_limit does. Follows push_job.lua.
 --
 -- A job with a limit waits in a sorted set for one of the limit's slots. A job that is given one is put on its queue,
 -- and keeps the slot until it has ended.
@@ -22,8 +22,7 @@ local function fill_slots(limit, most, seconds, text)
         local known = redis.pcall('HMGET', job, 'origin', 'status', 'enqueue_at_front')
         if known[1] and known[2] == 'rate_limited' then
             redis.call('ZADD', allowed, seconds, first)
-            redis.call(known[3] == '1' and 'LPUSH' or 'RPUSH', '<prefix>:queue:' .. known[1], first)
-            redis.call('HSET', job, 'status', 'queued', 'enqueued_at', text)
+            push_job(first, '<prefix>:queue:' .. known[1], known[3] == '1' and 'LPUSH' or 'RPUSH', text)
             taken = redis.call('ZCARD', allowed)
         end
     end

@@ -1,4 +1,5 @@
--- Enqueue the job of one firing, exactly once, however many schedulers run. Follows enqueue/lua/rate_limited.lua.
+-- Enqueue the job of one firing, exactly once, however many schedulers run. Follows enqueue/lua/push_job.lua and
+-- enqueue/lua/rate_limited.lua.
 --
 -- The state of the entry holds the last firing that was decided. This script compares it, advances it and enqueues the
 -- job atomically, so a second scheduler finds it advanced.
@@ -55,18 +56,13 @@ redis.call('HSET', KEYS[3], 'last_job', ARGV[5])
 redis.pcall('HINCRBY', KEYS[3], 'fired', 1)
 redis.call('HSET', KEYS[5], unpack(template))
 redis.call('HSET', KEYS[5], 'created_at', ARGV[6])
-if not slots then
-    redis.call('HSET', KEYS[5], 'status', 'queued', 'enqueued_at', ARGV[6])
-end
 if ttl > 0 and ttl < 1e10 then  -- beyond this Redis rejects the expiry
     redis.call('EXPIRE', KEYS[5], ttl)
 end
 redis.call('SADD', KEYS[7], KEYS[6])
 if slots then
     enqueue_rate_limited(ARGV[5], options[3], slots, tonumber(ARGV[7]), ARGV[6])
-elseif options[2] == '1' then
-    redis.call('LPUSH', KEYS[6], ARGV[5])
 else
-    redis.call('RPUSH', KEYS[6], ARGV[5])
+    push_job(ARGV[5], KEYS[6], options[2] == '1' and 'LPUSH' or 'RPUSH', ARGV[6])
 end
 return 1

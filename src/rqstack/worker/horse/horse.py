@@ -169,12 +169,12 @@ class Horse:
             return reply[0], reply[1:]
         outcomes, releasing, *claimed = reply
         self._ended, self._counted, self._rest_left = [], 0, False
-        if self._sent_counts and all(what == b"fenced" for what in outcomes):
+        if self._sent_counts and all(recorded == b"fenced" for recorded in outcomes):
             self._counters.put_back(self._sent_counts)
         if self._batching.is_taken_back():
-            outcomes = [b"again" if what == b"fenced" else what for what in outcomes]
-        for (running, outcome), what in zip(ended, outcomes, strict=True):
-            self._note(running, outcome, what.decode())
+            outcomes = [b"again" if recorded == b"fenced" else recorded for recorded in outcomes]
+        for (running, outcome), recorded in zip(ended, outcomes, strict=True):
+            self._note(running, outcome, recorded.decode())
         if releasing:
             with contextlib.suppress(RedisError):
                 release_dependents(self._connection)
@@ -245,7 +245,7 @@ class Horse:
             now,
             idle=idle,
             meta=self._meta,
-            most=self._batching.size(self._jobs),
+            max_jobs=self._batching.size(self._jobs),
         )
         self._call_id = call_id_of(head)
         self._sent_counts = ()
@@ -320,7 +320,7 @@ class Horse:
     def _count(self) -> None:
         """Count the jobs that have finished. Usually this happens while Redis records them; a later call sends it."""
         for running, outcome in self._ended[self._counted :]:
-            if outcome.what == "finished":
+            if outcome.ending == "finished":
                 self._add_count(running, outcome, "finished")
         self._counted = len(self._ended)
 
@@ -330,20 +330,22 @@ class Horse:
         if outcome.exception:
             self._counters.add_failure(running.queue, running.name, outcome.exception)
 
-    def _note(self, running: RunningJob, outcome: Outcome, what: str) -> None:
+    def _note(self, running: RunningJob, outcome: Outcome, recorded: str) -> None:
         """Count, announce and log what settle.lua has recorded a job as."""
         log = self._worker.log
-        if outcome.what != "finished" and what in ("failed", "retried", "again", "deleted", "superseded"):
-            self._add_count(running, outcome, "retried" if what == "retried" else "failed")
-        if what == "fenced":
+        if outcome.ending != "finished" and recorded in ("failed", "retried", "again", "deleted", "superseded"):
+            self._add_count(running, outcome, "retried" if recorded == "retried" else "failed")
+        if recorded == "fenced":
             log.warning(
                 "Worker %s: job %s was given to another worker meanwhile; this result is dropped",
                 self._worker.name,
                 running.job_id,
             )
         elif log.isEnabledFor(logging.DEBUG):
-            log.debug("Worker %s: %s: %s (%s) %s", self._worker.name, running.queue, running.name, running.job_id, what)
-        self._runner.announce(running, outcome, outcome.what if what == "again" else what)
+            log.debug(
+                "Worker %s: %s: %s (%s) %s", self._worker.name, running.queue, running.name, running.job_id, recorded
+            )
+        self._runner.announce(running, outcome, outcome.ending if recorded == "again" else recorded)
 
     def _reorder(self, queue: str) -> None:
         order = list(self._order)

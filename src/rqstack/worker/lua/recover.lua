@@ -16,7 +16,7 @@
 -- ARGV[9]  how many queues follow
 -- ARGV[10+] queue names, then worker names
 --
--- Returns a list of {worker, what, queue, job id, execution id, supervisor} of jobs that were running: what is
+-- Returns a list of {worker, action, queue, job id, execution id, supervisor} of jobs that were running: action is
 -- 'requeued' (at the front), or 'abandon' (it has crashed too often: nothing was changed, the caller fails it).
 
 local call = redis.call
@@ -91,11 +91,11 @@ for i = FIRST + queues, #ARGV do
   local jobs, kept = jobs_of(call('HGET', KEYS[1], worker)), {}
   for place = #jobs, 1, -1 do
     local queue, id, execution = unpack(jobs[place])
-    local what = requeue(worker, queue, id, execution, #jobs)
-    if what == 'requeued' or what == 'abandon' then
-      table.insert(reply, {worker, what, queue, id, execution, SUPERVISOR})
+    local action = requeue(worker, queue, id, execution, #jobs)
+    if action == 'requeued' or action == 'abandon' then
+      table.insert(reply, {worker, action, queue, id, execution, SUPERVISOR})
     end
-    if what == 'abandon' or what == 'other' then table.insert(kept, 1, jobs[place]) end
+    if action == 'abandon' or action == 'other' then table.insert(kept, 1, jobs[place]) end
   end
   if #kept > 0 then
     call('HSET', KEYS[1], worker, lease_of(kept))

@@ -131,7 +131,7 @@ end
 local function fail_or_retry(o, record)
   local left = seconds_of(record[5]) or 0
   redis.pcall('HINCRBY', worker_key, 'failed_job_count', 1)
-  if o.what == 'stopped' or left <= 0 or record[1] == 'canceled' then return fail(o, record, o.what) end
+  if o.ending == 'stopped' or left <= 0 or record[1] == 'canceled' then return fail(o, record, o.ending) end
   local known = call('HMGET', o.key, 'retry_intervals', 'enqueue_at_front_on_retry')
   local intervals = decode_list(known[1])
   call('HSET', o.key, 'retries_left', left - 1, 'ended_at', o.ended, 'last_heartbeat', o.ended)
@@ -177,12 +177,12 @@ local function record_outcome(o)
     release_stale_slot(o.id, o.more.limit, math.floor(o.now), ARGV[4])
     return 'fenced'
   end
-  if o.ran ~= '' and o.what ~= 'snoozed' then redis.pcall('HINCRBYFLOAT', worker_key, 'total_working_time', o.ran) end
+  if o.ran ~= '' and o.ending ~= 'snoozed' then redis.pcall('HINCRBYFLOAT', worker_key, 'total_working_time', o.ran) end
   if is_enqueued_again(record[1], record[2], ARGV[1]) then
-    if o.what == 'finished' then
+    if o.ending == 'finished' then
       add_result(o, 'finished')
-    elseif o.what ~= 'snoozed' then
-      add_result(o, o.what)
+    elseif o.ending ~= 'snoozed' then
+      add_result(o, o.ending)
     end
     release_stale_slot(o.id, o.more.limit, math.floor(o.now), ARGV[4])
     return 'superseded'
@@ -192,11 +192,11 @@ local function record_outcome(o)
     record = call('HMGET', o.key, unpack(RECORD))
   end
   local what, keeps_slot, releases
-  if o.what == 'finished' then
+  if o.ending == 'finished' then
     what, keeps_slot, releases = finish(o, record)
-  elseif o.what == 'retry' then
+  elseif o.ending == 'retry' then
     what, keeps_slot, releases = retry(o, record)
-  elseif o.what == 'snoozed' then
+  elseif o.ending == 'snoozed' then
     what, keeps_slot, releases = snooze(o, record)
   else
     what, keeps_slot, releases = fail_or_retry(o, record)
@@ -209,7 +209,7 @@ local function record_outcome(o)
 end
 
 local more = ARGV[at + 10]
-return record_outcome({what = ARGV[at], id = ARGV[at + 1], execution = ARGV[at + 2], queue = ARGV[at + 3],
+return record_outcome({ending = ARGV[at], id = ARGV[at + 1], execution = ARGV[at + 2], queue = ARGV[at + 3],
   ttl = ARGV[at + 4], value = ARGV[at + 5], began = ARGV[at + 6], ran = ARGV[at + 7], ended = ARGV[at + 8],
   ended_at = ARGV[at + 9], more = more == '' and {} or cmsgpack.unpack(more), key = '<prefix>:job:' .. ARGV[at + 1],
   now = tonumber(ARGV[5])})

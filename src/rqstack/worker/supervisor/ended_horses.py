@@ -58,7 +58,7 @@ class EndedHorses:
                     "Worker %s: Redis is unavailable, so its job cannot be put back yet: %s", slot.worker.name, error
                 )
                 return
-            if abandoned := [lease for lease in leases if lease.what == "abandon"]:
+            if abandoned := [lease for lease in leases if lease.action == "abandon"]:
                 slot.failures = 0
                 slot.why = slot.why if slot.why != "done" else ""
                 for lease in abandoned:
@@ -86,7 +86,7 @@ class EndedHorses:
             [worker.name], crashed=crashed, fail=is_overdue_or_killed, begun=begun, stopped=execution
         )
         for lease in leases:
-            if lease.what == "requeued":
+            if lease.action == "requeued":
                 log.warning("Worker %s: job %s is back on %s", worker.name, lease.job_id, lease.queue)
         return leases
 

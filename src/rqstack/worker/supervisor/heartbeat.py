@@ -158,5 +158,5 @@ class Heartbeat:
         """Fail the jobs that have ended their process too often, each in a side job."""
         reason = failure_reason("with its whole worker", self._settings.max_crashes)
         for lease in leases:
-            if lease.what == "abandon":
+            if lease.action == "abandon":
                 self._pool.start_side_job(AbandonedJob(lease, reason))

@@ -156,7 +156,7 @@ class Recovery:
             if beat is None:
                 found = self._recover_dead(supervisor, again=True)
                 held += found
-                if any(job.what == "abandon" for job in found):
+                if any(job.action == "abandon" for job in found):
                     self._connection.call("ZADD", keys.DEAD_SUPERVISORS, f"{now:.3f}", supervisor)
                 elif late:
                     self._connection.call("DEL", keys.supervisor(supervisor), keys.running(supervisor))
