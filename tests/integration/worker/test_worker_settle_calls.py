@@ -52,9 +52,9 @@ class Caller:
         tail = (*self._head(worker, 1), *settle_arguments(outcomes, claim=False, put_back=executions))
         return [what.decode() for what in self.connection.run(SETTLE, tail)[0]]
 
-    def recovery(self, max_crashes: int) -> Recovery:
+    def recovery(self, max_crashes: int, supervisor: str = SUPERVISOR) -> Recovery:
         limits = {"dead_after": 12, "worker_ttl": 400, "max_crashes": max_crashes}
-        return Recovery(self.connection, SUPERVISOR, hostname="here", queues=["default"], **limits)
+        return Recovery(self.connection, supervisor, hostname="here", queues=["default"], **limits)
 
     def status(self, job_id: str) -> str:
         return (self.redis.hget(f"rq:job:{job_id}", "status") or b"gone").decode()  # type: ignore[no-any-return]
@@ -280,6 +280,23 @@ def test_a_job_that_ends_each_process_before_it_begins_is_failed(caller: Caller)
         assert len(caller.claim(max_jobs=8)) == 1
         actions += [lease.action for lease in caller.recovery(max_crashes=3).put_back(["horse"], crashed=True)]
     assert actions == ["requeued", "requeued", "abandon"]
+
+
+def test_a_job_whose_supervisor_dies_before_it_has_failed_it_is_failed_by_the_next(caller: Caller) -> None:
+    """Not by each of them: the first that asks."""
+    caller.enqueue("one")
+    (job,) = caller.claim()
+    first, second, third = (caller.recovery(1, name) for name in (SUPERVISOR, "second", "third"))
+    for recovery, workers in ((first, ["horse"]), (second, []), (third, [])):
+        recovery.heartbeat(workers)
+    (lease,) = first.put_back(["horse"], crashed=True, begun=job.execution)
+    assert lease.action == "abandon"
+    caller.redis.zadd(keys.SUPERVISORS, {SUPERVISOR: 1})
+    assert [lease.action for lease in second.take_over(SUPERVISOR)] == ["abandon"]
+    assert third.check_dead_again() == []
+    assert [lease.action for lease in second.check_dead_again()] == ["abandon"]
+    assert caller.settle(outcome(job, "failed")) == ["failed"]
+    assert second.check_dead_again() == []
 
 
 def test_a_record_that_is_no_hash_any_more_counts_as_deleted(caller: Caller) -> None:

@@ -65,9 +65,12 @@ local function requeue(worker, queue, id, execution, jobs)
       call('EXPIRE', crashes_key, 86400)
     end
     if tonumber(call('HGET', crashes_key, 'count')) >= tonumber(ARGV[2]) then
-      -- One supervisor fails it. If that one dies meanwhile, RQ's own cleaning fails the job.
-      call('HSETNX', crashes_key, 'abandoned_by:' .. execution, ARGV[5])
-      return call('HGET', crashes_key, 'abandoned_by:' .. execution) == ARGV[5] and 'abandon' or 'other'
+      -- One supervisor fails it. If that one dies meanwhile, the next that asks does.
+      local field = 'abandoned_by:' .. execution
+      local owner = call('HGET', crashes_key, field)
+      if owner and owner ~= ARGV[5] and call('ZSCORE', KEYS[2], owner) then return 'other' end
+      call('HSET', crashes_key, field, ARGV[5])
+      return 'abandon'
     end
   end
   local runs_alone = suspect or ARGV[1] == 'crash'
