@@ -57,18 +57,47 @@ print(json.dumps(ids))
 """
 ENQUEUE_MANY = """
 import json, sys
+from redis.exceptions import RedisError
+from rq import Callback, RateLimit, Retry
+from rq.job import Job
 from rqstack.enqueue import get_queue
 from rqstack.errors import BrokerUnavailable
 queue = get_queue("default")
+callbacks = dict(on_success=Callback("harbour.tasks.succeeded"), on_failure=Callback("harbour.tasks.failed"))
+
+def options(number):
+    return [
+        dict(),
+        dict(task="fail_once", retry=Retry(2)),
+        callbacks,
+        dict(rate_limit=RateLimit("quay", 2)),
+        dict(task="fail_once", retry=Retry(2, interval=1), **callbacks),
+        dict(rate_limit=RateLimit("pier", 2), retry=Retry(1)),
+        dict(task="fail"),
+        dict(),
+        dict(task="fail_once", retry=Retry(1)),
+        dict(depends_on=f"job-{{number - 1}}", **callbacks),
+    ][number % 10 if {mixed} else 0]
+
 for number in range({first}, {last}):
     # While a slot moves an enqueue may be refused; then nothing was enqueued, and a job is enqueued once with its id.
     while True:
+        given = options(number)
+        given = dict(given, unique=not {{"rate_limit", "depends_on"}} & set(given))
+        task = given.pop("task", "work")
         try:
-            queue.enqueue("harbour.tasks.work", args=({seconds},), job_id=f"job-{{number}}", unique=True)
+            if not given["unique"] and Job.exists(f"job-{{number}}", queue.connection):
+                break
+            queue.enqueue(f"harbour.tasks.{{task}}", args=({seconds},), job_id=f"job-{{number}}", **given)
             break
-        except BrokerUnavailable as error:
+        except (BrokerUnavailable, RedisError) as error:
             print(error, file=sys.stderr)
 """
+
+
+def enqueue_many(first: int, last: int, seconds: float, *, mixed: bool = False) -> str:
+    """Code that enqueues jobs: unique ones, or also with retries, callbacks, dependents and limits."""
+    return ENQUEUE_MANY.format(first=first, last=last, seconds=seconds, mixed=mixed)
 
 
 class Harbour:
@@ -278,7 +307,7 @@ def test_rq_s_own_worker_beside(harbour: Harbour) -> None:
     harbour.start_command([*rq, "--name", "theirs", "default"])
     harbour.start("worker", "run", "default", "--name", "ours")
     harbour.until_workers(2)
-    harbour.python(ENQUEUE_MANY.format(first=0, last=60, seconds=0.02))
+    harbour.python(enqueue_many(0, 60, 0.02))
     ids = [f"job-{number}" for number in range(60)]
     until(lambda: harbour.statuses(ids) == dict.fromkeys(ids, "finished"), 60, log=harbour.tail)
     assert harbour.notes("end") == dict.fromkeys(ids, 1)
@@ -292,24 +321,28 @@ class Load:
         self.harbour = harbour
         self.ids = [f"job-{index}" for index in range(number)]
         half = number // 2
-        self.codes = [
-            ENQUEUE_MANY.format(first=first, last=last, seconds=0.02) for first, last in ((0, half), (half, number))
-        ]
+        self.codes = [enqueue_many(*part, 0.02, mixed=True) for part in ((0, half), (half, number))]
         self.producers = [harbour.start_command([sys.executable, "-c", code]) for code in self.codes]
 
     def finish(self) -> None:
         """Wait until all have ended, and account for every one."""
         for producer in self.producers:
             assert producer.wait(120) == 0, self.harbour.tail()
-        expected = dict.fromkeys(self.ids, "finished")
+        fail = [job_id for number, job_id in enumerate(self.ids) if number % 10 == 6]
+        finish = [job_id for job_id in self.ids if job_id not in fail]
+        expected = dict.fromkeys(finish, "finished") | dict.fromkeys(fail, "failed")
         until(lambda: self.harbour.statuses(self.ids) == expected, 120, log=self.harbour.tail)
-        assert {job_id for job_id in self.ids if not self.harbour.notes("end")[job_id]} == set()
-        assert sorted(self.harbour.members("finished")) == sorted(self.ids)
-        assert self.harbour.members("failed") == []
+        assert {job_id for job_id in finish if not self.harbour.notes("end")[job_id]} == set()
+        assert sorted(self.harbour.members("finished")) == sorted(finish)
+        assert sorted(self.harbour.members("failed")) == sorted(fail)
+        # A retried job has a result of its last run only.
         with self.harbour.cluster.client() as client, client.pipeline(transaction=False) as pipeline:
             for job_id in self.ids:
                 pipeline.xlen(f"{PREFIX}:results:{job_id}")
             assert pipeline.execute() == [1] * len(self.ids)
+        # A callback comes before the record, and so once more if the connection was lost in between.
+        called = [job_id for number, job_id in enumerate(self.ids) if number % 10 in (2, 4, 9)]
+        assert {job_id for job_id in called if not self.harbour.notes("succeeded")[job_id]} == set()
         for process in self.harbour.processes:
             process.terminate()
         assert {process.wait(60) for process in self.harbour.processes} == {0}, self.harbour.tail()
@@ -318,6 +351,11 @@ class Load:
             assert client.llen(f"{PREFIX}:queue:default") == 0
             assert list(client.scan_iter(f"{PREFIX}:execution:*", count=1000)) == []
             assert list(client.scan_iter(f"{PREFIX}stack:claim:*", count=1000)) == []
+            for limit in ("quay", "pier"):
+                assert client.exists(f"{PREFIX}:rl:{limit}")
+                assert client.zcard(f"{PREFIX}:rl:{limit}:allowed") == 0
+                assert client.zcard(f"{PREFIX}:rl:{limit}:rate_limited") == 0
+            assert client.zcard(f"{PREFIX}:deferred:default") == client.zcard(f"{PREFIX}:scheduled:default") == 0
 
 
 def test_failovers_while_jobs_run(harbour: Harbour) -> None:
@@ -357,10 +395,10 @@ def test_a_master_that_is_killed(tmp_path: Path) -> None:
         try:
             harbour.start("worker", "run", "default")
             harbour.until_workers(1)
-            harbour.python(ENQUEUE_MANY.format(first=0, last=5, seconds=0))
+            harbour.python(enqueue_many(0, 5, 0))
             until(lambda: len(harbour.notes("end")) == 5, 60, log=harbour.tail)
             cluster.kill_master()
-            harbour.python(ENQUEUE_MANY.format(first=5, last=10, seconds=0))
+            harbour.python(enqueue_many(5, 10, 0))
             ids = [f"job-{number}" for number in range(5, 10)]
             until(lambda: harbour.statuses(ids) == dict.fromkeys(ids, "finished"), 60, log=harbour.tail)
             assert harbour.run("health", "--worker").returncode == 0
@@ -439,10 +477,10 @@ def test_tls(tmp_path: Path) -> None:
             harbour.start("worker", "run", "default")
             harbour.until_workers(1)
             assert harbour.run("health", "--worker").returncode == 0
-            harbour.python(ENQUEUE_MANY.format(first=0, last=5, seconds=0))
+            harbour.python(enqueue_many(0, 5, 0))
             until(lambda: len(harbour.notes("end")) == 5, 60, log=harbour.tail)
             cluster.fail_over()
-            harbour.python(ENQUEUE_MANY.format(first=5, last=10, seconds=0))
+            harbour.python(enqueue_many(5, 10, 0))
             ids = [f"job-{number}" for number in range(10)]
             until(lambda: harbour.statuses(ids) == dict.fromkeys(ids, "finished"), 60, log=harbour.tail)
             refused = harbour.run("info", check=False, REDIS_URL=cluster.tls_url.partition("?")[0])

@@ -102,7 +102,14 @@ class RawConnection:
             with contextlib.suppress(OSError):
                 # A process that a task has left behind may hold it too.
                 ours.shutdown(socket.SHUT_RDWR)
-            ours.close()
+            with contextlib.suppress(OSError):  # a task may have closed it
+                ours.close()
+
+    def forget(self) -> None:
+        """Take the connection for closed without closing it: its number may be another file's by now."""
+        ours, self._socket = self._socket, None
+        if ours is not None:
+            ours.detach()
 
     def close_copy(self) -> None:
         """Close this process's copy of the connection, which a forked process goes on using."""

@@ -10,7 +10,7 @@ class Lease(NamedTuple):
 
     Args:
         worker: The worker.
-        what: requeued (the job is at the front of its queue), or abandon (it is to be failed: it has killed its
+        action: requeued (the job is at the front of its queue), or abandon (it is to be failed: it has killed its
             process too often, or is not to run again).
         queue: The job's queue.
         job_id: The job's id.
@@ -19,7 +19,7 @@ class Lease(NamedTuple):
     """
 
     worker: str
-    what: str
+    action: str
     queue: str
     job_id: str
     execution: str

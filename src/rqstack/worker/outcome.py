@@ -11,7 +11,7 @@ import msgspec
 
 from rqstack.transport.timestamps import format_micros
 
-What = Literal["finished", "failed", "stopped", "retry", "snoozed"]
+Ending = Literal["finished", "failed", "stopped", "retry", "snoozed"]
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -26,7 +26,7 @@ class Outcome:
     """The outcome of a job.
 
     Args:
-        what: finished; failed (it is retried, if it may be); stopped (by a command: it is not retried); retry (it
+        ending: finished; failed (it is retried, if it may be); stopped (by a command: it is not retried); retry (it
             returned `rq.Retry`); snoozed (it is put back for later, and no run is counted).
         job_id: The job.
         execution: The run of it that ended.
@@ -41,7 +41,7 @@ class Outcome:
         traceback: That exception as text.
     """
 
-    what: What
+    ending: Ending
     job_id: str
     execution: str
     queue: str
@@ -57,7 +57,7 @@ class Outcome:
     def arguments(self) -> tuple[bytes | str | int, ...]:
         """The values that settle.lua takes for one outcome."""
         return (
-            self.what,
+            self.ending,
             self.job_id,
             self.execution,
             self.queue,

@@ -7,8 +7,10 @@ import mmap
 import os
 import struct
 
-_ROW = struct.Struct("ddQQQQ")
+_ROW = struct.Struct("ddQQQQ32s")
 _WAITING = struct.calcsize("ddQQ")
+_ID = struct.Struct("32s")
+_EXECUTION = struct.calcsize("ddQQQQ")
 
 
 class Scoreboard:
@@ -25,14 +27,16 @@ class Scoreboard:
         self._silent = count * _ROW.size
         self._bell: tuple[int, int] | None = None
 
-    def begin(self, index: int, now: float, deadline: float) -> None:
+    def begin(self, index: int, now: float, deadline: float, execution: str) -> None:
         """A job begins.
 
         Args:
             index: The horse.
             now: Monotonic time.
             deadline: Monotonic time at which the job should have ended; 0 for never.
+            execution: The id of this run of it.
         """
+        _ID.pack_into(self._memory, index * _ROW.size + _EXECUTION, execution.encode())
         struct.pack_into("dd", self._memory, index * _ROW.size, now, deadline)
 
     def end(self, index: int, jobs: int) -> None:
@@ -47,11 +51,17 @@ class Scoreboard:
     def clear(self, index: int) -> None:
         """A new horse takes the slot."""
         struct.pack_into("ddQ", self._memory, index * _ROW.size, 0.0, 0.0, 0)
+        _ID.pack_into(self._memory, index * _ROW.size + _EXECUTION, b"")
         self.leave(index)
 
     def busy_since(self, index: int) -> float:
         """Monotonic time at which the running job began; 0 if there is none."""
         return self._read(index)[0]
+
+    def execution(self, index: int) -> str:
+        """The execution that the present horse has begun last, which may have ended; "" for none."""
+        (execution,) = _ID.unpack_from(self._memory, index * _ROW.size + _EXECUTION)
+        return str(execution.rstrip(b"\0").decode("ascii", "replace"))
 
     def deadline(self, index: int) -> float:
         """Monotonic time at which the running job should have ended; 0 if there is none, or it has no limit."""
@@ -96,7 +106,7 @@ class Scoreboard:
         _, ticket = self.waiting(index)
         struct.pack_into("QQ", self._memory, index * _ROW.size + _WAITING, client_id, ticket + 1)
         if self._bell is not None and not self._memory[self._silent]:
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(OSError):  # it is full, or a task has closed it
                 os.write(self._bell[1], b"\0")
 
     def leave(self, index: int) -> None:

@@ -14,17 +14,31 @@ _CLAIM = (
     Function("set_clock(seconds, micros)", "worker/lua/clock.lua"),
     "worker/lua/claim.lua",
 )
-_RELEASE = ("enqueue/lua/rate_limited.lua", "enqueue/lua/put_on_queue.lua", "enqueue/lua/dependents.lua")
+_RATE_LIMITED = ("enqueue/lua/push_job.lua", "enqueue/lua/rate_limited.lua")
+_STALE_SLOT = "worker/lua/stale_slot.lua"
+_RELEASE = (*_RATE_LIMITED, "enqueue/lua/put_on_queue.lua", "enqueue/lua/dependents.lua")
 
 CLAIM = Script(*_CLAIM, tail="return claim()")
 SETTLE = Script(
     *_CLAIM,
-    Function("settle_any(at)", _LEASE, *_RELEASE, "enqueue/lua/delete_job.lua", "worker/lua/settle_any.lua"),
+    Function(
+        "settle_any(at)",
+        _LEASE,
+        *_RELEASE,
+        "enqueue/lua/delete_job.lua",
+        _STALE_SLOT,
+        "worker/lua/settle_any.lua",
+    ),
     Function("keep_rest(recorded, ended)", _LEASE, _PUT_BACK, "worker/lua/keep_rest.lua"),
     "worker/lua/settle.lua",
 )
 RELEASE = Script(*_RELEASE, "worker/lua/release.lua")
-RECOVER = Script(_LEASE, _PUT_BACK, "worker/lua/recover.lua")
+RECOVER = Script(
+    _LEASE,
+    _PUT_BACK,
+    Function("leave_slot(id, seconds, text)", *_RATE_LIMITED, _STALE_SLOT, "worker/lua/leave_slot.lua"),
+    "worker/lua/recover.lua",
+)
 HEARTBEAT = Script(SCHEMA_LUA, _LEASE, "worker/lua/heartbeat.lua")
 
 EXECUTION_TTL = 90

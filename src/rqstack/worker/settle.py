@@ -40,7 +40,7 @@ def claim_arguments(
     *,
     idle: bool = False,
     meta: bytes = b"",
-    most: int = 1,
+    max_jobs: int = 1,
     call_id: str = "",
 ) -> tuple[Any, ...]:
     """Number of keys, keys and arguments of claim.lua, which settle.lua begins with too.
@@ -52,7 +52,7 @@ def claim_arguments(
         now: Unix seconds; None for Redis's clock, by a call that waits in Redis for a job.
         idle: The horse was idle.
         meta: Serialized meta for jobs that have none.
-        most: How many jobs to claim at most.
+        max_jobs: How many jobs to claim at most.
         call_id: From `new_call_id`, for a call that is repeated. Default: a new one.
     """
     return (
@@ -65,7 +65,7 @@ def claim_arguments(
         EXECUTION_TTL,
         b"1" if idle else b"0",
         meta,
-        most,
+        max_jobs,
     )
 
 

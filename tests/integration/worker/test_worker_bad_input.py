@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from rq import Retry
 
 from support.worker_site import Site
 
@@ -216,14 +217,56 @@ def test_a_task_that_forks_and_lets_the_child_go_on(site: Site) -> None:
 def test_a_task_that_closes_all_files(site: Site) -> None:
     add_projects(site)
     process = site.worker("default")
-    _plain(site, "closes", "close_all")
-    _plain(site, "behind", "give", 1)
-    site.until_ended("closes", "behind")
-    assert site.job("behind").return_value() == 1
-    if site.status("closes") == "failed":
-        assert "the job has ended its process 3 times" in rq_result(site, "closes")
-    else:
-        assert site.job("closes").return_value() == "closed"
+    site.until_idle(1)
+    for number in range(2):
+        _plain(site, f"closes-{number}", "close_all")
+        _plain(site, f"behind-{number}", "give", number)
+    names = [f"{name}-{number}" for number in range(2) for name in ("closes", "behind")]
+    site.until_ended(*names)
+    assert [site.job(name).return_value() for name in names] == ["closed", 0, "closed", 1]
+    assert [len(site.job(name).results()) for name in names] == [1] * 4
+    assert site.redis.keys("rqstack:crashes:*") == []
+    assert "Traceback" not in site.output()
+    assert site.output().count("a job has closed files of its worker") == 2
+    site.until_idle(1)
+    assert site.stop(process) == 0
+
+
+@pytest.mark.parametrize("task", ["close_pipes", "close_and_open"])
+def test_a_task_that_closes_files_of_the_worker(site: Site, task: str) -> None:
+    """Only what the horse sleeps with is gone; or other files have the numbers of its connections."""
+    add_projects(site)
+    process = site.worker("default")
+    site.until_idle(1)
+    _plain(site, "closes", task)
+    site.until_ended("closes")
+    site.until(lambda: "a job has closed files of its worker" in site.output(), "the worker to see it")
+    _plain(site, "behind", "pid")
+    site.until_ended("behind")
+    assert site.job("behind").return_value() != site.job("closes").return_value()
+    assert (site.status("closes"), len(site.job("closes").results())) == ("finished", 1)
+    assert site.redis.keys("rqstack:crashes:*") == []
+    assert "Traceback" not in site.output()
+    assert site.stop(process) == 0
+
+
+@pytest.mark.parametrize("kind", ["wip", "finished", "failed", "scheduled", "queue"])
+def test_a_job_whose_origin_names_other_data_fails(site: Site, kind: str) -> None:
+    """The keys of a queue of that name hold something else: nothing is written there, and the next job runs."""
+    add_projects(site)
+    key = f"rq:{kind}:elsewhere"
+    site.redis.hset(key, "precious", 1)
+    _plain(site, "hostile", "give", 1, retry=Retry(1))
+    site.redis.hset("rq:job:hostile", "origin", "elsewhere")
+    _plain(site, "behind", "give", 2)
+    process = site.worker("default")
+    site.until_ended("hostile", "behind")
+    assert site.redis.hgetall(key) == {b"precious": b"1"}
+    assert (site.status("hostile"), site.status("behind")) == ("failed", "finished")
+    assert site.redis.zscore("rq:failed:default", "hostile") is not None
+    assert "record of job hostile in Redis is damaged: its origin is no queue" in rq_result(site, "hostile")
+    assert "its origin is no queue" in site.output()
+    assert site.redis.zcard("rq:wip:default") == 0
     assert site.stop(process) == 0
 
 

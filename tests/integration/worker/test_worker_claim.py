@@ -31,10 +31,10 @@ def claim(connection: Redis, queue: Queue) -> Iterator[Claim]:
     connection.zadd(keys.SUPERVISORS, {"s": time.time()})
     channel = RawConnection(connection)
 
-    def call(most: int = 8, meta: bytes = b"") -> list[Any]:
+    def call(max_jobs: int = 8, meta: bytes = b"") -> list[Any]:
         worker = Worker([queue], connection=connection, serializer=DefaultSerializer)
         fixed_keys = (worker.key, keys.running("s"), keys.SUPERVISORS)
-        head = claim_arguments(fixed_keys, [queue.key], (worker.name, "s"), time.time(), most=most, meta=meta)
+        head = claim_arguments(fixed_keys, [queue.key], (worker.name, "s"), time.time(), max_jobs=max_jobs, meta=meta)
         status, *jobs = channel.run(CLAIM, head)
         assert status == b"jobs"
         return jobs

@@ -240,7 +240,7 @@ class Jobs(RuleBasedStateMachine):
         tail = rider.horse._arguments(time.time(), claim=claim_next, idle=False)
         (what,), _, *reply = rider.horse._connection.run(SETTLE, tail)
         if owner:
-            assert what == (b"finished" if outcome.what == "finished" else what)
+            assert what == (b"finished" if outcome.ending == "finished" else what)
             assert what in (b"finished", b"failed", b"retried"), what
         else:
             assert what in (b"fenced", b"deleted"), what
@@ -282,7 +282,7 @@ class Jobs(RuleBasedStateMachine):
             self.note_crash(rider)
         rider.forget()
         held = self.recoveries[horse // 2].put_back([rider.worker.name], crashed=crashed)
-        assert all(job.what == "requeued" or self.crashes[job.job_id] >= MAX_CRASHES for job in held)
+        assert all(job.action == "requeued" or self.crashes[job.job_id] >= MAX_CRASHES for job in held)
         self.settle(rider, held)
 
     @rule(supervisor=supervisors, come_back=st.booleans())
@@ -315,7 +315,7 @@ class Jobs(RuleBasedStateMachine):
 
     def settle(self, rider: Rider, held: list[Lease]) -> None:
         for job in held:
-            if job.what == "abandon":
+            if job.action == "abandon":
                 outcome = Outcome("failed", job.job_id, job.execution, job.queue, ended=1e9)
                 assert settle(rider.horse._connection, job, outcome) in ("failed", "retried")
 

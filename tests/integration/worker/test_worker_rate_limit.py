@@ -121,14 +121,33 @@ def test_a_job_that_is_canceled_while_it_runs_keeps_its_slot_as_long(running: Si
     running.until_ended("second")
 
 
-def test_the_cleaning_finds_the_slot_of_a_canceled_job_whose_horse_died(running: Site) -> None:
+@pytest.mark.parametrize("whole_worker", [False, True], ids=["horse", "worker"])
+@pytest.mark.parametrize("change", ["canceled", "deleted", "enqueued again"])
+def test_a_changed_job_whose_horse_dies_gives_its_slot_back_at_once(
+    running: Site, change: str, whole_worker: bool
+) -> None:
+    """RQ's cleaning, which does so too, comes every ten minutes."""
     for name in ("first", "second"):
         enqueue(running, "hold", name)
     process = holding(running, "first")
-    running.job("first").cancel()
-    os.kill(process, signal.SIGKILL)
-    running.until(lambda: not running.redis.keys("rq:execution:first:*"), "its execution to be gone")
-    RateLimitRegistry("one", running.redis).cleanup()
+    if change == "canceled":
+        running.job("first").cancel()
+    elif change == "deleted":
+        running.job("first").delete()
+    else:
+        enqueue(running, "hold", "first")
+        assert slots(running) == ([b"first"], [b"second", b"first"])
+    if whole_worker:
+        (worker,) = running.started
+        for each in (*psutil.Process(worker.pid).children(recursive=True), worker):
+            each.kill()
+        running.worker("default", "--name", "other")
+    else:
+        os.kill(process, signal.SIGKILL)
     holding(running, "second")
-    running.redis.rpush("release:second", 1)
-    running.until_ended("second")
+    assert slots(running) == ([b"second"], [b"first"] if change == "enqueued again" else [])
+    for name in ("second", "first"):
+        running.redis.rpush(f"release:{name}", 1)
+    running.until_ended("second", *(["first"] if change == "enqueued again" else []))
+    running.until(lambda: slots(running) == ([], []), "no slot to be held")
+    assert running.redis.llen("holding:second") == 1

@@ -13,7 +13,7 @@ from rq.job import Job
 
 from rqstack.transport import keys
 from rqstack.transport.raw import RawConnection
-from rqstack.worker.outcome import Outcome, What
+from rqstack.worker.outcome import Ending, Outcome
 from rqstack.worker.scripts import CLAIM, SETTLE
 from rqstack.worker.settle import claim_arguments, settle_arguments
 from rqstack.worker.supervisor.recovery import Recovery
@@ -42,8 +42,8 @@ class Caller:
         for job_id in ids:
             self.queue.enqueue("shop.tasks.give", job_id=job_id, **options)
 
-    def claim(self, most: int = 1, worker: str = "horse") -> list[Claimed]:
-        status, *jobs = self.connection.run(CLAIM, self._head(worker, most))
+    def claim(self, max_jobs: int = 1, worker: str = "horse") -> list[Claimed]:
+        status, *jobs = self.connection.run(CLAIM, self._head(worker, max_jobs))
         assert status in (b"jobs", b"empty"), status
         return [Claimed(*(part.decode() for part in job[:3])) for job in jobs]
 
@@ -52,9 +52,9 @@ class Caller:
         tail = (*self._head(worker, 1), *settle_arguments(outcomes, claim=False, put_back=executions))
         return [what.decode() for what in self.connection.run(SETTLE, tail)[0]]
 
-    def recovery(self, max_crashes: int) -> Recovery:
+    def recovery(self, max_crashes: int, supervisor: str = SUPERVISOR) -> Recovery:
         limits = {"dead_after": 12, "worker_ttl": 400, "max_crashes": max_crashes}
-        return Recovery(self.connection, SUPERVISOR, hostname="here", queues=["default"], **limits)
+        return Recovery(self.connection, supervisor, hostname="here", queues=["default"], **limits)
 
     def status(self, job_id: str) -> str:
         return (self.redis.hget(f"rq:job:{job_id}", "status") or b"gone").decode()  # type: ignore[no-any-return]
@@ -62,15 +62,15 @@ class Caller:
     def waiting(self) -> list[str]:
         return [job.decode() for job in self.redis.lrange("rq:queue:default", 0, -1)]
 
-    def _head(self, worker: str, most: int) -> tuple[Any, ...]:
+    def _head(self, worker: str, max_jobs: int) -> tuple[Any, ...]:
         fixed = (keys.WORKER + worker, keys.running(SUPERVISOR), keys.SUPERVISORS)
-        return claim_arguments(fixed, ["rq:queue:default"], (worker, SUPERVISOR), time.time(), most=most)
+        return claim_arguments(fixed, ["rq:queue:default"], (worker, SUPERVISOR), time.time(), max_jobs=max_jobs)
 
 
-def outcome(job: Claimed, what: What = "finished", **options: Any) -> Outcome:
+def outcome(job: Claimed, ending: Ending = "finished", **options: Any) -> Outcome:
     now = time.time()
     options = {"result_ttl": 500, "began": now, "ended": now, "ran": 0.1, **options}
-    return Outcome(what, job.job_id, job.execution, job.queue, **options)
+    return Outcome(ending, job.job_id, job.execution, job.queue, **options)
 
 
 @pytest.fixture
@@ -155,9 +155,9 @@ def test_damaged_intervals_of_a_repeat(caller: Caller, intervals: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["finished", "failed"])
-def test_keys_of_another_type_do_not_keep_an_outcome_from_being_recorded(caller: Caller, what: What) -> None:
+def test_keys_of_another_type_do_not_keep_an_outcome_from_being_recorded(caller: Caller, what: Ending) -> None:
     caller.enqueue("first", "second", "third")
-    jobs = caller.claim(most=3)
+    jobs = caller.claim(max_jobs=3)
     damage_type(caller, "rq:results:first", f"rq:{what}:default", "rq:executions:first", "rqstack:metrics")
     damage_type(caller, "rq:worker:horse:executions")
     assert caller.settle(*(outcome(job, what) for job in jobs)) == [what] * 3
@@ -180,7 +180,7 @@ def test_a_job_that_is_no_hash_takes_no_others_along(caller: Caller) -> None:
     """Those that were claimed before it, in the same call, would be in no lease and on no queue."""
     caller.enqueue("first", "damaged", "last")
     damage_type(caller, "rq:job:damaged")
-    assert [job.job_id for job in caller.claim(most=8)] == ["first", "last"]
+    assert [job.job_id for job in caller.claim(max_jobs=8)] == ["first", "last"]
 
 
 @pytest.mark.parametrize("name", ["rq:wip:default", "rq:executions:job", "rq:worker:horse:executions"])
@@ -199,7 +199,7 @@ def test_an_id_that_is_no_text_is_skipped(caller: Caller, job_id: bytes) -> None
     caller.enqueue("damaged", "last")
     caller.redis.rename("rq:job:damaged", b"rq:job:" + job_id)
     caller.redis.lset("rq:queue:default", 0, job_id)
-    assert [job.job_id for job in caller.claim(most=8)] == ["last"]
+    assert [job.job_id for job in caller.claim(max_jobs=8)] == ["last"]
 
 
 @pytest.mark.parametrize("name", ["ä", "€", "\u07ff", "\ud7ff", "\uffff", "\U0001f600", "\U0010ffff", "two\nlines"])
@@ -217,7 +217,7 @@ def test_a_queue_s_name_may_be_any_text(caller: Caller, name: str) -> None:
 def test_what_another_worker_runs_by_now_is_not_put_back(caller: Caller) -> None:
     """It was enqueued again while it waited in a batch, or ran; once back on its queue it would run beside itself."""
     caller.enqueue("first", "again")
-    first, again = caller.claim(most=8)
+    first, again = caller.claim(max_jobs=8)
     caller.enqueue("again")
     (job,) = caller.claim(worker="other")
     assert caller.settle(outcome(first), put_back=[again]) == ["finished"]
@@ -228,7 +228,7 @@ def test_what_another_worker_runs_by_now_is_not_put_back(caller: Caller) -> None
 def test_what_is_canceled_while_it_waits_in_a_batch_is_not_put_back(caller: Caller) -> None:
     """RQ's own cancel finds no record of its run there."""
     caller.enqueue("first", "canceled")
-    first, canceled = caller.claim(most=8)
+    first, canceled = caller.claim(max_jobs=8)
     Job.fetch("canceled", connection=caller.redis).cancel()
     assert caller.settle(outcome(first), put_back=[canceled]) == ["finished"]
     assert (caller.waiting(), caller.status("canceled")) == ([], "canceled")
@@ -237,22 +237,66 @@ def test_what_is_canceled_while_it_waits_in_a_batch_is_not_put_back(caller: Call
 
 @pytest.mark.parametrize("is_meant", [False, True])
 def test_a_batch_that_had_not_begun_is_put_back_whole(caller: Caller, is_meant: bool) -> None:
-    """Its horse was killed, by a command perhaps, before it had the reply to its claim: none of the jobs did that."""
+    """Its horse was killed before it had the reply to its claim: by a command, or nobody knows why.
+
+    To read one of them may have been too much for it. So that this ends, each runs alone then.
+    """
     names = ["one", "two", "three"]
     caller.enqueue(*names)
-    jobs = caller.claim(most=8)
+    jobs = caller.claim(max_jobs=8)
     leases = caller.recovery(max_crashes=1).put_back(["horse"], crashed=True, fail=is_meant)
-    assert {(lease.what, lease.job_id) for lease in leases} == {("requeued", name) for name in names}
+    assert {(lease.action, lease.job_id) for lease in leases} == {("requeued", name) for name in names}
     assert caller.waiting() == names
     assert not caller.redis.keys("rqstack:crashes:*")
-    assert len(caller.claim(most=8)) == len(jobs)
+    assert len(caller.claim(max_jobs=8)) == (len(jobs) if is_meant else 1)
 
 
 def test_the_job_that_ran_alone_is_failed(caller: Caller) -> None:
     caller.enqueue("one")
-    caller.claim(most=8)
-    (lease,) = caller.recovery(max_crashes=3).put_back(["horse"], crashed=True, fail=True)
-    assert (lease.what, lease.job_id) == ("abandon", "one")
+    (job,) = caller.claim(max_jobs=8)
+    (lease,) = caller.recovery(max_crashes=3).put_back(["horse"], crashed=True, fail=True, begun=job.execution)
+    assert (lease.action, lease.job_id) == ("abandon", "one")
+
+
+def test_a_job_that_had_not_begun_is_no_failure_of_it(caller: Caller) -> None:
+    caller.enqueue("one")
+    (former,) = caller.claim()
+    assert caller.settle(outcome(former)) == ["finished"]
+    caller.enqueue("two")
+    caller.claim()
+    recovery = caller.recovery(max_crashes=1)
+    (lease,) = recovery.put_back(["horse"], crashed=True, fail=True, begun=former.execution)
+    assert (lease.action, lease.job_id) == ("requeued", "two")
+    assert caller.waiting() == ["two"]
+    assert not caller.redis.keys("rqstack:crashes:*")
+    assert recovery.put_back(["horse"], crashed=True, fail=True) == []
+
+
+def test_a_job_that_ends_each_process_before_it_begins_is_failed(caller: Caller) -> None:
+    """Nobody knows why the process died; a payload too large for its memory would end one after the other."""
+    caller.enqueue("one")
+    actions = []
+    for _ in range(3):
+        assert len(caller.claim(max_jobs=8)) == 1
+        actions += [lease.action for lease in caller.recovery(max_crashes=3).put_back(["horse"], crashed=True)]
+    assert actions == ["requeued", "requeued", "abandon"]
+
+
+def test_a_job_whose_supervisor_dies_before_it_has_failed_it_is_failed_by_the_next(caller: Caller) -> None:
+    """Not by each of them: the first that asks."""
+    caller.enqueue("one")
+    (job,) = caller.claim()
+    first, second, third = (caller.recovery(1, name) for name in (SUPERVISOR, "second", "third"))
+    for recovery, workers in ((first, ["horse"]), (second, []), (third, [])):
+        recovery.heartbeat(workers)
+    (lease,) = first.put_back(["horse"], crashed=True, begun=job.execution)
+    assert lease.action == "abandon"
+    caller.redis.zadd(keys.SUPERVISORS, {SUPERVISOR: 1})
+    assert [lease.action for lease in second.take_over(SUPERVISOR)] == ["abandon"]
+    assert third.check_dead_again() == []
+    assert [lease.action for lease in second.check_dead_again()] == ["abandon"]
+    assert caller.settle(outcome(job, "failed")) == ["failed"]
+    assert second.check_dead_again() == []
 
 
 def test_a_record_that_is_no_hash_any_more_counts_as_deleted(caller: Caller) -> None:

@@ -14,21 +14,21 @@ local operation = {}
 --
 -- Returns a reply for a call that has nothing to do.
 local function begin(total)
-    local known = redis.call('HMGET', KEYS[1], 'call', 'left', 'done', 'other')
-    local number = tonumber(ARGV[1])
-    if not known[1] and number > 1 then
-        return redis.error_reply('ERR Redis has lost data, and knows this operation no more. Start it again.')
-    end
-    operation.left = known[1] and tonumber(known[2]) or total()
-    operation.done, operation.other = tonumber(known[3] or '0'), tonumber(known[4] or '0')
-    if known[1] and tonumber(known[1]) >= number then
-        return {operation.left, operation.done, operation.other}
-    end
+  local known = redis.call('HMGET', KEYS[1], 'call', 'left', 'done', 'other')
+  local number = tonumber(ARGV[1])
+  if not known[1] and number > 1 then
+    return redis.error_reply('ERR Redis has lost data, and knows this operation no more. Start it again.')
+  end
+  operation.left = known[1] and tonumber(known[2]) or total()
+  operation.done, operation.other = tonumber(known[3] or '0'), tonumber(known[4] or '0')
+  if known[1] and tonumber(known[1]) >= number then
+    return {operation.left, operation.done, operation.other}
+  end
 end
 
 -- How many jobs this call may take.
 local function most()
-    return math.min(operation.left, tonumber(ARGV[2]))
+  return math.min(operation.left, tonumber(ARGV[2]))
 end
 
 -- End a call. Returns its reply.
@@ -37,10 +37,10 @@ end
 -- done, other   what it adds to the operation's two counts
 -- is_last       whether the operation ends with it
 local function finish(taken, done, other, is_last)
-    operation.left = is_last and 0 or operation.left - taken
-    operation.done, operation.other = operation.done + done, operation.other + other
-    redis.call('HSET', KEYS[1], 'call', ARGV[1], 'left', operation.left, 'done', operation.done, 'other',
-        operation.other)
-    redis.call('EXPIRE', KEYS[1], KNOWN)
-    return {operation.left, operation.done, operation.other}
+  operation.left = is_last and 0 or operation.left - taken
+  operation.done, operation.other = operation.done + done, operation.other + other
+  redis.call('HSET', KEYS[1], 'call', ARGV[1], 'left', operation.left, 'done', operation.done, 'other',
+    operation.other)
+  redis.call('EXPIRE', KEYS[1], KNOWN)
+  return {operation.left, operation.done, operation.other}
 end

@@ -17,18 +17,18 @@
 local call, argv = redis.call, ARGV
 local job, queue = KEYS[1], KEYS[2]
 if argv[4] ~= '' and call('HGET', job, 'created_at') == argv[5] then
-    return 0
+  return 0
 end
 call('SADD', KEYS[3], queue)
 call('HSET', job, 'status', 'queued', 'created_at', argv[5], 'data', argv[6], 'success_callback_name', '',
-    'failure_callback_name', '', 'stopped_callback_name', '', 'started_at', '', 'ended_at', '', 'last_heartbeat', '',
-    'worker_name', '', 'group_id', '', 'origin', argv[7], 'description', argv[8], 'enqueued_at', argv[5],
-    'timeout', argv[9])
+  'failure_callback_name', '', 'stopped_callback_name', '', 'started_at', '', 'ended_at', '', 'last_heartbeat', '',
+  'worker_name', '', 'group_id', '', 'origin', argv[7], 'description', argv[8], 'enqueued_at', argv[5],
+  'timeout', argv[9])
 if argv[10] then
-    call('HSET', job, unpack(argv, 10))
+  call('HSET', job, unpack(argv, 10))
 end
 for i = 4, #KEYS do
-    call('EXPIRE', KEYS[i], argv[3])
+  call('EXPIRE', KEYS[i], argv[3])
 end
 call(argv[2], queue, argv[1])
 return 1

@@ -1,4 +1,4 @@
--- Give out the slots of RQ's RateLimit, as rq.rate_limit does.
+-- Give out the slots of RQ's RateLimit, as rq.rate_limit does. Follows push_job.lua.
 --
 -- A job with a limit waits in a sorted set for one of the limit's slots. A job that is given one is put on its queue,
 -- and keeps the slot until it has ended.
@@ -10,38 +10,37 @@
 -- seconds   now, in Unix seconds
 -- text      now, as RQ writes times
 local function fill_slots(limit, most, seconds, text)
-    local key = '<prefix>:rl:' .. limit
-    local allowed, waiting = key .. ':allowed', key .. ':rate_limited'
-    local taken = redis.call('ZCARD', allowed)
-    while taken < most do
-        local first = redis.call('ZPOPMIN', waiting)[1]
-        if not first then
-            break
-        end
-        local job = '<prefix>:job:' .. first
-        local known = redis.pcall('HMGET', job, 'origin', 'status', 'enqueue_at_front')
-        if known[1] and known[2] == 'rate_limited' then
-            redis.call('ZADD', allowed, seconds, first)
-            redis.call(known[3] == '1' and 'LPUSH' or 'RPUSH', '<prefix>:queue:' .. known[1], first)
-            redis.call('HSET', job, 'status', 'queued', 'enqueued_at', text)
-            taken = redis.call('ZCARD', allowed)
-        end
+  local key = '<prefix>:rl:' .. limit
+  local allowed, waiting = key .. ':allowed', key .. ':rate_limited'
+  local taken = redis.call('ZCARD', allowed)
+  while taken < most do
+    local first = redis.call('ZPOPMIN', waiting)[1]
+    if not first then
+      break
     end
+    local job = '<prefix>:job:' .. first
+    local known = redis.pcall('HMGET', job, 'origin', 'status', 'enqueue_at_front')
+    if known[1] and known[2] == 'rate_limited' then
+      redis.call('ZADD', allowed, seconds, first)
+      push_job(first, '<prefix>:queue:' .. known[1], known[3] == '1' and 'LPUSH' or 'RPUSH', text)
+      taken = redis.call('ZCARD', allowed)
+    end
+  end
 end
 
 -- Let a job wait for a slot, and give it one if one is free. Arguments as fill_slots, and
 --
 -- id        the job's id; its record is there, with its origin
 local function enqueue_rate_limited(id, limit, most, seconds, text)
-    local key = '<prefix>:rl:' .. limit
-    -- Damaged ones fail here, before the first write.
-    redis.call('ZCARD', key .. ':rate_limited')
-    redis.call('ZCARD', key .. ':allowed')
-    redis.call('SADD', '<prefix>:rl-keys', limit)
-    redis.call('HSET', key, 'concurrency', most)
-    redis.call('HSET', '<prefix>:job:' .. id, 'status', 'rate_limited')
-    redis.call('ZADD', key .. ':rate_limited', seconds, id)
-    fill_slots(limit, most, seconds, text)
+  local key = '<prefix>:rl:' .. limit
+  -- Damaged ones fail here, before the first write.
+  redis.call('ZCARD', key .. ':rate_limited')
+  redis.call('ZCARD', key .. ':allowed')
+  redis.call('SADD', '<prefix>:rl-keys', limit)
+  redis.call('HSET', key, 'concurrency', most)
+  redis.call('HSET', '<prefix>:job:' .. id, 'status', 'rate_limited')
+  redis.call('ZADD', key .. ':rate_limited', seconds, id)
+  fill_slots(limit, most, seconds, text)
 end
 
 -- Give the slot of a run that has ended to the next job. The job may wait for a slot anew: it was enqueued again while
@@ -49,14 +48,14 @@ end
 --
 -- id        the job's id
 local function give_back_slot(id, limit, seconds, text)
-    local key = '<prefix>:rl:' .. limit
-    if redis.call('ZREM', key .. ':allowed', id) == 1 then
-        fill_slots(limit, tonumber(redis.call('HGET', key, 'concurrency') or '') or 0, seconds, text)
-    end
+  local key = '<prefix>:rl:' .. limit
+  if redis.call('ZREM', key .. ':allowed', id) == 1 then
+    fill_slots(limit, tonumber(redis.call('HGET', key, 'concurrency') or '') or 0, seconds, text)
+  end
 end
 
 -- Take a job out of its limit altogether. Arguments as give_back_slot.
 local function release_slot(id, limit, seconds, text)
-    redis.call('ZREM', '<prefix>:rl:' .. limit .. ':rate_limited', id)
-    give_back_slot(id, limit, seconds, text)
+  redis.call('ZREM', '<prefix>:rl:' .. limit .. ':rate_limited', id)
+  give_back_slot(id, limit, seconds, text)
 end

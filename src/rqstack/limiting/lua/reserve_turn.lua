@@ -16,13 +16,13 @@ local job, interval, kept = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local turn = redis.call('ZSCORE', KEYS[1], job)
 local last = tonumber(redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2] or '0')
 if ARGV[1] == 'enter' and (turn or last < now - kept) then
-    -- A job that has waited tries again; so does a new one when none waits. Others go to the end.
-    return '0'
+  -- A job that has waited tries again; so does a new one when none waits. Others go to the end.
+  return '0'
 end
 if turn then
-    -- Too early: it keeps its turn, after those before it.
-    local before = redis.call('ZCOUNT', KEYS[1], now - kept, '(' .. turn)
-    return string.format('%.3f', tonumber(ARGV[5]) + before * interval)
+  -- Too early: it keeps its turn, after those before it.
+  local before = redis.call('ZCOUNT', KEYS[1], now - kept, '(' .. turn)
+  return string.format('%.3f', tonumber(ARGV[5]) + before * interval)
 end
 turn = math.max(last + interval, now + tonumber(ARGV[5] or interval))
 redis.call('ZADD', KEYS[1], string.format('%.3f', turn), job)

@@ -16,12 +16,12 @@
 local fields = tonumber(ARGV[4]) * 2
 local entry = {}
 for i = 5, 4 + fields, 2 do
-    entry[ARGV[i]] = ARGV[i + 1]
+  entry[ARGV[i]] = ARGV[i + 1]
 end
 local old = redis.call('HMGET', KEYS[1], 'version', 'timetable', 'zone')
 if old[1] == entry['version'] and redis.call('ZSCORE', KEYS[4], ARGV[1]) then
-    redis.call('HSET', KEYS[1], 'source', entry['source'])
-    return 0
+  redis.call('HSET', KEYS[1], 'source', entry['source'])
+  return 0
 end
 redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('HSET', KEYS[1], unpack(ARGV, 5, 4 + fields))
@@ -29,19 +29,19 @@ redis.call('HSET', KEYS[2], unpack(ARGV, 5 + fields))
 local last = tonumber(redis.call('HGET', KEYS[3], 'last') or '-1') or -1
 local same_times = (not old[2]) or (old[2] == entry['timetable'] and old[3] == entry['zone'])
 if last >= 0 and same_times then
-    -- Its times are the same, or it was removed a moment ago (a deploy in several steps): continue from its last
-    -- firing, so that none is lost or repeated.
-    redis.call('PERSIST', KEYS[3])
-    redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
+  -- Its times are the same, or it was removed a moment ago (a deploy in several steps): continue from its last
+  -- firing, so that none is lost or repeated.
+  redis.call('PERSIST', KEYS[3])
+  redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
 else
-    -- Firings of the new timetable before now were never due.
-    if last < tonumber(ARGV[2]) then
-        redis.call('HSET', KEYS[3], 'last', ARGV[2])
-    end
-    redis.call('PERSIST', KEYS[3])
-    redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
+  -- Firings of the new timetable before now were never due.
+  if last < tonumber(ARGV[2]) then
+    redis.call('HSET', KEYS[3], 'last', ARGV[2])
+  end
+  redis.call('PERSIST', KEYS[3])
+  redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
 end
 if old[1] then
-    return 1
+  return 1
 end
 return 2

@@ -13,15 +13,15 @@
 -- Returns 1 if this call skipped them, else 0.
 
 if redis.call('HGET', KEYS[1], 'version') ~= ARGV[2] then
-    return 0
+  return 0
 end
 local last = tonumber(redis.call('HGET', KEYS[2], 'last') or '0') or 0
 if last > tonumber(ARGV[3]) then
-    return 0
+  return 0
 end
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
 if last == tonumber(ARGV[3]) then
-    return 0
+  return 0
 end
 redis.call('HSET', KEYS[2], 'last', ARGV[3])
 redis.pcall('HINCRBY', KEYS[2], 'skipped', ARGV[5])

@@ -9,12 +9,12 @@
 local now = redis.call('TIME')[1]
 local left = tonumber(ARGV[1])
 for _, queue in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-    local registry = '<prefix>:finished:' .. string.sub(queue, #'<prefix>:queue:' + 1)
-    local expired = redis.pcall('ZCOUNT', registry, 0, '(' .. now)
-    if type(expired) == 'number' and expired > 0 and left > 0 then
-        -- RQ gives jobs that never expire a score below 0, or +inf.
-        local first = redis.call('ZCOUNT', registry, '-inf', '(0')
-        left = left - redis.call('ZREMRANGEBYRANK', registry, first, first + math.min(expired, left) - 1)
-    end
+  local registry = '<prefix>:finished:' .. string.sub(queue, #'<prefix>:queue:' + 1)
+  local expired = redis.pcall('ZCOUNT', registry, 0, '(' .. now)
+  if type(expired) == 'number' and expired > 0 and left > 0 then
+    -- RQ gives jobs that never expire a score below 0, or +inf.
+    local first = redis.call('ZCOUNT', registry, '-inf', '(0')
+    left = left - redis.call('ZREMRANGEBYRANK', registry, first, first + math.min(expired, left) - 1)
+  end
 end
 return tonumber(ARGV[1]) - left

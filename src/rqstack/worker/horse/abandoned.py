@@ -96,13 +96,13 @@ def fail_abandoned(worker: BaseWorker, abandoned: AbandonedJob) -> bool:
                 is_notified = True
                 if job is not None:
                     _notify(worker, abandoned, job)
-            what = settle(connection, lease, _outcome(abandoned, job), call_id)
-            if what == "again":  # the reply of an earlier try was lost
+            recorded = settle(connection, lease, _outcome(abandoned, job), call_id)
+            if recorded == "again":  # the reply of an earlier try was lost
                 status: Any = worker.connection.hget(keys.JOB + lease.job_id, "status")
-                what = (status or b"failed").decode()
-            if what != "fenced":
+                recorded = (status or b"failed").decode()
+            if recorded != "fenced":
                 _count(worker, lease, job, "stopped" if abandoned.stopped else "killed")
-            if job is not None and what == "failed" and job.webhooks:
+            if job is not None and recorded == "failed" and job.webhooks:
                 job.send_webhooks(JobStatus.FAILED, exc_string=abandoned.reason)
             # If it runs again, with better code perhaps, its crashes are counted from zero.
             worker.connection.delete(keys.crashes(lease.job_id))

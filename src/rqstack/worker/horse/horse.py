@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -25,7 +26,7 @@ from rqstack.worker.horse.release_meta import note_release
 from rqstack.worker.horse.run_job import JobRunner
 from rqstack.worker.horse.running import Extras, RunningJob
 from rqstack.worker.horse.waiting_claim import WaitingClaim
-from rqstack.worker.limits import DONE, Limits
+from rqstack.worker.limits import DONE, RECYCLE, Limits
 from rqstack.worker.outcome import Outcome
 from rqstack.worker.scripts import CLAIM, SETTLE
 from rqstack.worker.settle import call_id_of, claim_arguments, fixed_keys, release_dependents, settle_arguments
@@ -172,12 +173,12 @@ class Horse:
             return reply
         outcomes, releasing, *claimed = reply
         self._ended, self._counted, self._rest_left = [], 0, False
-        if self._sent_counts and all(what == b"fenced" for what in outcomes):
+        if self._sent_counts and all(recorded == b"fenced" for recorded in outcomes):
             self._counters.put_back(self._sent_counts)
         if self._batching.is_taken_back():
-            outcomes = [b"again" if what == b"fenced" else what for what in outcomes]
-        for (running, outcome), what in zip(ended, outcomes, strict=True):
-            self._note(running, outcome, what.decode())
+            outcomes = [b"again" if recorded == b"fenced" else recorded for recorded in outcomes]
+        for (running, outcome), recorded in zip(ended, outcomes, strict=True):
+            self._note(running, outcome, recorded.decode())
         if releasing:
             with contextlib.suppress(RedisError):
                 release_dependents(self._connection)
@@ -193,6 +194,13 @@ class Horse:
                 self._waiting.end(self._connection)
                 return self._connection.run(CLAIM, tail)  # type: ignore[no-any-return]
             except Lost as error:
+                if _is_closed_here(error) and not self._signals.lost_files:
+                    # So nothing was sent. The outcome goes on record, and then this process ends.
+                    self._replace_files()
+                    if not self._ended:
+                        return [b"empty"]
+                    tail = self._arguments(time.time(), claim=False, idle=False)
+                    continue
                 self._worker.log.warning(
                     "Worker %s: Redis is unavailable (%s); trying again in %.1f s", self._worker.name, error, wait
                 )
@@ -209,6 +217,21 @@ class Horse:
                 self._signals.pause(pause)
             wait = min(wait * 2, 2.0)
 
+    def _replace_files(self) -> None:
+        """Open anew what a task has closed."""
+        self._log_lost_files()
+        self._connection.forget()
+        self._waiting.forget()
+        self._signals.renew()
+        self._counters.put_back(self._sent_counts)
+
+    def _log_lost_files(self) -> None:
+        ended = f" (job {self._ended[-1][0].job_id} ended last)" if self._ended else ""
+        self._worker.log.error(
+            "Worker %s: a job has closed files of its worker%s; another process takes its place",
+            *(self._worker.name, ended),
+        )
+
     def _arguments(self, now: float | None, *, claim: bool, idle: bool) -> tuple[Any, ...]:
         """Number of keys, keys and arguments of the scripts; see claim.lua and settle.lua."""
         monotonic = time.monotonic()
@@ -223,7 +246,7 @@ class Horse:
             now,
             idle=idle,
             meta=self._meta,
-            most=self._batching.size(self._jobs),
+            max_jobs=self._batching.size(self._jobs),
         )
         self._call_id = call_id_of(head)
         self._sent_counts = ()
@@ -273,7 +296,9 @@ class Horse:
         if hooks.before_job:
             hooks.run(hooks.before_job)
         try:
-            if has_meta == b"1":
+            if has_meta == b"origin":
+                running.damage = "its origin is no queue: Redis has other data under the keys of that name"
+            elif has_meta == b"1":
                 note_release(worker, running.job_id, self._release)
             self._ended.append((running, self._runner.run(running, timeout, ttl_text)))
         finally:
@@ -285,7 +310,8 @@ class Horse:
 
     def _begin(self, running: RunningJob) -> None:
         now = time.monotonic()
-        self._scoreboard.begin(self._index, now, now + running.timeout if running.timeout > 0 else 0.0)
+        deadline = now + running.timeout if running.timeout > 0 else 0.0
+        self._scoreboard.begin(self._index, now, deadline, running.execution)
 
     def _has_webhooks(self) -> bool:
         """Whether the last jobs have webhooks: they are sent after the record, before the next job is claimed."""
@@ -294,7 +320,7 @@ class Horse:
     def _count(self) -> None:
         """Count the jobs that have finished. Usually this happens while Redis records them; a later call sends it."""
         for running, outcome in self._ended[self._counted :]:
-            if outcome.what == "finished":
+            if outcome.ending == "finished":
                 self._add_count(running, outcome, "finished")
         self._counted = len(self._ended)
 
@@ -304,20 +330,22 @@ class Horse:
         if outcome.exception:
             self._counters.add_failure(running.queue, running.name, outcome.exception)
 
-    def _note(self, running: RunningJob, outcome: Outcome, what: str) -> None:
+    def _note(self, running: RunningJob, outcome: Outcome, recorded: str) -> None:
         """Count, announce and log what settle.lua has recorded a job as."""
         log = self._worker.log
-        if outcome.what != "finished" and what in ("failed", "retried", "again", "deleted", "superseded"):
-            self._add_count(running, outcome, "retried" if what == "retried" else "failed")
-        if what == "fenced":
+        if outcome.ending != "finished" and recorded in ("failed", "retried", "again", "deleted", "superseded"):
+            self._add_count(running, outcome, "retried" if recorded == "retried" else "failed")
+        if recorded == "fenced":
             log.warning(
                 "Worker %s: job %s was given to another worker meanwhile; this result is dropped",
                 self._worker.name,
                 running.job_id,
             )
         elif log.isEnabledFor(logging.DEBUG):
-            log.debug("Worker %s: %s: %s (%s) %s", self._worker.name, running.queue, running.name, running.job_id, what)
-        self._runner.announce(running, outcome, outcome.what if what == "again" else what)
+            log.debug(
+                "Worker %s: %s: %s (%s) %s", self._worker.name, running.queue, running.name, running.job_id, recorded
+            )
+        self._runner.announce(running, outcome, outcome.ending if recorded == "again" else recorded)
 
     def _reorder(self, queue: str) -> None:
         order = list(self._order)
@@ -339,6 +367,9 @@ class Horse:
         waiting = self._waiting
         look = max(_IDLE_LOOK, 4 * self._limits.block)
         self._batching.reset()
+        if not self._signals.check_files():
+            self._log_lost_files()
+            return None
         tail = None
         try:
             self._flush()
@@ -378,7 +409,7 @@ class Horse:
         """The exit code, if it is time to end."""
         if self._signals.stopping or os.getppid() != self._parent:
             return DONE
-        return self._limits.reached(self._jobs)
+        return RECYCLE if self._signals.lost_files else self._limits.reached(self._jobs)
 
     def _exit(self, code: int) -> int:
         with contextlib.suppress(RedisError):
@@ -391,6 +422,12 @@ class Horse:
 def _job_or_none(reply: list[Any] | None) -> list[Any] | None:
     """A reply of claim.lua; None for one that says there is no job."""
     return None if reply is None or reply[0] == b"empty" else reply
+
+
+def _is_closed_here(error: BaseException) -> bool:
+    """Whether a connection was lost since this process has closed it, or has another file of its number."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EBADF, errno.ENOTSOCK)
 
 
 def _waited(running: RunningJob) -> float | None:

@@ -20,7 +20,9 @@ class HorseSignals:
     def __init__(self) -> None:
         self.stopping = False
         """Whether SIGTERM has arrived."""
-        self.wakeup, self._wake = os.pipe()
+        self.lost_files = False
+        """Whether a task has closed files that were not its own."""
+        self._open()
         self._on_stop = self._stop
 
     def install(self) -> None:
@@ -42,8 +44,28 @@ class HorseSignals:
         if handler_of(_SIGTERM) is not self._on_stop:
             self.install()
 
+    def check_files(self) -> bool:
+        """Whether the pipe is still open. If a task has closed it there is another one from now on.
+
+        The old numbers may be those of other files by now, so they are left alone.
+        """
+        try:
+            if all(_identity(each) == self._pipe for each in (self.wakeup, self._wake)):
+                return True
+        except OSError:
+            pass
+        self.renew()
+        return False
+
+    def renew(self) -> None:
+        """Note that a task has closed the process's files, and open another pipe."""
+        self.lost_files = True
+        self._open()
+        self.install()
+
     def pause(self, seconds: float) -> None:
         """Sleep until SIGTERM arrives, or the time is over."""
+        self.check_files()
         until = time.monotonic() + seconds
         while not self.stopping and (remaining := until - time.monotonic()) > 0:
             select.select([self.wakeup], [], [], remaining)
@@ -60,5 +82,15 @@ class HorseSignals:
         os.close(self.wakeup)
         os.close(self._wake)
 
+    def _open(self) -> None:
+        self.wakeup, self._wake = os.pipe()
+        self._pipe = _identity(self.wakeup)
+
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         self.stopping = True
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    """What tells an open file from another one that has its number; OSError if none is open."""
+    stat = os.fstat(descriptor)
+    return stat.st_dev, stat.st_ino

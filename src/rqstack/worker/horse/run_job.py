@@ -65,10 +65,7 @@ class JobRunner:
                 running.timeout = seconds(timeout)
             self._begin(running)
             if running.data is None:
-                raise InvalidJob(
-                    f"the record of job {running.job_id} in Redis is damaged: it has no data, so nothing is known to "
-                    "run."
-                )
+                raise InvalidJob(f"the record of job {running.job_id} in Redis is damaged: {running.damage}.")
             ttl = self._worker.default_result_ttl if ttl_text is None else result_ttl(running, ttl_text)
             if running.extras is not None:
                 check_names(running.extras)
@@ -85,14 +82,14 @@ class JobRunner:
                     count_rejected(self._worker.connection, error)
             return self._fail(running, error)
 
-    def announce(self, running: RunningJob, outcome: Outcome, what: str) -> None:
+    def announce(self, running: RunningJob, outcome: Outcome, recorded: str) -> None:
         """Send a job's webhooks, after its outcome is on record.
 
         Args:
-            what: What settle.lua has recorded it as.
+            recorded: What settle.lua has recorded it as.
         """
-        if running.extras is not None and running.extras.webhooks and what in ("finished", "failed"):
-            send_webhooks(running.job, running.extras.webhooks, what, outcome.traceback)
+        if running.extras is not None and running.extras.webhooks and recorded in ("finished", "failed"):
+            send_webhooks(running.job, running.extras.webhooks, recorded, outcome.traceback)
 
     def _leave(self, running: RunningJob) -> NoReturn:
         """End a process that a task has forked: it would go on as a second horse, with the same connection."""
@@ -116,9 +113,9 @@ class JobRunner:
         outcome = self._outcome(running)
         outcome.result_ttl = ttl
         if isinstance(value, Snooze):
-            outcome.what, outcome.more = "snoozed", {"wait": value.wait}
+            outcome.ending, outcome.more = "snoozed", {"wait": value.wait}
         elif isinstance(value, Retry):
-            outcome.what = "retry"
+            outcome.ending = "retry"
             outcome.value = self._executor.serialize_result(value)
             intervals = [min(each, _MOST) for each in value.intervals]
             outcome.more = {"max": min(value.max, _MOST), "intervals": intervals, "at_front": value.enqueue_at_front}
@@ -135,7 +132,7 @@ class JobRunner:
     def _fail(self, running: RunningJob, error: BaseException) -> Outcome:
         worker, extras = self._worker, running.extras
         outcome = self._outcome(running)
-        outcome.what = "failed"
+        outcome.ending = "failed"
         job = self._ended_job(running, outcome, JobStatus.FAILED)
         text = _text(error)
         if extras is not None and extras.on_failure:
@@ -174,7 +171,7 @@ class JobRunner:
     def _add_more(self, running: RunningJob, outcome: Outcome) -> None:
         """Add the optional values for settle.lua."""
         # A snoozed job's function has not run, and its limit counts for RQ's own workers only (see limiting).
-        if outcome.what != "snoozed" and (fields := changes(running.job)):
+        if outcome.ending != "snoozed" and (fields := changes(running.job)):
             outcome.more["fields"] = [part for pair in fields.items() for part in pair]
         extras = running.extras
         if extras is not None and extras.rate_limit:
@@ -182,10 +179,14 @@ class JobRunner:
         if extras is not None and extras.webhooks:
             # Read while the job exists: its webhooks are sent after it may be gone.
             with contextlib.suppress(Exception):
-                self._ended_job(running, outcome, JobStatus(outcome.what)).enqueued_at  # noqa: B018
+                self._ended_job(running, outcome, JobStatus(outcome.ending)).enqueued_at  # noqa: B018
 
     def _read(self, running: RunningJob) -> Job | None:
-        """The job, as soon as Redis can be reached."""
+        """The job, as soon as Redis can be reached.
+
+        A stop does not end this: the job has begun, so it has its grace, as any other. After that the supervisor kills
+        the horse, and the job is put back.
+        """
         while True:
             try:
                 return read_job(self._worker, running.job_id, running.queue, running.timeout)

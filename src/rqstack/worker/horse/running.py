@@ -37,10 +37,11 @@ class RunningJob:
         queue: The queue's name.
         job_id: The job's id.
         execution: The id of this run of it.
-        data: Its payload as stored; None if its record has none.
+        data: Its payload as stored; None if its record has none, or is not to be used.
         enqueued_at: When it was enqueued, as stored.
         extras: None for a plain job.
         started: When it began, in Unix seconds.
+        damage: Why there is no data.
         timeout: Seconds it may run; 0 or less for no limit.
         name: Its function's name, as soon as it is known.
         arguments: Positional and named arguments, as soon as they are known.
@@ -54,6 +55,7 @@ class RunningJob:
     enqueued_at: bytes | None
     extras: Extras | None
     started: float
+    damage: str = "it has no data, so nothing is known to run"
     timeout: int = JOB_TIMEOUT
     name: str = "unknown"
     arguments: tuple[Sequence[Any], dict[str, Any]] = ((), {})

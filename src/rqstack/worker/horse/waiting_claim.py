@@ -55,6 +55,10 @@ class WaitingClaim:
         """As `RawConnection.close_copy`."""
         self._connection.close_copy()
 
+    def forget(self) -> None:
+        """As `RawConnection.forget`."""
+        self._connection.forget()
+
     def begin(self, tail: Sequence[Any]) -> None:
         """Begin to wait.
 

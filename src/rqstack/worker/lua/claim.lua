@@ -20,7 +20,8 @@
 -- Returns one of:
 --   {'jobs', job, …}, each {queue, id, execution id, data, timeout, result_ttl, enqueued_at, meta, extras}: meta is '1'
 --     if the job has other meta than ARGV[8], which was not written then; extras is '' for a plain job, else a list of
---     the fields that make it another kind (see job_reply)
+--     the fields that make it another kind (see job_reply). If the origin is not to be used, meta is 'origin' and data
+--     is missing: the job fails, on the queue where it was found
 --   {'empty'}
 --   {'suspended'}
 --   {'unregistered'}: the supervisor was taken for dead, so no supervisor would recover this job
@@ -102,8 +103,21 @@ local function next_job(was_idle)
   end
 end
 
+-- Whether the keys of a queue that a job's record names are of RQ's types. write.lua and recover.lua would replace, or
+-- fail at, what somebody else keeps there.
+local TYPES = {wip = 'zset', finished = 'zset', failed = 'zset', scheduled = 'zset', queue = 'list'}
+local function is_queue(name)
+  for kind, wanted in pairs(TYPES) do
+    local found = call('TYPE', '<prefix>:' .. kind .. ':' .. name).ok
+    if found ~= wanted and found ~= 'none' then return false end
+  end
+  return true
+end
+
 -- Record that a job runs. Returns its part of the reply.
-local function start(queue, id, execution, f, seconds)
+--
+-- is_refused  whether it is to fail at once, since its origin is no queue
+local function start(queue, id, execution, f, seconds, is_refused)
   local worker, iso, job_key = ARGV[1], ARGV[4], '<prefix>:job:' .. id
   write('ZADD', '<prefix>:wip:' .. queue, seconds + ARGV[6], id .. ':' .. execution)
   if ARGV[8] ~= '' and not f[12] then
@@ -113,6 +127,10 @@ local function start(queue, id, execution, f, seconds)
     call('HSET', job_key, 'status', 'started', 'last_heartbeat', iso, 'started_at', iso, 'worker_name', worker)
   end
   call('PERSIST', job_key)
+  if is_refused then
+    f[1] = false
+    return job_reply(queue, id, execution, f, 'origin')
+  end
   -- A run before this one has usually written the same.
   local has_other_meta = ARGV[8] ~= '' and f[12] and f[12] ~= ARGV[8]
   return job_reply(queue, id, execution, f, has_other_meta and '1' or '0')
@@ -163,9 +181,13 @@ local function claim(has_no_lease)
   local seconds, most = tonumber(call('TIME')[1]), tonumber(ARGV[9])
   local execution, lease = ARGV[3], nil
   while id do
-    local queue = f[5] or ''
-    if queue == '' or not is_name(queue) then queue = string.sub(queue_key, #'<prefix>:queue:' + 1) end
-    reply[#reply + 1] = start(queue, id, execution, f, seconds)
+    local queue, own, is_refused = f[5] or '', string.sub(queue_key, #'<prefix>:queue:' + 1), false
+    if queue == '' or not is_name(queue) then
+      queue = own
+    elseif queue ~= own and not is_queue(queue) then
+      queue, is_refused = own, true
+    end
+    reply[#reply + 1] = start(queue, id, execution, f, seconds, is_refused)
     local line = queue .. '\n' .. id .. ':' .. execution
     lease = lease and lease .. '\0' .. line or line
     -- One queue only, the first: a job of it that comes later must not wait for several of a lower priority.

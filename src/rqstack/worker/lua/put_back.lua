@@ -3,10 +3,10 @@
 -- worker_key      rq:worker:<worker>
 -- queue           the queue's name
 -- id, execution   of the job, and of its run
--- has_begun       whether it keeps the time at which it was started: it then runs alone, not in a batch
+-- runs_alone      whether it keeps the time at which it was started: it then runs alone, not in a batch
 --
 -- Returns whether it is back; if not, it was deleted, canceled, or enqueued again, meanwhile.
-local function put_back(worker_key, queue, id, execution, has_begun)
+local function put_back(worker_key, queue, id, execution, runs_alone)
   local job_key = '<prefix>:job:' .. id
   redis.call('ZREM', '<prefix>:wip:' .. queue, id .. ':' .. execution)
   forget_execution(worker_key, id, execution)
@@ -15,7 +15,7 @@ local function put_back(worker_key, queue, id, execution, has_begun)
   local status = record[1]
   if not status or status == 'canceled' or is_enqueued_again(status, record[3], worker) then return false end
   redis.call('HSET', job_key, 'status', 'queued', 'worker_name', '')
-  if not has_begun then redis.call('HSET', job_key, 'started_at', '') end
+  if not runs_alone then redis.call('HSET', job_key, 'started_at', '') end
   local ttl = math.floor(tonumber(record[2] or '') or 0)
   if ttl > 0 and ttl < 1e10 then redis.call('EXPIRE', job_key, ttl) end
   redis.call('LPUSH', '<prefix>:queue:' .. queue, id)

@@ -11,8 +11,8 @@
 -- ARGV[12]  executions of the worker's lease to be put back at the head of their queue, since they have not begun:
 --           '' for none, '*' for all that are left, or their ids with commas between
 -- ARGV[13]  how many outcomes follow, each of eleven values:
---             1  what: finished, failed, stopped (by a command: never retried), retry (the job returned rq.Retry),
---                snoozed (put back for later; no run is counted)
+--             1  its ending: finished, failed, stopped (by a command: never retried), retry (the job returned
+--                rq.Retry), snoozed (put back for later; no run is counted)
 --             2  job id      3  execution id      4  queue
 --             5  seconds the result is kept, if its record does not say so; -1 for no limit
 --             6  finished, retry: the serialized result, base64, '' for None; else the traceback, zlib and base64

@@ -1,5 +1,5 @@
 -- Record how a job of any kind ended: the function settle_any of settle.lua. Follows write.lua, lease.lua and these of
--- enqueue/lua: rate_limited.lua, put_on_queue.lua, dependents.lua and delete_job.lua. The comment of each function
+-- enqueue/lua: rate_limited.lua, put_on_queue.lua, dependents.lua and delete_job.lua; stale_slot.lua and claim.lua. The comment of each function
 -- names the method of RQ's that does the same.
 --
 -- at   place of its outcome in ARGV
@@ -61,7 +61,7 @@ end
 -- Queue the job again at once, or schedule it: rq.queue.Queue._enqueue_job and schedule_job.
 local function run_again(o, wait, at_front)
   local fields = call('HMGET', o.key, unpack(WAITING_FIELDS))
-  fields[1] = fields[1] or o.queue
+  if not fields[1] or (fields[1] ~= o.queue and not is_queue(fields[1])) then fields[1] = o.queue end
   if wait > 0 then
     expire_waiting(o.id, fields[3])
     call('HSET', o.key, 'status', 'scheduled')
@@ -131,7 +131,7 @@ end
 local function fail_or_retry(o, record)
   local left = seconds_of(record[5]) or 0
   redis.pcall('HINCRBY', worker_key, 'failed_job_count', 1)
-  if o.what == 'stopped' or left <= 0 or record[1] == 'canceled' then return fail(o, record, o.what) end
+  if o.ending == 'stopped' or left <= 0 or record[1] == 'canceled' then return fail(o, record, o.ending) end
   local known = call('HMGET', o.key, 'retry_intervals', 'enqueue_at_front_on_retry')
   local intervals = decode_list(known[1])
   call('HSET', o.key, 'retries_left', left - 1, 'ended_at', o.ended, 'last_heartbeat', o.ended)
@@ -161,17 +161,6 @@ local function snooze(o, record)
   return 'snoozed', false, false
 end
 
--- Give back the slot of a limit that a run still has, though its job was deleted, was enqueued again or is another's.
--- RQ keeps the slot for as long as a run of the job is on record.
-local function release_stale_slot(o)
-  local limit = o.more.limit
-  local status = limit and redis.pcall('HGET', o.key, 'status')
-  if limit and status ~= 'queued' and status ~= 'started'
-    and call('ZCARD', '<prefix>:executions:' .. o.id) == 0 then
-    pcall(give_back_slot, o.id, limit, math.floor(o.now), ARGV[4])
-  end
-end
-
 -- Record one outcome. Returns what it was recorded as, and whether dependents are left to be released.
 local function record_outcome(o)
   local record = redis.pcall('HMGET', o.key, unpack(RECORD))
@@ -181,21 +170,21 @@ local function record_outcome(o)
   -- A job that was canceled while it ran has left the registry; how it ended is recorded all the same, as by RQ.
   local was_started = redis.pcall('ZREM', '<prefix>:wip:' .. o.queue, o.id .. ':' .. o.execution) == 1
   if not record[1] and (is_damaged or call('EXISTS', o.key) == 0) then
-    release_stale_slot(o)
+    release_stale_slot(o.id, o.more.limit, math.floor(o.now), ARGV[4])
     return 'deleted'
   end
   if not was_started and record[1] ~= 'canceled' then
-    release_stale_slot(o)
+    release_stale_slot(o.id, o.more.limit, math.floor(o.now), ARGV[4])
     return 'fenced'
   end
-  if o.ran ~= '' and o.what ~= 'snoozed' then redis.pcall('HINCRBYFLOAT', worker_key, 'total_working_time', o.ran) end
+  if o.ran ~= '' and o.ending ~= 'snoozed' then redis.pcall('HINCRBYFLOAT', worker_key, 'total_working_time', o.ran) end
   if is_enqueued_again(record[1], record[2], ARGV[1]) then
-    if o.what == 'finished' then
+    if o.ending == 'finished' then
       add_result(o, 'finished')
-    elseif o.what ~= 'snoozed' then
-      add_result(o, o.what)
+    elseif o.ending ~= 'snoozed' then
+      add_result(o, o.ending)
     end
-    release_stale_slot(o)
+    release_stale_slot(o.id, o.more.limit, math.floor(o.now), ARGV[4])
     return 'superseded'
   end
   if o.more.fields then
@@ -203,11 +192,11 @@ local function record_outcome(o)
     record = call('HMGET', o.key, unpack(RECORD))
   end
   local what, keeps_slot, releases
-  if o.what == 'finished' then
+  if o.ending == 'finished' then
     what, keeps_slot, releases = finish(o, record)
-  elseif o.what == 'retry' then
+  elseif o.ending == 'retry' then
     what, keeps_slot, releases = retry(o, record)
-  elseif o.what == 'snoozed' then
+  elseif o.ending == 'snoozed' then
     what, keeps_slot, releases = snooze(o, record)
   else
     what, keeps_slot, releases = fail_or_retry(o, record)
@@ -220,7 +209,7 @@ local function record_outcome(o)
 end
 
 local more = ARGV[at + 10]
-return record_outcome({what = ARGV[at], id = ARGV[at + 1], execution = ARGV[at + 2], queue = ARGV[at + 3],
+return record_outcome({ending = ARGV[at], id = ARGV[at + 1], execution = ARGV[at + 2], queue = ARGV[at + 3],
   ttl = ARGV[at + 4], value = ARGV[at + 5], began = ARGV[at + 6], ran = ARGV[at + 7], ended = ARGV[at + 8],
   ended_at = ARGV[at + 9], more = more == '' and {} or cmsgpack.unpack(more), key = '<prefix>:job:' .. ARGV[at + 1],
   now = tonumber(ARGV[5])})

@@ -1,5 +1,6 @@
--- Write to a key that a job's record names. A key of another type was damaged by somebody: it is replaced, since a
--- script must not fail after its first write.
+-- Write to a key of a job, or of a queue. A key of another type was damaged by somebody: it is replaced, since a script
+-- must not fail after its first write. (A queue that only a job's record names is checked before: is_queue in claim.lua,
+-- run_again in settle_any.lua.)
 local function write(command, key, ...)
   local reply = redis.pcall(command, key, ...)
   if type(reply) == 'table' and reply.err then

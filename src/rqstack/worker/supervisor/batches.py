@@ -72,24 +72,23 @@ class BatchWatch:
                         log.warning("Redis is unavailable (%s); a batch of jobs is recorded later", error)
                         return
 
-    def settle_ended(self, index: int) -> None:
+    def settle_ended(self, index: int, keep: str = "") -> None:
         """Settle the batch of a horse that has ended: record the jobs that had ended, put back those not begun.
+
+        Args:
+            keep: An execution that is not put back, since its job is stopped; "" for none.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached. The call may be repeated.
         """
         batch = self._board.batch(index)
         if batch.size:
-            self._settle(index, batch)
+            self._settle(index, batch, keep)
         self._board.clear(index)
 
-    def running(self, index: int) -> int:
-        """The place of a horse's running job in its lease, from 0."""
-        batch = self._board.batch(index)
-        return batch.place if batch.size and batch.call_id != self._taken[index] else 0
-
-    def _settle(self, index: int, batch: Batch) -> None:
-        outcomes, rest = list(self._board.outcomes(index)), batch.not_begun()
+    def _settle(self, index: int, batch: Batch, keep: str = "") -> None:
+        outcomes = list(self._board.outcomes(index))
+        rest = [execution for execution in batch.not_begun() if execution != keep]
         if not outcomes and not rest:
             return
         names = (self._workers[index].name, self._supervisor)

@@ -68,20 +68,20 @@ class BlockingClaim:
         for connection in self._connections:
             connection.close_copy()
 
-    def begin(self, most: int | None = None) -> bool:
+    def begin(self, max_connections: int | None = None) -> bool:
         """Wait on the queues that are not waited on yet. Returns whether there were any.
 
         Args:
-            most: How many connections to open at most: each takes some round trips. None for no limit.
+            max_connections: How many connections to open at most: each takes some round trips. None for no limit.
         """
         begun = False
         for index, moment in enumerate(self._overdue_at):
             if moment is not None:
                 continue
-            if self._connections[index].socket is None and most is not None:
-                if not most:
+            if self._connections[index].socket is None and max_connections is not None:
+                if not max_connections:
                     break
-                most -= 1
+                max_connections -= 1
             self._open(index)
             self._connections[index].send(self._commands[index])
             self._overdue_at[index] = time.monotonic() + self._patience

@@ -13,6 +13,7 @@ from rqstack.worker.horse.abandoned import AbandonedJob, failure_reason
 
 if TYPE_CHECKING:
     from rqstack.worker.lease import Lease
+    from rqstack.worker.scoreboard import Scoreboard
     from rqstack.worker.supervisor.batches import BatchWatch
     from rqstack.worker.supervisor.pool import HorsePool, HorseSlot
     from rqstack.worker.supervisor.recovery import Recovery
@@ -25,13 +26,17 @@ class EndedHorses:
 
     Args:
         pool: The horses.
+        scoreboard: What they reported.
         recovery: Puts their jobs back.
         batches: What is known of their batches.
         max_crashes: Times a job may end its process.
     """
 
-    def __init__(self, pool: HorsePool, recovery: Recovery, batches: BatchWatch, max_crashes: int) -> None:
+    def __init__(
+        self, pool: HorsePool, scoreboard: Scoreboard, recovery: Recovery, batches: BatchWatch, max_crashes: int
+    ) -> None:
         self._pool = pool
+        self._scoreboard = scoreboard
         self._recovery = recovery
         self._batches = batches
         self._max_crashes = max_crashes
@@ -53,7 +58,7 @@ class EndedHorses:
                     "Worker %s: Redis is unavailable, so its job cannot be put back yet: %s", slot.worker.name, error
                 )
                 return
-            if abandoned := [lease for lease in leases if lease.what == "abandon"]:
+            if abandoned := [lease for lease in leases if lease.action == "abandon"]:
                 slot.failures = 0
                 slot.why = slot.why if slot.why != "done" else ""
                 for lease in abandoned:
@@ -71,18 +76,23 @@ class EndedHorses:
     def _put_back(self, slot: HorseSlot) -> list[Lease]:
         """Put back what a horse that has ended held. Returns its leases, also of jobs that are to be abandoned."""
         worker = slot.worker
-        self._batches.settle_ended(slot.index)
         stopped = worker._stopped_job_id
-        running = None if stopped is None else self._recovery.running(worker.name)
-        if running is not None and running[0] == stopped:
-            return self._recovery.put_back([worker.name], crashed=True, fail=True)
+        execution = "" if stopped is None else self._execution(worker.name, stopped)
+        self._batches.settle_ended(slot.index, keep=execution)
         is_overdue_or_killed = slot.why == "overrun" or (worker.killed_on_purpose and stopped is None)
         crashed = slot.why != "return" and stopped is None
-        leases = self._recovery.put_back([worker.name], crashed=crashed, fail=is_overdue_or_killed)
+        begun = self._scoreboard.execution(slot.index)
+        leases = self._recovery.put_back(
+            [worker.name], crashed=crashed, fail=is_overdue_or_killed, begun=begun, stopped=execution
+        )
         for lease in leases:
-            if lease.what == "requeued":
+            if lease.action == "requeued":
                 log.warning("Worker %s: job %s is back on %s", worker.name, lease.job_id, lease.queue)
         return leases
+
+    def _execution(self, worker: str, job_id: str) -> str:
+        """The execution of a job that the worker still holds; "" if it has ended."""
+        return next((execution for _, held, execution in self._recovery.jobs(worker) if held == job_id), "")
 
     def _abandon(self, slot: HorseSlot, lease: Lease) -> None:
         """Fail the job in a side job; the next horse starts when that is done."""

@@ -117,7 +117,7 @@ class Heartbeat:
             self._thorough_at = moment + _THOROUGH
         for slot in self._pool.slots:
             if slot.worker.name in reply.missing:
-                slot.worker.register_again(busy=self._recovery.running(slot.worker.name) is not None)
+                slot.worker.register_again(busy=bool(self._recovery.jobs(slot.worker.name)))
         if not (reply.known and self._has_scripts):  # Redis is new, was away, or has lost all it had
             # A horse that sends a script itself keeps half a megabyte for the rest of its life.
             for script in (CLAIM, SETTLE):
@@ -158,5 +158,5 @@ class Heartbeat:
         """Fail the jobs that have ended their process too often, each in a side job."""
         reason = failure_reason("with its whole worker", self._settings.max_crashes)
         for lease in leases:
-            if lease.what == "abandon":
+            if lease.action == "abandon":
                 self._pool.start_side_job(AbandonedJob(lease, reason))

@@ -107,7 +107,14 @@ class QueueWait:
         if not self._queue_keys or moment < self._retry_at:
             return
         try:
-            self._serve(readable, moment, main, recovery, active=active)
+            self._deliver(readable, moment, main, active=active)
+            if active and self._is_any_idle(moment):
+                self._go_on(moment)
+            elif self._waits.is_waiting and (not active or moment - self._idle_at > _LINGER):
+                self._pause(moment, main)
+            if moment >= self._return_at:
+                self._return_at = float("inf")
+                recovery.put_back([], crashed=False)
         except RedisError as error:
             log.debug("No waiting for jobs while Redis is unavailable: %s", error)
             self._waits.close()
@@ -123,9 +130,8 @@ class QueueWait:
         self._waits.close()
         self._scoreboard.close_bell()
 
-    def _serve(
-        self, readable: Container[int], moment: float, main: RawConnection, recovery: Recovery, *, active: bool
-    ) -> None:
+    def _deliver(self, readable: Container[int], moment: float, main: RawConnection, *, active: bool) -> None:
+        """Wake a horse for each job that Redis has moved here, or return the job to its queue."""
         for index in self._waits.receive(readable):
             if active and self._wake(main, moment):
                 self._return_at = min(self._return_at, moment + _TAKEN_WITHIN)
@@ -135,18 +141,19 @@ class QueueWait:
         # Before the horses are checked: one that becomes idle after that writes into the pipe.
         self._scoreboard.silence(silent=active and self._waits.is_complete)
         self._look_at = float("inf")
-        if active and self._is_any_idle(moment):
-            self._idle_at = moment
-            if self._waits.begin(_OPENED_AT_ONCE) and not self._waits.is_complete:
-                self._look_at = moment
-            self._scoreboard.silence(silent=self._waits.is_complete)
-        elif self._waits.is_waiting and (not active or moment - self._idle_at > _LINGER):
-            self._waits.end(main)
-            self._scoreboard.silence(silent=False)
-            self._return_at = moment
-        if moment >= self._return_at:
-            self._return_at = float("inf")
-            recovery.put_back([], crashed=False)
+
+    def _go_on(self, moment: float) -> None:
+        """Wait on every queue: a horse is idle."""
+        self._idle_at = moment
+        if self._waits.begin(_OPENED_AT_ONCE) and not self._waits.is_complete:
+            self._look_at = moment
+        self._scoreboard.silence(silent=self._waits.is_complete)
+
+    def _pause(self, moment: float, main: RawConnection) -> None:
+        """Wait no more: no horse is idle, or none may claim."""
+        self._waits.end(main)
+        self._scoreboard.silence(silent=False)
+        self._return_at = moment  # what was moved here until now goes back at once
 
     def _wake(self, main: RawConnection, moment: float) -> bool:
         """Wake one idle horse, if there is one."""

@@ -117,25 +117,24 @@ class Recovery:
             schema,
         )
 
-    def put_back(self, workers: Sequence[str], *, crashed: bool, fail: bool = False) -> list[Lease]:
+    def put_back(
+        self, workers: Sequence[str], *, crashed: bool, fail: bool = False, begun: str = "", stopped: str = ""
+    ) -> list[Lease]:
         """Put back what workers of this supervisor hold, whose horses have ended.
 
         Args:
             workers: Their names.
             crashed: It counts as a crash of the running job.
             fail: A running job is not put back but returned as one to abandon.
+            begun: The execution that the horse had begun last; "" for none.
+            stopped: The execution that a command has stopped: returned as one to abandon; "" for none.
         """
         mode = "fail" if fail else "crash" if crashed else "return"
-        return self._recover(self._supervisor, self._queues, workers, mode, dead=False)
+        return self._recover(self._supervisor, self._queues, workers, mode, dead=False, begun=begun, stopped=stopped)
 
-    def running(self, worker: str, place: int = 0) -> tuple[str, str] | None:
-        """The ids of the job that a worker of this supervisor runs and of its execution; None if it runs none.
-
-        Args:
-            place: The place of the job in the worker's lease, from 0.
-        """
-        jobs = jobs_of(self._connection.call("HGET", keys.running(self._supervisor), worker))
-        return jobs[min(place, len(jobs) - 1)][1:] if jobs else None
+    def jobs(self, worker: str) -> list[tuple[str, str, str]]:
+        """The jobs that a worker of this supervisor runs or has claimed: each its queue, its id and its execution."""
+        return jobs_of(self._connection.call("HGET", keys.running(self._supervisor), worker))
 
     def take_over(self, supervisor: str) -> list[Lease]:
         """Put back what the workers of a dead supervisor hold, and forget them."""
@@ -157,7 +156,7 @@ class Recovery:
             if beat is None:
                 found = self._recover_dead(supervisor, again=True)
                 held += found
-                if any(job.what == "abandon" for job in found):
+                if any(job.action == "abandon" for job in found):
                     self._connection.call("ZADD", keys.DEAD_SUPERVISORS, f"{now:.3f}", supervisor)
                 elif late:
                     self._connection.call("DEL", keys.supervisor(supervisor), keys.running(supervisor))
@@ -196,6 +195,8 @@ class Recovery:
         mode: str,
         *,
         dead: bool,
+        begun: str = "",
+        stopped: str = "",
     ) -> list[Lease]:
         reply: list[Any] = self._connection.run(
             RECOVER,
@@ -208,6 +209,9 @@ class Recovery:
                 supervisor if dead else "",
                 str(self._dead_after),
                 self._supervisor,
+                format_seconds(time.time()),
+                begun,
+                stopped,
                 len(queues),
                 *queues,
                 *workers,

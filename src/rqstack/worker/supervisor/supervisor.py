@@ -38,7 +38,7 @@ from rqstack.worker.supervisor.batches import INTERVAL, BatchWatch
 from rqstack.worker.supervisor.commands import CommandListener
 from rqstack.worker.supervisor.ended_horses import EndedHorses
 from rqstack.worker.supervisor.heartbeat import Heartbeat
-from rqstack.worker.supervisor.pool import HorsePool
+from rqstack.worker.supervisor.pool import HorsePool, HorseSlot
 from rqstack.worker.supervisor.queue_wait import QueueWait
 from rqstack.worker.supervisor.recovery import Recovery
 from rqstack.worker.supervisor.reload import CodeWatch
@@ -99,7 +99,9 @@ class Supervisor:
         self._queue_wait = QueueWait(
             first.connection, self._id, first.queue_keys(), limits.block, self._scoreboard, len(workers)
         )
-        self._ended_horses = EndedHorses(self._pool, self._recovery, self._batches, settings.max_crashes)
+        self._ended_horses = EndedHorses(
+            self._pool, self._scoreboard, self._recovery, self._batches, settings.max_crashes
+        )
         schema = SharedSchema(settings, client_url(first.connection))
         self._heartbeat = Heartbeat(
             self._recovery, self._connection, schema, settings, self._pool, self._scoreboard, self._id
@@ -249,20 +251,32 @@ class Supervisor:
                 worker.log.info("Worker %s: shutdown was asked for", worker.name)
                 worker._shutdown_requested_date = now()
                 self._pool.retire(slot)
-            elif command == "kill-horse" and not self._scoreboard.busy_since(slot.index):
-                worker.log.info("Worker %s is not working, kill horse command ignored", worker.name)
-            elif slot.pid:
+            else:
                 with contextlib.suppress(RedisError):
-                    self._note_execution(worker, self._batches.running(slot.index))
-                    handle_command(worker, payload)
+                    self._obey(slot, payload)
                 worker.executions.clear()
 
-    def _note_execution(self, worker: BaseWorker, place: int) -> None:
-        """Tell RQ's worker object what its horse runs: RQ looks for it there when it carries out a command."""
-        worker._executions = []  # RQ's cache of what was read from Redis before
-        if (running := self._recovery.running(worker.name, place)) is not None:
-            job_id, execution = running
+    def _obey(self, slot: HorseSlot, payload: dict[str, Any]) -> None:
+        """Carry out a command that concerns a horse's job."""
+        worker = slot.worker
+        jobs = self._recovery.jobs(worker.name) if slot.pid else []
+        begun = self._scoreboard.execution(slot.index)
+        running = next((job for job in jobs if job[2] == begun), None)
+        if payload["command"] == "kill-horse" and (
+            not jobs or (running is not None and not self._scoreboard.busy_since(slot.index))
+        ):
+            worker.log.info("Worker %s is not working, kill horse command ignored", worker.name)
+            return
+        if running is None and jobs:
+            # Claimed and not begun: any of them can still be stopped.
+            running = next((job for job in jobs if job[1] == payload.get("job_id")), jobs[0])
+        # RQ looks there for what the horse runs.
+        worker._executions = []  # its cache of what was read from Redis before
+        if running is not None:
+            _, job_id, execution = running
             worker.executions = {execution: Execution(execution, job_id, worker.connection, worker.name)}
+        if slot.pid:
+            handle_command(worker, payload)
 
     def _clean_registries(self, moment: float) -> None:
         """Clean RQ's registries in a side job, at RQ's interval."""

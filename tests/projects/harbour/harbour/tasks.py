@@ -34,14 +34,14 @@ def work(seconds: float = 0.0) -> str:
 
 
 @task
-def fail() -> None:
+def fail(seconds: float = 0.0) -> None:
     """Fail each time."""
     note("begin")
     raise ValueError("no")
 
 
 @task
-def fail_once() -> str:
+def fail_once(seconds: float = 0.0) -> str:
     """Fail the first time."""
     job_id = note("begin")
     if Path(os.environ[JOURNAL]).read_text().count(f"begin {job_id} ") == 1:

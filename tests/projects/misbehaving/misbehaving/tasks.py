@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +14,8 @@ from collections.abc import Callable
 from rq import get_current_job
 
 from rqstack import task
+
+_kept: list[int] = []
 
 
 class Mute(Exception):
@@ -61,6 +65,24 @@ def close_all() -> str:
     """Close every file of the process."""
     os.closerange(3, 4096)
     return "closed"
+
+
+@task
+def close_pipes() -> int:
+    """Close the pipes of the process, but nothing else."""
+    for number in range(3, 256):
+        with contextlib.suppress(OSError):
+            if stat.S_ISFIFO(os.fstat(number).st_mode):
+                os.close(number)
+    return os.getpid()
+
+
+@task
+def close_and_open() -> int:
+    """Close every file of the process, and take the numbers for others."""
+    os.closerange(3, 256)
+    _kept.extend(os.open(os.devnull, os.O_RDWR) for _ in range(60))
+    return os.getpid()
 
 
 @task
