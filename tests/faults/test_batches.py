@@ -96,7 +96,7 @@ def test_others_run_what_has_not_begun(fleet: Fleet, tmp_path: Path) -> None:
 def test_a_killed_horse_loses_only_what_it_ran(fleet: Fleet, tmp_path: Path) -> None:
     flag = tmp_path / "held"
     run_into(fleet, flag)
-    os.kill(fleet.horses()[0], signal.SIGKILL)
+    os.kill(fleet.journal()[-1].pid, signal.SIGKILL)
     release(fleet, flag)
     fleet.finish(["held", *BEFORE, *AFTER])
     assert fleet.begun() == dict.fromkeys([*BEFORE, *AFTER], 1) | {"held": 2}

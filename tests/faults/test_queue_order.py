@@ -82,34 +82,36 @@ def test_strict_order(fleet: Fleet, most: float) -> None:
 
 
 def test_an_idle_horse_takes_the_higher_of_two(fleet: Fleet) -> None:
-    """Redis moves a low job to an idle horse, and a high one comes before the horse has asked for its work."""
+    """Redis moves a job to an idle horse, and another one is put before it: the claim is of the one that is first."""
     from rqstack.transport import keys
     from rqstack.transport.raw import RawConnection
-    from rqstack.worker.claim_wait import BlockingClaim
+    from rqstack.worker.horse.waiting_claim import WaitingClaim
     from rqstack.worker.scripts import CLAIM
     from rqstack.worker.settle import claim_arguments
 
     client = fleet.client
     queue_keys = ["rq:queue:high", "rq:queue:low"]
     client.zadd(keys.SUPERVISORS, {"supervisor": time.time()})
-    channel, waiters = RawConnection(client), BlockingClaim(client, "worker", queue_keys, 5.0)
+    channel, waiting = RawConnection(client), WaitingClaim(client, "worker", "rq:queue:low", 5.0)
+    channel.load(CLAIM)
     begin, end = os.pipe()
     try:
-        waiters.wait(begin, 0)
-        fleet.enqueue(["low-1", "low-2"], queue="low")
-        assert waiters.wait(begin, 20)
-        assert client.lrange("rqstack:claim:worker:rq:queue:low", 0, -1) == [b"low-1"]
-        fleet.enqueue(["high-1"], queue="high")
         fixed_keys = ("rq:worker:worker", keys.running("supervisor"), keys.SUPERVISORS)
-        tail = claim_arguments(fixed_keys, queue_keys, ("worker", "supervisor"), time.time(), idle=True)
-        status, job = waiters.claim(channel, tail)
+        tail = claim_arguments(fixed_keys, queue_keys, ("worker", "supervisor"), None, idle=True)
+        waiting.begin(tail)
+        with client.pipeline(transaction=True) as pipe:  # the wait ends when both are there
+            for job_id, queue in (("low-1", "low"), ("low-2", "low"), ("high-1", "high")):
+                pipe.hset(f"rq:job:{job_id}", mapping={"data": "", "origin": queue, "status": "queued"})
+                pipe.rpush(f"rq:queue:{queue}", job_id)
+            pipe.execute()
+        status, job = waiting.wait(begin, 20)
         assert [status, *job[:2]] == [b"jobs", b"high", b"high-1"]
         assert client.lrange("rq:queue:low", 0, -1) == [b"low-1", b"low-2"]
         assert client.keys("rqstack:claim:*") == []
         # The same call again, as after a lost reply, is the same job.
         assert channel.run(CLAIM, tail)[1][:3] == job[:3]
     finally:
-        waiters.close()
+        waiting.close()
         channel.close()
         os.close(begin)
         os.close(end)

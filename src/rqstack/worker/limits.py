@@ -16,6 +16,9 @@ RECYCLE = 73
 _LONGEST_BLOCK = 60.0
 """Seconds that one wait in Redis takes at most, with many queues."""
 
+OVERDUE = 5.0
+"""Seconds after which a wait that Redis should have ended counts as cut off."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -11,6 +11,7 @@ _CLAIM = (
     "worker/lua/write.lua",
     "worker/lua/executions.lua",
     Function("check_lease()", _LEASE, "worker/lua/check_lease.lua"),
+    Function("set_clock(seconds, micros)", "worker/lua/clock.lua"),
     "worker/lua/claim.lua",
 )
 _RATE_LIMITED = ("enqueue/lua/push_job.lua", "enqueue/lua/rate_limited.lua")

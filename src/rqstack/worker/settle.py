@@ -36,7 +36,7 @@ def claim_arguments(
     first_keys: Sequence[str],
     queue_keys: Sequence[str],
     names: tuple[str, str],
-    now: float,
+    now: float | None,
     *,
     idle: bool = False,
     meta: bytes = b"",
@@ -49,7 +49,7 @@ def claim_arguments(
         first_keys: From `fixed_keys`.
         queue_keys: The queues, in order of priority.
         names: The worker's name, and the id of its supervisor.
-        now: Unix seconds.
+        now: Unix seconds; None for Redis's clock, by a call that waits in Redis for a job.
         idle: The horse was idle.
         meta: Serialized meta for jobs that have none.
         max_jobs: How many jobs to claim at most.
@@ -61,8 +61,7 @@ def claim_arguments(
         *queue_keys,
         *names,
         call_id or new_call_id(),
-        format_micros(int(now * 1e6)),
-        f"{now:.6f}",
+        *(("", "") if now is None else (format_micros(int(now * 1e6)), f"{now:.6f}")),
         EXECUTION_TTL,
         b"1" if idle else b"0",
         meta,

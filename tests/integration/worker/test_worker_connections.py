@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import select
 
 import pytest
 from redis import Redis
@@ -12,7 +12,7 @@ from redis.retry import Retry
 
 from rqstack.transport import keys
 from rqstack.transport.raw import RawConnection
-from rqstack.worker.claim_wait import BlockingClaim
+from rqstack.worker.supervisor.claim_wait import BlockingClaim
 from support.redis_server import RedisServer
 
 MANY = 150
@@ -24,16 +24,15 @@ def test_a_channel_comes_back_after_many_losses(connection: Redis) -> None:
     for number in range(MANY):
         assert channel.call("INCR", "counter") == number + 1
         channel.close()
-    quiet = os.pipe()
     waiters = BlockingClaim(connection, "w", ["rq:queue:a", "rq:queue:b"], 5)
     for _ in range(MANY // 2):
         connection.rpush("rq:queue:b", "job")
-        assert waiters.wait(quiet[0], 10)
+        waiters.begin()
+        readable, _, _ = select.select(waiters.sockets, [], [], 10)
+        assert waiters.receive([each.fileno() for each in readable]) == [1]
         waiters.stop(channel)
     assert connection.llen(keys.claim("w", "rq:queue:b")) == MANY // 2
     channel.close()
-    for descriptor in quiet:
-        os.close(descriptor)
 
 
 def test_a_channel_comes_back_after_a_long_outage(own_redis: RedisServer) -> None:

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import signal
+import time
 from collections import Counter
 from typing import Any
 
@@ -209,7 +210,7 @@ class Jobs(RuleBasedStateMachine):
     def claim(self, horse: int, idle: bool) -> None:
         rider = self.riders[horse]
         if rider.job_id is None:
-            tail = rider.horse._arguments(claim=True, idle=idle)
+            tail = rider.horse._arguments(None if idle else time.time(), claim=True, idle=idle)
             self.note_claim(rider, rider.horse._connection.run(CLAIM, tail), CLAIM, tail, resent=idle)
 
     @rule(horse=horses, queue=st.integers(0, 1))
@@ -236,7 +237,7 @@ class Jobs(RuleBasedStateMachine):
             return
         name = outcome.job_id
         owner = self.owner(name, rider)
-        tail = rider.horse._arguments(claim=claim_next, idle=False)
+        tail = rider.horse._arguments(time.time(), claim=claim_next, idle=False)
         (what,), _, *reply = rider.horse._connection.run(SETTLE, tail)
         if owner:
             assert what == (b"finished" if outcome.ending == "finished" else what)

@@ -135,6 +135,9 @@ def test_a_changed_job_whose_horse_dies_gives_its_slot_back_at_once(
     elif change == "deleted":
         running.job("first").delete()
     else:
+        # Those that wait for a slot are in order by whole seconds.
+        since = running.redis.zscore("rq:rl:one:rate_limited", "second")
+        running.until(lambda: running.redis.time()[0] > since, "the next second")
         enqueue(running, "hold", "first")
         assert slots(running) == ([b"first"], [b"second", b"first"])
     if whole_worker:

@@ -12,20 +12,20 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from rqstack.processes import hooks
 from rqstack.transport import keys
 from rqstack.transport.protocol import pack
 from rqstack.transport.raw import Lost, RawConnection
 from rqstack.transport.timestamps import parse
-from rqstack.worker.claim_wait import BlockingClaim
 from rqstack.worker.horse.batching import Batching
 from rqstack.worker.horse.counters import Counters
 from rqstack.worker.horse.horse_signals import HorseSignals
 from rqstack.worker.horse.release_meta import note_release
 from rqstack.worker.horse.run_job import JobRunner
 from rqstack.worker.horse.running import Extras, RunningJob
+from rqstack.worker.horse.waiting_claim import WaitingClaim
 from rqstack.worker.limits import DONE, RECYCLE, Limits
 from rqstack.worker.outcome import Outcome
 from rqstack.worker.scripts import CLAIM, SETTLE
@@ -75,7 +75,7 @@ class Horse:
         self._connection = RawConnection(self._client)
         self._queue_keys: list[str] = worker.queue_keys()
         # Its supervisor waits on the other queues, for all of its horses.
-        self._blocking_claim = BlockingClaim(self._client, worker.name, self._queue_keys[:1], limits.block)
+        self._waiting = WaitingClaim(self._client, worker.name, self._queue_keys[0], limits.block)
         self._runner = JobRunner(worker, self._begin)
         # A batch is of one queue; with another strategy the next job may be of another one.
         is_allowed = worker.work_strategy == "default"
@@ -105,12 +105,12 @@ class Horse:
             redis.exceptions.RedisError: Redis cannot be reached, or refuses the user.
         """
         self._connection.open(retry=False)
-        self._blocking_claim.open(retry=False)
+        self._waiting.open(retry=False)
 
     def close_copy(self) -> None:
         """Close this process's copies of what the horse has open; the horse was forked, and keeps its own."""
         self._connection.close_copy()
-        self._blocking_claim.close_copy()
+        self._waiting.close_copy()
         self._signals.close()
 
     def run(self) -> int:
@@ -122,12 +122,15 @@ class Horse:
         random.seed()
         idle_since = time.monotonic()
         idle = True
+        claimed: list[Any] | None = None
         while True:
-            ending = self._exit_code()
-            if not self._ended and ending is not None:
-                return self._exit(ending)
-            status, jobs = self._settle_and_claim(claim=ending is None and not self._has_webhooks(), idle=idle)
-            idle = False
+            if claimed is None:
+                ending = self._exit_code()
+                if not self._ended and ending is not None:
+                    return self._exit(ending)
+                claimed = self._settle_and_claim(claim=ending is None and not self._has_webhooks(), idle=idle)
+            status, *jobs = claimed
+            claimed, idle = None, False
             if status == b"jobs":
                 self._run_all(jobs)
                 idle_since = time.monotonic()
@@ -139,8 +142,8 @@ class Horse:
                     left = self._limits.max_idle - (time.monotonic() - idle_since)
                     if left <= 0:
                         return self._exit(DONE)
-                self._wait(left)
-                idle = True
+                claimed = self._wait(left)
+                idle = claimed is None
             elif status == b"suspended":
                 if self._limits.burst:
                     return self._exit(DONE)
@@ -157,16 +160,17 @@ class Horse:
 
     # -- calls
 
-    def _settle_and_claim(self, *, claim: bool, idle: bool) -> tuple[bytes, list[Any]]:
+    def _settle_and_claim(self, *, claim: bool, idle: bool) -> list[Any]:
         """Record how the last jobs ended, if there are any, and claim the next.
 
         Returns:
-            What claim.lua returns: a status, b"" if it was not to claim, and what follows it.
+            What claim.lua returns, or a list of b"" if it was not to claim.
         """
         ended = self._ended
-        reply = self._call(claim=claim, idle=idle)
+        self._now = time.time()
+        reply = self._call(self._arguments(self._now, claim=claim, idle=idle))
         if not ended:
-            return reply[0], reply[1:]
+            return reply
         outcomes, releasing, *claimed = reply
         self._ended, self._counted, self._rest_left = [], 0, False
         if self._sent_counts and all(recorded == b"fenced" for recorded in outcomes):
@@ -178,25 +182,24 @@ class Horse:
         if releasing:
             with contextlib.suppress(RedisError):
                 release_dependents(self._connection)
-        return (claimed[0], claimed[1:]) if claimed else (b"", [])
+        return claimed or [b""]
 
-    def _call(self, *, claim: bool, idle: bool) -> list[Any]:
-        """Call settle.lua or claim.lua; repeats the same call until Redis has answered."""
-        tail = self._arguments(claim=claim, idle=idle)
+    def _call(self, tail: tuple[Any, ...]) -> list[Any]:
+        """Call settle.lua, or claim.lua if no job has ended; repeats the same call until Redis has answered."""
         wait = 0.05
         while True:
             try:
                 if self._ended:
                     return self._connection.run(SETTLE, tail, meanwhile=self._count)  # type: ignore[no-any-return]
-                if not claim:
-                    return [b"empty"]
-                if idle:
-                    return self._blocking_claim.claim(self._connection, tail)  # type: ignore[no-any-return]
+                self._waiting.end(self._connection)
                 return self._connection.run(CLAIM, tail)  # type: ignore[no-any-return]
             except Lost as error:
                 if _is_closed_here(error) and not self._signals.lost_files:
                     # So nothing was sent. The outcome goes on record, and then this process ends.
-                    tail, claim = self._after_lost_files(idle=idle), False
+                    self._replace_files()
+                    if not self._ended:
+                        return [b"empty"]
+                    tail = self._arguments(time.time(), claim=False, idle=False)
                     continue
                 self._worker.log.warning(
                     "Worker %s: Redis is unavailable (%s); trying again in %.1f s", self._worker.name, error, wait
@@ -205,7 +208,6 @@ class Horse:
                 # Loading, out of memory, a full disk: Redis is there but does not accept it now.
                 self._worker.log.error("Worker %s: Redis refuses: %s; trying again", self._worker.name, error)
                 wait = max(wait, 1.0)
-            self._blocking_claim.close()
             if self._signals.stopping and not self._ended:
                 return [b"empty"]
             pause = wait * random.uniform(0.5, 1.5)
@@ -215,14 +217,13 @@ class Horse:
                 self._signals.pause(pause)
             wait = min(wait * 2, 2.0)
 
-    def _after_lost_files(self, *, idle: bool) -> tuple[Any, ...]:
-        """A task has closed the process's files. Returns arguments of a call that claims no further job."""
+    def _replace_files(self) -> None:
+        """Open anew what a task has closed."""
         self._log_lost_files()
         self._connection.forget()
-        self._blocking_claim.forget()
+        self._waiting.forget()
         self._signals.renew()
         self._counters.put_back(self._sent_counts)
-        return self._arguments(claim=False, idle=idle)
 
     def _log_lost_files(self) -> None:
         ended = f" (job {self._ended[-1][0].job_id} ended last)" if self._ended else ""
@@ -231,13 +232,13 @@ class Horse:
             *(self._worker.name, ended),
         )
 
-    def _arguments(self, *, claim: bool, idle: bool) -> tuple[Any, ...]:
+    def _arguments(self, now: float | None, *, claim: bool, idle: bool) -> tuple[Any, ...]:
         """Number of keys, keys and arguments of the scripts; see claim.lua and settle.lua."""
-        self._now = now = time.time()
-        if not idle and now - self._claims_checked > _CLAIM_LISTS:
+        monotonic = time.monotonic()
+        if not idle and monotonic - self._claims_checked > _CLAIM_LISTS:
             idle = True
         if idle:
-            self._claims_checked = now
+            self._claims_checked = monotonic
         head = claim_arguments(
             self._fixed_keys,
             self._order,
@@ -251,7 +252,6 @@ class Horse:
         self._sent_counts = ()
         if not self._ended:
             return head
-        monotonic = time.monotonic()
         if self._counters.is_due(monotonic):
             self._count()  # else the counts of a long job would wait for the end of the next one
             self._sent_counts = self._counters.take(monotonic)
@@ -358,29 +358,43 @@ class Horse:
 
     # -- waiting and ending
 
-    def _wait(self, left: float | None) -> None:
-        """Wait until Redis has moved a job here, a signal has arrived, or `left` seconds are over."""
-        waits = self._blocking_claim
+    def _wait(self, left: float | None) -> list[Any] | None:
+        """Wait for a job, a signal, or `left` seconds.
+
+        Returns:
+            What claim.lua returns; None if there is no job.
+        """
+        waiting = self._waiting
         look = max(_IDLE_LOOK, 4 * self._limits.block)
         self._batching.reset()
         if not self._signals.check_files():
             self._log_lost_files()
-            return
+            return None
+        tail = None
         try:
             self._flush()
             until = time.monotonic() + min(look, look if left is None else left)
-            while not self._signals.stopping and (remaining := until - time.monotonic()) > 0:
-                if waits.begin():
-                    self._scoreboard.wait(self._index, waits.client_id)
-                if waits.wait(self._signals.wakeup, remaining):
-                    return
-                self._signals.clear()
+            claimed = None
+            while claimed is None and not self._signals.stopping and (remaining := until - time.monotonic()) > 0:
+                if not waiting.is_waiting:
+                    tail = self._arguments(None, claim=True, idle=True)
+                    waiting.begin(tail)
+                    self._scoreboard.wait(self._index, waiting.client_id)
+                claimed = _job_or_none(waiting.wait(self._signals.wakeup, remaining))
+                if claimed is None:
+                    self._signals.clear()
+            claimed = claimed or _job_or_none(waiting.end(self._connection))
         except RedisError as error:
-            self._worker.log.warning("Worker %s: Redis is unavailable (%s)", self._worker.name, error)
-            waits.close()
-            self._signals.pause(random.uniform(0.1, 0.5))
+            waiting.close()
+            if not isinstance(error, NoScriptError):
+                self._worker.log.warning("Worker %s: Redis is unavailable (%s)", self._worker.name, error)
+                self._signals.pause(random.uniform(0.1, 0.5))
+            # Redis may have claimed a job: the same call again tells.
+            claimed = None if tail is None else _job_or_none(self._call(tail))
         finally:
             self._scoreboard.leave(self._index)
+        self._now = time.time()
+        return claimed
 
     def _flush(self) -> None:
         if not self._counters:
@@ -399,10 +413,15 @@ class Horse:
 
     def _exit(self, code: int) -> int:
         with contextlib.suppress(RedisError):
-            self._blocking_claim.stop(self._connection)
             self._flush()
+        self._waiting.close()
         self._connection.close()
         return code
+
+
+def _job_or_none(reply: list[Any] | None) -> list[Any] | None:
+    """A reply of claim.lua; None for one that says there is no job."""
+    return None if reply is None or reply[0] == b"empty" else reply
 
 
 def _is_closed_here(error: BaseException) -> bool:

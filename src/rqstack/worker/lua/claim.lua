@@ -1,4 +1,4 @@
--- Take the next jobs for a horse: all or nothing. Follows write.lua, executions.lua and check_lease.lua.
+-- Take the next jobs for a horse: all or nothing. Follows write.lua, executions.lua, check_lease.lua and clock.lua.
 --
 -- KEYS[1]  rq:worker:<worker>             the worker's record, RQ's
 -- KEYS[2]  rqstack:running:<supervisor>   hash: worker -> its lease
@@ -9,8 +9,9 @@
 -- ARGV[2]  supervisor id
 -- ARGV[3]  id of this call: 32 hexadecimal digits, the last two 01; a repeated call has the same. The executions that
 --          begin have it too, the last two digits being their number
--- ARGV[4]  now, as RQ writes times (2026-01-31T12:00:00.000000Z)
--- ARGV[5]  now, in Unix seconds with a fraction
+-- ARGV[4]  now, as RQ writes times (2026-01-31T12:00:00.000000Z); '' for Redis's clock, where the call has waited in
+--          Redis, behind a BLMOVE
+-- ARGV[5]  now, in Unix seconds with a fraction; '' as well
 -- ARGV[6]  seconds until the execution counts as abandoned, for RQ's registries
 -- ARGV[7]  '1' if the horse was idle: Redis may have moved jobs to its claim lists
 -- ARGV[8]  serialized meta for a job that has none yet: which release of the task code runs it; '' for none
@@ -92,12 +93,10 @@ local function pop(list)
 end
 
 -- Queue key, id and fields of the next job.
-local function next_job()
-  put_back_claims(ARGV[7] == '1')
-  if ARGV[7] == '1' then
-    -- An idle horse usually finds nothing: one command shows that, however many queues there are.
-    if call('EXISTS', unpack(KEYS, 4)) == 0 then return end
-  end
+local function next_job(was_idle)
+  put_back_claims(was_idle)
+  -- An idle horse usually finds nothing: one command shows that, however many queues there are.
+  if was_idle and call('EXISTS', unpack(KEYS, 4)) == 0 then return end
   for i = 4, #KEYS do
     local id, f = pop(KEYS[i])
     if id then return KEYS[i], id, f end
@@ -154,6 +153,14 @@ local function claim(has_no_lease)
     end
     if #reply > 1 then return reply end
   end
+  local was_idle = ARGV[7] == '1'
+  if ARGV[5] == '' then
+    put_back_claims(was_idle)
+    if call('EXISTS', unpack(KEYS, 4)) == 0 then return {'empty'} end
+    was_idle = false
+    local time = call('TIME')
+    set_clock(tonumber(time[1]), tonumber(time[2]))
+  end
   if call('EXISTS', '<prefix>:suspended') == 1 then
     put_back_claims(true)
     note_idle('suspended')
@@ -164,7 +171,7 @@ local function claim(has_no_lease)
     note_idle()
     return {'unregistered'}
   end
-  local queue_key, id, f = next_job()
+  local queue_key, id, f = next_job(was_idle)
   if not id then
     note_idle('idle')
     return {'empty'}

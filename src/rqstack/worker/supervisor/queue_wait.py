@@ -3,8 +3,8 @@
 A horse waits in Redis on its first queue only, so there it is woken directly. On the other queues its supervisor waits.
 When Redis has moved a job to the supervisor's claim list, the supervisor wakes an idle horse by ending that horse's own
 wait (CLIENT UNBLOCK). Redis's answer tells whether the horse was still waiting, so no two jobs rely on one horse. The
-horse then claims as always: what was moved goes back to its queue, and the first job in the order of the queues is
-taken. A job for which no horse is idle goes back at once, to the head of its queue.
+horse's claim, which waits behind its wait, then runs as always: what was moved goes back to its queue, and the first
+job in the order of the queues is taken. A job for which no horse is idle goes back at once, to the head of its queue.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from rqstack.transport import keys
-from rqstack.worker.claim_wait import BlockingClaim
+from rqstack.worker.supervisor.claim_wait import BlockingClaim
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -162,7 +162,7 @@ class QueueWait:
             client_id, ticket = self._scoreboard.waiting(index)
             if self._is_idle(index, moment):
                 self._away[index] = ticket, moment + _AWAY
-                if main.call("CLIENT", "UNBLOCK", client_id, "ERROR"):
+                if main.call("CLIENT", "UNBLOCK", client_id):
                     self._next = index + 1
                     return True
         return False

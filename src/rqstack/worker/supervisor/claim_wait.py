@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import time
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,13 +11,10 @@ from redis.exceptions import ResponseError, TimeoutError
 from rqstack.transport import keys
 from rqstack.transport.protocol import pack
 from rqstack.transport.raw import RawConnection
-from rqstack.worker.scripts import CLAIM
+from rqstack.worker.limits import OVERDUE
 
 if TYPE_CHECKING:
     from redis import Redis
-
-_OVERDUE = 5.0
-"""Seconds after which a wait that Redis should have ended counts as cut off."""
 
 
 class BlockingClaim:
@@ -29,7 +25,7 @@ class BlockingClaim:
 
     Args:
         client: As for `RawConnection`.
-        owner: The owner of the claim lists to which jobs are moved: a worker's name, or a supervisor's id.
+        owner: The owner of the claim lists to which jobs are moved: a supervisor's id.
         queue_keys: The queues.
         seconds: How long one BLMOVE blocks. Redis may move a job to an owner that was cut off for as long as that.
     """
@@ -38,15 +34,10 @@ class BlockingClaim:
         self._commands = [
             pack("BLMOVE", key, keys.claim(owner, key), "LEFT", "RIGHT", str(seconds)) for key in queue_keys
         ]
-        self._connections = [RawConnection(client, seconds + _OVERDUE, 1024) for _ in queue_keys]
+        self._connections = [RawConnection(client, seconds + OVERDUE, 1024) for _ in queue_keys]
         self._client_ids = [0] * len(queue_keys)
         self._overdue_at: list[float | None] = [None] * len(queue_keys)  # None: not waiting
-        self._patience = seconds + _OVERDUE
-
-    @property
-    def client_id(self) -> int:
-        """The client id of the first queue's connection, for CLIENT UNBLOCK."""
-        return self._client_ids[0]
+        self._patience = seconds + OVERDUE
 
     @property
     def is_waiting(self) -> bool:
@@ -76,12 +67,6 @@ class BlockingClaim:
         """As `RawConnection.close_copy`."""
         for connection in self._connections:
             connection.close_copy()
-
-    def forget(self) -> None:
-        """As `RawConnection.forget`."""
-        for index, connection in enumerate(self._connections):
-            connection.forget()
-            self._overdue_at[index] = None
 
     def begin(self, max_connections: int | None = None) -> bool:
         """Wait on the queues that are not waited on yet. Returns whether there were any.
@@ -126,42 +111,6 @@ class BlockingClaim:
             elif now > moment:
                 raise TimeoutError("Redis did not end a wait for jobs in time")
         return moved
-
-    def wait(self, wakeup: int, timeout: float) -> bool:
-        """Wait for a job.
-
-        Args:
-            wakeup: A file descriptor that ends the wait when it can be read.
-            timeout: Seconds.
-
-        Returns:
-            Whether Redis has moved a job, or another client has ended the wait. `claim` must be called in any case.
-        """
-        self.begin()
-        poll = select.poll()
-        poll.register(wakeup, select.POLLIN)
-        for socket in self.sockets:
-            poll.register(socket, select.POLLIN)
-        overdue = min(moment for moment in self._overdue_at if moment is not None) - time.monotonic()
-        readable = poll.poll(max(min(timeout, overdue), 0) * 1000 + 1)
-        return bool(self.receive([number for number, _ in readable]))
-
-    def claim(self, main: RawConnection, tail: Sequence[Any]) -> Any:
-        """End all waiting, and claim the first job there is, in the order of the queues.
-
-        The waiting ends before the script runs, in the same trip: the script puts back what was moved meanwhile, at
-        the head of its queue.
-
-        Args:
-            main: The connection for the call.
-            tail: As for `RawConnection.run`.
-
-        Returns:
-            What claim.lua returns.
-        """
-        reply = main.run(CLAIM, tail, self._unblock())
-        self._read_all()
-        return reply
 
     def end(self, main: RawConnection) -> None:
         """End all waiting, so that Redis moves nothing more to this owner's claim lists."""
