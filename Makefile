@@ -9,7 +9,7 @@ START   = $(RUN) stack start --mode $(MODE) $(addprefix --scale ,$(SCALE))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup start stop status logs start-rq-mon stop-rq-mon deploy-tasks rollback-tasks test lint dashboards lock package-table diagram bench faults clean
+.PHONY: help setup start stop status logs start-rq-mon stop-rq-mon stop-mon deploy-tasks rollback-tasks test lint dashboards lock package-table diagram bench faults clean
 
 help: ## Print this
 	@echo "make TARGET [MODE=auto|local|compose] [SCALE=worker=8] [PYTHON=python3]"
@@ -57,6 +57,9 @@ start-rq-mon: .venv/.installed ## Start the stack with rq-exporter, Prometheus, 
 
 stop-rq-mon: .venv/.installed ## Stop everything, monitoring included
 	@$(RUN) stack stop --mode $(MODE) --monitoring
+
+stop-mon: .venv/.installed ## Stop monitoring alone
+	@$(RUN) stack stop --mode $(MODE) --only-monitoring
 
 deploy-tasks: .venv/.installed ## Ship the code in tasks/ to the running workers, without restarting one
 	@$(RUN) stack deploy-tasks --mode $(MODE)

@@ -78,10 +78,7 @@ class ComposeStack:
 
     def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """`docker compose` as a person types it in the home."""
-        files = [
-            part for name in (".env", "var/images.env") if (self.home / name).is_file() for part in ("--env-file", name)
-        ]
-        return self.run("docker", "compose", *files, *arguments, check=check)
+        return self.run("docker", "compose", *arguments, check=check)
 
     def docker(self, *arguments: str, check: bool = True) -> str:
         return self.run("docker", *arguments, check=check).stdout

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import click
 
+from rqstack.cli.output import INTERRUPTED
 from rqstack.errors import RqstackError
 
 # name -> (module of the command, attribute, line in `rqstack --help`)
@@ -28,9 +29,6 @@ COMMANDS = {
     "wait": ("rqstack.cli.wait", "wait", "Wait until jobs have ended."),
     "worker": ("rqstack.cli.worker", "worker", "Run workers."),
 }
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as in shells."""
 
 
 class LazyGroup(click.Group):

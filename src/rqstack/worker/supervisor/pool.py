@@ -87,6 +87,9 @@ class HorsePool:
         self._watch = watch
         self._check_code_at = 0.0
         self._restart_at = 0.0
+        self.code = ""
+        """The version of the task code that horses have loaded, or will; "" where nobody watches it."""
+        self._next_code = ""
         self._forkserver: Forkserver
         self._next: Forkserver | None = None
         self._former: list[Forkserver] = []
@@ -96,6 +99,8 @@ class HorsePool:
 
     def open(self) -> None:
         """Start the first forkserver."""
+        if self._watch is not None:
+            self.code = self._watch.version
         self._forkserver = Forkserver(self._load, self._prepare)
 
     def close(self) -> None:
@@ -183,6 +188,7 @@ class HorsePool:
         if self._watch.has_changed():
             if self._next is not None:
                 self._next.kill()
+            self._next_code = self._watch.version
             self._next = Forkserver(self._load, self._prepare)
 
     def read_messages(self) -> None:
@@ -234,6 +240,7 @@ class HorsePool:
         log.info("The task code has changed: horses are replaced as they end their jobs")
         self._former.append(self._forkserver)
         self._forkserver, self._next = forkserver, None
+        self.code = self._next_code
         forkserver.ready = True
         for slot in self.slots:
             if slot.pid and not slot.why:
