@@ -197,7 +197,7 @@ def test_a_network_that_docker_keeps_is_not_a_stop_that_failed(
     docker = tmp_path / "docker"
     docker.write_text(
         f"#!/bin/sh\ncase $* in\n*' ps '*) echo '{left}';;\n"
-        "*' config '*) echo '{{\"name\": \"a\"}}';;\nps*) ;;\n"
+        "*' config '*) echo '{\"name\": \"a\"}';;\nps*) ;;\n"
         f"*) echo '{reason}' >&2; exit 1;;\nesac\n"
     )
     docker.chmod(0o755)

@@ -42,10 +42,13 @@ def complete(root: Path, *, is_new: bool) -> None:
     # A stack of a release that did not remember them may run.
     known = read_env_file(root / "var" / "stack.env") | ({} if is_copy else recorded)
     taken = {int(users.get(each) or known.get(each) or 0) for each in PORTS}
+    # Where Redis finds its port in use, another clone probably has it, so leave it the other ports too.
+    shift = 0 if ports.is_free(_DEFAULTS["REDIS_PORT"]) else ports.offset(root)
     for each in PORTS:
         if each in users or (each in recorded and not is_copy):
             continue
-        port = int(known.get(each) or ports.choose(each, _DEFAULTS[each], is_explicit=False, root=root, taken=taken))
+        wanted = _DEFAULTS[each] + shift
+        port = int(known.get(each) or ports.choose(each, wanted, is_explicit=False, root=root, taken=taken))
         taken.add(port)
         values[each] = port
     generated.update(root, values)

@@ -38,6 +38,9 @@ ADDRESSES = {
 }
 """Title and address of each service, without the port."""
 
+SECOND_PULL_TIMEOUT = 10.0
+"""Seconds that further pulls may take where no registry has answered."""
+
 LOGINS = {
     "dashboard": "  user {settings.dashboard_username}, password: DASHBOARD_PASSWORD in .env",
     "grafana": "  user admin, password: GRAFANA_PASSWORD in .env",
@@ -167,10 +170,16 @@ def _provide_images(compose: Compose, pull_timeout: float, report: Report) -> No
     """Pull or build missing images, and remember in `.env` what `docker compose` needs to know of them."""
     root = compose.root
     is_users = generated.is_users(root, GRAFANA_PROFILE)
-    config = compose.config(None if is_users else {GRAFANA_PROFILE: ""})
+    with_grafana = None if is_users else {GRAFANA_PROFILE: ""}
+    config = compose.config(with_grafana)
     found = images.ensure(root, images.external_images(config), pull_timeout, report)
+    if found.built:
+        # No registry answers, so a plain `docker compose` with monitoring could not pull its images later.
+        config = Compose(root, monitoring=True).config(with_grafana)
+        rest = {name: image for name, image in images.external_images(config).items() if name not in found.seen}
+        found = found.joined(images.ensure(root, rest, min(pull_timeout, SECOND_PULL_TIMEOUT), report))
     values: dict[str, str | int | None] = dict(found.built)
-    if "grafana" in config["services"] and not is_users:
+    if "grafana" in found.seen and not is_users:
         # The plain command leaves it out as well: a profile that nobody asks for.
         values[GRAFANA_PROFILE] = "grafana" if "grafana" in found.left_out else None
     generated.update(root, values)

@@ -29,12 +29,18 @@ class Result:
     """The outcome of `ensure`.
 
     Args:
+        seen: The services whose images were needed.
         built: Images that were built, by environment variable.
         left_out: Optional services whose image is not available.
     """
 
+    seen: tuple[str, ...]
     built: Mapping[str, str]
     left_out: tuple[str, ...]
+
+    def joined(self, other: Result) -> Result:
+        """This outcome and another one."""
+        return Result(self.seen + other.seen, {**self.built, **other.built}, self.left_out + other.left_out)
 
 
 def external_images(config: Mapping[str, Any]) -> dict[str, str]:
@@ -68,7 +74,7 @@ def ensure(root: Path, needed: Mapping[str, str], pull_timeout: float, report: R
     """
     missing = {name: image for name, image in needed.items() if not is_present(image)}
     if not missing:
-        return Result({}, ())
+        return Result(tuple(needed), {}, ())
     failed = _pull(missing, pull_timeout, report)
     left_out = tuple(name for name in failed if name in OPTIONAL)
     to_build = [name for name in failed if name in BUILDABLE]
@@ -84,7 +90,7 @@ def ensure(root: Path, needed: Mapping[str, str], pull_timeout: float, report: R
         built = _build(root, to_build, report)
     if left_out:
         report(f"Left out: {', '.join(left_out)}. The image cannot be pulled, and Debian has no package for it.")
-    return Result(built, left_out)
+    return Result(tuple(needed), built, left_out)
 
 
 def is_present(image: str) -> bool:

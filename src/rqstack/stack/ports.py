@@ -29,6 +29,11 @@ def is_free(port: int) -> bool:
     return True
 
 
+def offset(root: Path) -> int:
+    """How far from the default ports a home looks for others: 100 to 999, another number for almost each home."""
+    return 100 + zlib.crc32(os.fsencode(root)) % 900
+
+
 def choose(setting: str, port: int, *, is_explicit: bool, root: Path, taken: Collection[int] = ()) -> int:
     """Return the port if it is free, or another free port if the user has not set it.
 
@@ -49,8 +54,8 @@ def choose(setting: str, port: int, *, is_explicit: bool, root: Path, taken: Col
             ".env or the environment."
         )
     # Below those that the system gives to outgoing connections: such a port is taken again and again for a moment.
-    offset = 100 + zlib.crc32(os.fsencode(root)) % 900
-    near = next((each for each in range(port + offset, port + offset + 50) if each not in taken and is_free(each)), 0)
+    first = port + offset(root)
+    near = next((each for each in range(first, first + 50) if each not in taken and is_free(each)), 0)
     if near:
         return near
     with socket.socket() as probe:
