@@ -7,6 +7,9 @@ PIP    := .venv/bin/python -m pip install -qq --disable-pip-version-check
 RUN    := .venv/bin/rqstack
 START   = $(RUN) stack start --mode $(MODE) $(addprefix --scale ,$(SCALE))
 
+# Virtual environments hold their own path, so one that came along with a folder that was moved is made anew.
+MOVED := $(if $(wildcard .venv/bin/rqstack),$(shell grep -qsF '$(realpath .venv)/bin/' .venv/bin/rqstack || echo moved))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup start stop status logs start-rq-mon stop-rq-mon stop-mon deploy-tasks rollback-tasks test lint dashboards lock package-table diagram bench faults clean
@@ -17,13 +20,18 @@ help: ## Print this
 
 # -- The environment: locked requirements, then this package from where it is
 
-.venv/bin/python:
+.venv/bin/python: $(MOVED)
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11. Name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@echo "Making the environment .venv"
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
-.venv/.installed: requirements/build.txt requirements/local.txt pyproject.toml | .venv/bin/python
+.PHONY: moved
+moved:
+	@echo "This folder was moved, or .venv was copied: making .venv anew"
+	@rm -rf .venv
+
+.venv/.installed: requirements/build.txt requirements/local.txt pyproject.toml $(MOVED) | .venv/bin/python
 	@echo "Installing the locked requirements"
 	@$(PIP) --require-hashes -r requirements/build.txt
 	@$(PIP) --require-hashes -r requirements/local.txt

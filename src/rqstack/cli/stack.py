@@ -36,6 +36,13 @@ def _scale(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     return scale
 
 
+def _warn_of_unknown_settings() -> None:
+    from rqstack.settings.unknown import unknown_settings
+
+    for line in unknown_settings():
+        click.echo(f"Warning: {line}", err=True)
+
+
 SCALE = click.option(
     "--scale", multiple=True, callback=_scale, metavar="NAME=N", help="Number of instances of a process; repeatable."
 )
@@ -52,6 +59,7 @@ def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
     from rqstack.stack import mode as modes
 
     checkout.check(home())
+    _warn_of_unknown_settings()
     chosen, reason = modes.choose(mode)
     if reason:
         click.echo(reason)
@@ -156,6 +164,7 @@ def setup() -> None:
     from rqstack.stack import checkout, env
 
     checkout.check(home())
+    _warn_of_unknown_settings()
     is_new = env.setup()
     click.echo(f"{'Created' if is_new else 'Kept'} {home() / '.env'}.")
 

@@ -19,6 +19,7 @@ from rqstack.errors import RqstackError, WorkerError
 from rqstack.processes.liveness import WORKER, Liveness
 from rqstack.processes.logs import configure
 from rqstack.registry.preload import preload, preloaded_settings
+from rqstack.settings.unknown import unknown_settings
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -69,6 +70,8 @@ def run_worker(
     given = {name: value for name, value in given.items() if value} | ({"reload": True} if reload else {})
     settings = replace(preloaded_settings(), **given)
     configure(settings)
+    for line in unknown_settings():
+        log.warning("%s", line)
     names = tuple(queues) or settings.queues
     if settings.queue_backend:
         from rqstack.backends.consumer import Consumer

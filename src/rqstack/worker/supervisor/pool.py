@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rqstack.errors import SettingsError
-from rqstack.processes.exit_status import describe
+from rqstack.processes.exit_status import describe, likely_cause
 from rqstack.processes.parent import wait_for_end
 from rqstack.worker.limits import DONE, RECYCLE
 from rqstack.worker.supervisor.forkserver import Died, Forked, Forkserver, Load, Order, Prepare, Ready
@@ -302,7 +302,9 @@ class HorsePool:
             if os.WEXITSTATUS(status) == DONE and not slot.why and not slot.worker.killed_on_purpose:
                 slot.why = "done"
         else:
-            log.warning("Worker %s: the horse has ended: %s", slot.worker.name, describe(status))
+            on_purpose = bool(slot.why) or slot.worker.killed_on_purpose
+            cause = "" if on_purpose else likely_cause(status)
+            log.warning("Worker %s: the horse has ended: %s%s", slot.worker.name, describe(status), cause)
 
     def _note_side_job_exit(self, side_job: int, status: int) -> None:
         self._sent.discard(side_job)
