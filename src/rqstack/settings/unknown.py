@@ -25,10 +25,12 @@ def unknown_settings() -> Iterator[str]:
     declared = [setting for cls in (Settings, StackSettings) for setting in declared_settings(cls).values()]
     names = {name for setting in declared for name in setting.names}
     known = names | OTHER | {f"{setting.name}_FILE" for setting in declared if setting.is_secret}
+    endings = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
     path = home() / ".env"
     for where, values in (("the environment", os.environ), (str(path), read_env_file(path))):
         for name in sorted(values):
             if name.upper().startswith(PREFIX) and name.upper() not in known:
-                near = get_close_matches(name.upper(), names, n=1)
-                hint = f" Did you mean {near[0]}?" if near else ""
+                # Without the prefix, which would make any two names similar.
+                near = get_close_matches(name.upper().removeprefix(PREFIX), endings, n=1)
+                hint = f" Did you mean {PREFIX}{near[0]}?" if near else ""
                 yield f"{name} in {where} is no setting of rqstack, so it has no effect.{hint}"
