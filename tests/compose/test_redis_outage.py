@@ -38,8 +38,8 @@ def test_nobody_is_unhealthy_or_restarted_while_redis_is_away(new_stack: Compose
     assert "Redis cannot be reached" in ready.stderr or "no answer from Redis" in ready.stderr
 
     stack.compose("start", "redis")
-    (identity,) = stack.enqueue("rqstack.smoke.check", [[20]])
-    assert stack.wait([identity])[identity][:2] == ["finished", 21]
+    (identity,) = stack.enqueue("rqstack.smoke.check", [[21]])
+    assert stack.wait([identity])[identity][:2] == ["finished", 42]
     for service, container in before.items():
         now = stack.containers(service)[0]
         assert now["Id"] == container["Id"], service

@@ -36,7 +36,7 @@ def clones(tmp_path: Path) -> Iterator[list[ComposeStack]]:
 
 
 def result(clone: ComposeStack) -> str:
-    identity = clone.rqstack("trigger", ADD, "20").stdout.split()[-1]
+    identity = clone.rqstack("trigger", ADD, "21").stdout.split()[-1]
     clone.rqstack("wait", "--timeout", "60", identity)
     return clone.rqstack("result", identity).stdout.strip()
 
@@ -61,23 +61,23 @@ def test_two_clones_run_at_the_same_time(clones: list[ComposeStack]) -> None:
         assert f"redis://127.0.0.1:{value['REDIS_PORT']}/0" in status
         (worker, *_) = clone.containers("worker")
         assert worker["Config"]["Image"] == f"rqstack/worker:{clone.project}"
-        assert result(clone) == "21"
+        assert result(clone) == "42"
 
     # Stopping one leaves the other, and afterwards plain compose is enough, for the command line too.
     first.rqstack("stack", "stop")
     assert first.containers() == []
-    assert result(second) == "21"
+    assert result(second) == "42"
     first.compose("up", "--detach", "--wait", "--scale", "worker=2")
     assert not (first.home / "var" / "stack.env").exists()
     assert first.healthy("worker") == 2
     assert first.rqstack("health", "--ready").stdout == "ok: Redis answers\n"
-    assert result(first) == "21"
+    assert result(first) == "42"
     first.compose(*MONITORING, "up", "--build", "--detach", "--wait")
     assert first.healthy("rq-exporter") == first.healthy("dashboard") == first.healthy("prometheus") == 1
     stopped = first.rqstack("stack", "stop", "--only-monitoring").stdout
     assert "Stopped alertmanager, dashboard" in stopped
     assert first.containers("dashboard") == []
-    assert result(first) == "21"
+    assert result(first) == "42"
     assert (first.home / ".env").read_text().partition(generated.END)[2] == own
 
     # A copy of a folder is another stack.
