@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rqstack.stack import generated
-from support.compose_stack import PORTS, ComposeStack
+from support.compose_stack import ComposeStack
 
 ADD = "rqstack.smoke.check"
 
@@ -52,8 +52,7 @@ def test_two_clones_run_at_the_same_time(clones: list[ComposeStack]) -> None:
     assert first.project != second.project
     assert all(clone.project.startswith("rqstack-") for clone in clones)
     values = [generated.read(clone.home) for clone in clones]
-    ports = [[value[f"{name}_PORT"] for name in PORTS] for value in values]
-    assert not set(ports[0]) & set(ports[1])
+    assert values[0]["REDIS_PORT"] != values[1]["REDIS_PORT"]
     assert [clone.healthy("worker") for clone in clones] == [1, 2]
     for clone, value in zip(clones, values, strict=True):
         status = clone.rqstack("stack", "status").stdout
