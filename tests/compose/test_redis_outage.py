@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 from support.compose_stack import ComposeStack
@@ -16,7 +17,8 @@ def test_nobody_is_unhealthy_or_restarted_while_redis_is_away(new_stack: Compose
     stack = new_stack
     with (stack.home / ".env").open("a") as file:
         file.write("HEALTH_INTERVAL=1s\n")
-    stack.start("--monitoring")
+    said = stack.start("--monitoring").stdout
+    assert re.search(r"^Jobs page .*  user admin, password: DASHBOARD_PASSWORD in \.env$", said, re.MULTILINE)
     before = {service: stack.containers(service)[0] for service in SERVICES}
     stack.compose("stop", "redis")
     stopped = time.monotonic()

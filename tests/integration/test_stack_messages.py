@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 from rqstack.stack import generated
 from support.paths import ROOT
 from support.processes import environment_without, rqstack_command
+from support.waiting import until
 
 
 def run(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -141,3 +143,31 @@ def test_a_project_from_outside_comes_without_its_environment_and_is_known_here(
     assert "billing.tasks.bill" in run(checkout, "tasks", "list").stdout
     assert "billing.tasks.bill" in run(checkout, "tasks", "list", RQSTACK_PROJECTS="billing").stdout
     assert "there is no such project" in run(checkout, "tasks", "check", RQSTACK_PROJECTS="biling").stderr
+
+
+def test_an_interrupted_start_says_what_still_runs(checkout: Path, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "docker-compose.yml", checkout)
+    (checkout / "tasks").mkdir()
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    config = '{"name": "a", "services": {}}'
+    docker.write_text(
+        f"#!/bin/sh\ncase $* in\n*' config '*) echo '{config}';;\n*' up '*) touch {tmp_path}/begun; sleep 60;;\nesac\n"
+    )
+    docker.chmod(0o755)
+    environment = environment_without("RQSTACK_", "REDIS_")
+    environment |= {"RQSTACK_HOME": str(checkout), "PATH": f"{docker.parent}:{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        rqstack_command("stack", "start", "--mode", "compose"),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until((tmp_path / "begun").exists, 60)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == (
+        "Interrupted. Containers that have started still run. To stop them: make stop\n"
+    )
+    assert process.returncode == 130
