@@ -7,9 +7,12 @@ PIP    := .venv/bin/python -m pip install -qq --disable-pip-version-check
 RUN    := .venv/bin/rqstack
 START   = $(RUN) stack start --mode $(MODE) $(addprefix --scale ,$(SCALE))
 
+# Virtual environments hold their own path, so one that came along with a folder that was moved is made anew.
+MOVED := $(if $(wildcard .venv/bin/rqstack),$(shell grep -qsF '$(realpath .venv)/bin/' .venv/bin/rqstack || echo moved))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup start stop status logs start-rq-mon stop-rq-mon deploy-tasks rollback-tasks test lint dashboards lock package-table diagram bench faults clean
+.PHONY: help setup start stop status logs start-rq-mon stop-rq-mon stop-mon deploy-tasks rollback-tasks test lint dashboards lock package-table diagram bench faults clean
 
 help: ## Print this
 	@echo "make TARGET [MODE=auto|local|compose] [SCALE=worker=8] [PYTHON=python3]"
@@ -17,13 +20,18 @@ help: ## Print this
 
 # -- The environment: locked requirements, then this package from where it is
 
-.venv/bin/python:
+.venv/bin/python: $(MOVED)
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11. Name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@echo "Making the environment .venv"
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
-.venv/.installed: requirements/build.txt requirements/local.txt pyproject.toml | .venv/bin/python
+.PHONY: moved
+moved:
+	@echo "This folder was moved, or .venv was copied: making .venv anew"
+	@rm -rf .venv
+
+.venv/.installed: requirements/build.txt requirements/local.txt pyproject.toml $(MOVED) | .venv/bin/python
 	@echo "Installing the locked requirements"
 	@$(PIP) --require-hashes -r requirements/build.txt
 	@$(PIP) --require-hashes -r requirements/local.txt
@@ -57,6 +65,9 @@ start-rq-mon: .venv/.installed ## Start the stack with rq-exporter, Prometheus, 
 
 stop-rq-mon: .venv/.installed ## Stop everything, monitoring included
 	@$(RUN) stack stop --mode $(MODE) --monitoring
+
+stop-mon: .venv/.installed ## Stop monitoring alone
+	@$(RUN) stack stop --mode $(MODE) --only-monitoring
 
 deploy-tasks: .venv/.installed ## Ship the code in tasks/ to the running workers, without restarting one
 	@$(RUN) stack deploy-tasks --mode $(MODE)

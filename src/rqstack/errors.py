@@ -64,7 +64,8 @@ class PayloadRejected(RqstackError):
     """
 
     _SENTENCES: ClassVar[dict[str, str]] = {
-        "unsigned": "the payload has no signature, so it was not read. Set the producer's RQSTACK_SECRET_KEY.",
+        "unsigned": "the payload has no signature, so it was not read. Enqueue it by `.delay()` of its task, or give "
+        "RQ's Queue serializer=rqstack.security.Default; the producer needs the workers' RQSTACK_SECRET_KEY.",
         "bad_signature": "the payload's signature is of another key or other data, so it was not read. "
         "Producers and workers need the same RQSTACK_SECRET_KEY.",
     }

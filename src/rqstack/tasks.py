@@ -14,7 +14,7 @@ from rqstack import limiting
 from rqstack.enqueue import producer
 from rqstack.errors import InvalidJob
 from rqstack.registry import retries
-from rqstack.registry.options import ConcurrencyKey, RateRule, TaskOptions, Unique, make_options
+from rqstack.registry.options import OPTION_NAMES, ConcurrencyKey, RateRule, TaskOptions, Unique, make_options
 from rqstack.registry.registry import registry
 from rqstack.registry.retries import Backoff
 
@@ -338,6 +338,14 @@ def _declare_one(kind: type[Task[..., Any]], func: Any, given: dict[str, Any]) -
         raise ValueError(
             f"{named}: a task is a function, a static method or a method; this is a {type(func).__name__}."
         )
+    for name in given.keys() - OPTION_NAMES:
+        from difflib import get_close_matches  # not while all is well: every producer imports this module
+
+        near = get_close_matches(name, OPTION_NAMES, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        code = getattr(func, "__code__", None)
+        place = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
+        raise TypeError(f"{named}{place}: there is no option {name!r}.{hint}")
     try:
         made = kind(func, make_options(**given))
     except ValueError as error:

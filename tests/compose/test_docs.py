@@ -14,9 +14,6 @@ def test_the_blocks_of_the_readme_that_need_docker(new_stack: ComposeStack) -> N
     blocks = BLOCK.findall((ROOT / "README.md").read_text())
     assert blocks
     new_stack.start()
-    if (new_stack.home / "var" / "images.env").is_file():
-        # Where no registry is reached, by hand too, compose must be told of the images that were built here.
-        new_stack.environment["COMPOSE_ENV_FILES"] = ".env,var/images.env"
     for block in blocks:
         commands = [line for line in block.splitlines() if line]
         for command in commands:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rqstack.stack import images
+from rqstack.stack import generated, images
 from rqstack.stack.compose import Compose
 from support import processes
 from support.compose_stack import ComposeStack
@@ -76,7 +76,7 @@ def engine() -> Iterator[Engine]:
 
 def test_the_stack_comes_back_with_its_jobs(new_stack: ComposeStack, engine: Engine) -> None:
     stack = new_stack
-    images.ensure(stack.home, needed(stack), 60, print)
+    generated.update(stack.home, images.ensure(stack.home, needed(stack), 60, print).built)
     stack.compose("build", "--quiet", "worker", "tasks")
     names = [image for name, image in needed(stack).items() if name != "python"]
     names += [f"rqstack/worker:{stack.project}", f"rqstack/tasks:{stack.project}"]

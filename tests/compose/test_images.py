@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rqstack.stack import images
+from rqstack.stack import generated, images
 from rqstack.stack.compose import Compose
 from support.compose_stack import ComposeStack
 from support.paths import ROOT
@@ -36,7 +36,6 @@ def test_what_cannot_be_pulled_is_built_or_left_out(home: Path) -> None:
     found = images.ensure(home, needed, 3, said.append)
     assert found.left_out == ("grafana",)
     assert found.built == {"REDIS_IMAGE": "rqstack-base/redis:trixie"}
-    assert (home / "var" / "images.env").read_text().splitlines()[1:] == ["REDIS_IMAGE=rqstack-base/redis:trixie"]
     assert "Cannot pull redis: building from Debian packages." in said
     assert len([line for line in said if line.startswith("Left out: grafana.")]) == 1
     version = ["docker", "run", "--rm", "rqstack-base/redis:trixie", "redis-server", "--version"]
@@ -44,7 +43,9 @@ def test_what_cannot_be_pulled_is_built_or_left_out(home: Path) -> None:
 
     # What is here is neither pulled nor built again.
     said.clear()
-    assert images.ensure(home, {"redis": "rqstack-base/redis:trixie"}, 3, said.append) == images.Result({}, ())
+    assert images.ensure(home, {"redis": "rqstack-base/redis:trixie"}, 3, said.append) == images.Result(
+        ("redis",), {}, ()
+    )
     assert said == []
 
 
@@ -64,7 +65,8 @@ def test_a_change_of_the_package_installs_no_requirements_again(new_stack: Compo
     with (new_stack.home / ".env").open("a") as file:
         file.writelines(f"{name}={image}\n" for name, image in own.items())
     needed = images.external_images(Compose(new_stack.home, monitoring=True).config())
-    images.ensure(new_stack.home, {"python": needed["python"]}, 60, print)
+    found = images.ensure(new_stack.home, {"python": needed["python"]}, 60, print)
+    generated.update(new_stack.home, found.built)
     build = ("--progress=plain", "-f", "docker-compose.yml", "-f", "docker-compose-monitor.yml", "build")
     try:
         new_stack.compose(*build)
@@ -80,3 +82,22 @@ def test_a_change_of_the_package_installs_no_requirements_again(new_stack: Compo
     files = {Path(step.split()[-1]).stem for step in requirements.values()}
     assert files == {"build", "runtime", "exporter", "dashboard"}
     assert requirements.keys() <= set(cached)
+
+
+def test_images_of_earlier_builds_are_removed(new_stack: ComposeStack) -> None:
+    new_stack.start()
+    with (new_stack.home / "src" / "rqstack" / "errors.py").open("a") as file:
+        file.write(f"# {new_stack.project}\n")
+    said = new_stack.start().stdout
+    assert re.search(r"^Removed the images of earlier builds: [\d.]+ ?[kM]?B\.$", said, re.MULTILINE)
+    mine = ("--filter", f"label=com.docker.compose.project={new_stack.project}", "--filter", "dangling=true")
+    assert new_stack.docker("image", "ls", "--quiet", *mine) == ""
+    assert "Removed" not in new_stack.start().stdout
+
+
+def test_an_image_that_the_user_names_is_never_replaced(new_stack: ComposeStack) -> None:
+    with (new_stack.home / ".env").open("a") as file:
+        file.write(f"REDIS_IMAGE={NOWHERE}/redis:8\nRQSTACK_PULL_TIMEOUT=3\n")
+    done = new_stack.rqstack("stack", "start", "--mode", "compose", check=False)
+    assert done.returncode == 1
+    assert f"The image {NOWHERE}/redis:8 of redis is missing and cannot be pulled." in done.stderr

@@ -6,6 +6,7 @@ import shutil
 import socket
 from pathlib import Path
 
+from rqstack.stack import images
 from support.compose_stack import ComposeStack
 
 HERE = Path(__file__).resolve().parent
@@ -51,3 +52,38 @@ def test_without_env_compose_says_what_to_do(new_stack: ComposeStack) -> None:
     assert done.returncode != 0
     assert 'run "make setup" first, it writes .env' in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_service_that_can_run_once_only_is_not_scaled(new_stack: ComposeStack) -> None:
+    for service, reason in (("redis", "it can have one container only"), ("wrker", "no such service")):
+        done = new_stack.rqstack("stack", "start", "--mode", "compose", "--scale", f"{service}=2", check=False)
+        assert done.returncode == 1
+        assert f"Error: --scale {service}: {reason}. These can have several: " in done.stderr
+    assert new_stack.containers() == []
+    done = new_stack.rqstack("stack", "logs", "--mode", "compose", "wrker", check=False)
+    assert done.returncode == 1
+    assert "Error: wrker: no such service. Known are " in done.stderr
+
+
+def test_the_stack_of_another_folder_is_never_taken_over(new_stack: ComposeStack, tmp_path: Path) -> None:
+    """A user has given the same project name to two folders."""
+    other = tmp_path / "other"
+    other.mkdir()
+    docker = ("docker", "run", "--detach", "--label", f"com.docker.compose.project={new_stack.project}")
+    docker += (
+        "--label",
+        f"com.docker.compose.project.working_dir={other}",
+        "rqstack-base/redis:trixie",
+        "sleep",
+        "600",
+    )
+    images.ensure(new_stack.home, {"redis": "rqstack-base/redis:trixie"}, 3, print)
+    container = new_stack.run(*docker).stdout.strip()
+    try:
+        for command in ("start", "stop", "status", "deploy-tasks"):
+            done = new_stack.rqstack("stack", command, "--mode", "compose", check=False)
+            assert done.returncode == 1
+            assert f"Error: The containers of the compose project {new_stack.project} belong to {other}." in done.stderr
+        assert len(new_stack.containers()) == 1
+    finally:
+        new_stack.docker("rm", "--force", container)

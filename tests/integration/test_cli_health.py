@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from rqstack.cli.health import SECRETS, SETTINGS, Unhealthy, read_settings
+from rqstack.cli.readiness import SECRETS, SETTINGS, NotReady, read_settings
 from rqstack.errors import SettingsError
 from rqstack.settings import Settings, load
 from rqstack.settings.defaults import DEAD_AFTER, REDIS_URL
@@ -56,18 +57,18 @@ def test_redis_answers(health: Run) -> None:
 
 
 def test_a_worker_of_this_host(health: Run, connection: Redis) -> None:
-    assert "no worker of this host" in health("--worker").stderr
+    assert "no worker of this host" in health("--ready", "--worker").stderr
     register(connection, "other", "default", host="elsewhere")
     register(connection, "late", "default", age=16)
     register(connection, "dead", "default", death="2026-01-01T00:00:00.000000Z")
     connection.sadd("rq:workers", "rq:worker:expired")
-    assert health("--worker").returncode == 1
-    assert health("--worker", "--max-age", "60").returncode == 0
-    assert health("--worker", RQSTACK_DEAD_AFTER="60").returncode == 0
+    assert health("--ready", "--worker").returncode == 1
+    assert health("--ready", "--worker", "--max-age", "60").returncode == 0
+    assert health("--ready", "--worker", RQSTACK_DEAD_AFTER="60").returncode == 0
     register(connection, "mine", "default,high", age=load(Settings).dead_after + 1)
-    assert health("--worker").returncode == 1
+    assert health("--ready", "--worker").returncode == 1
     register(connection, "mine", "default,high", age=load(Settings).dead_after - 4)
-    done = health("--worker")
+    done = health("--ready", "--worker")
     assert (done.returncode, done.stdout) == (0, "ok: 1 live worker of this host\n")
 
 
@@ -78,8 +79,9 @@ def test_is_a_queue_listened_to(health: Run, connection: Redis) -> None:
     done = health("--queue", "default", "--queue", "short-running")
     assert (done.returncode, done.stderr) == (1, "Error: no live worker listens to the queue 'short-running'.\n")
     register(connection, "mine", "short-running")
-    assert health("--worker", "--queue", "short-running").returncode == 0
-    assert "of this host listens to the queue 'default'" in health("--worker", "--queue", "default").stderr
+    assert health("--ready", "--worker", "--queue", "short-running").returncode == 0
+    assert health("--queue", "short-running").stdout == "ok: 1 live worker\n"
+    assert "of this host listens to the queue 'default'" in health("--ready", "--worker", "--queue", "default").stderr
 
 
 def test_a_real_worker(health: Run, connection: Redis, tmp_path: Path) -> None:
@@ -93,23 +95,81 @@ def test_a_real_worker(health: Run, connection: Redis, tmp_path: Path) -> None:
 
     try:
         until(is_healthy, 40, log=log.read_text)
+        assert health("--ready", "--worker", "--queue", "short-running").returncode == 0
         assert health("--queue", "default").returncode == 1
+        assert "listens to the queue 'default'" in health("--worker", "--queue", "default").stderr
+        # It is alive, whatever Redis does, but not ready.
+        away = {"REDIS_URL": "redis://127.0.0.1:1/0"}
+        assert health("--worker", **away).stdout == "ok: 1 live worker of this host\n"
+        assert "cannot be reached" in health("--ready", "--worker", **away).stderr
+        process.send_signal(signal.SIGSTOP)
+        until(lambda: health("--worker", "--max-age", "2").returncode == 1, 20)
+        assert "no worker has shown a sign of life" in health("--worker", "--max-age", "1").stderr
+        process.send_signal(signal.SIGCONT)
+        until(is_healthy, 20)
     finally:
+        process.send_signal(signal.SIGCONT)
         process.terminate()
         process.wait(timeout=40)
     assert health("--queue", "short-running").returncode == 1
+    assert health("--worker").returncode == 1
+    assert not (tmp_path / "var").exists()
+
+
+def test_a_worker_that_waits_for_redis_is_alive(health: Run, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    away = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    processes = [
+        start(rqstack_command(*command), log, cwd=tmp_path, env=os.environ | away)
+        for command in (("worker", "run", "short-running"), ("scheduler",))
+    ]
+    try:
+        until(lambda: health("--worker", "--scheduler", **away).returncode == 0, 40, log=log.read_text)
+        processes[0].kill()
+        processes[0].wait()
+        assert health("--worker", **away).returncode == 1, "a sign of life of a process that has ended is none"
+        assert health("--scheduler", **away).stdout == "ok: a live scheduler\n"
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_a_consumer_of_a_message_backend_is_alive(health: Run, tmp_path: Path) -> None:
+    backend = {"RQSTACK_QUEUE_BACKEND": "rqstack.backends.database.DatabaseQueue"}
+    log = tmp_path / "log"
+    process = start(rqstack_command("worker", "run", "default"), log, cwd=tmp_path, env=os.environ | backend)
+    try:
+        until(lambda: health("--worker", "--queue", "default").returncode == 0, 40, log=log.read_text)
+    finally:
+        process.terminate()
+        process.wait(timeout=40)
+
+
+def test_a_folder_that_cannot_be_written_is_logged_once(health: Run, tmp_path: Path) -> None:
+    (tmp_path / "var").write_text("a file")
+    log = tmp_path / "log"
+    process = start(rqstack_command("scheduler"), log, cwd=tmp_path)
+    try:
+        until(lambda: health("--ready", "--scheduler").returncode == 0, 40, log=log.read_text)
+    finally:
+        process.terminate()
+        process.wait(timeout=40)
+    assert log.read_text().count("Health checks will call this process unhealthy") == 1
+    assert "Traceback" not in log.read_text()
 
 
 def test_a_scheduler(health: Run, connection: Redis) -> None:
     from rqstack.scheduling.heartbeat import Heartbeat
 
-    assert "no scheduler of this host" in health("--scheduler").stderr
+    assert "no scheduler of this host" in health("--ready", "--scheduler").stderr
     heartbeat = Heartbeat(ttl=60)
     heartbeat.beat(connection)
-    done = health("--scheduler")
+    done = health("--ready", "--scheduler")
     assert (done.returncode, done.stdout) == (0, "ok: a live scheduler\n")
+    assert "no scheduler has shown a sign of life" in health("--scheduler").stderr
     heartbeat.remove(connection)
-    assert health("--scheduler").returncode == 1
+    assert health("--ready", "--scheduler").returncode == 1
 
 
 @pytest.mark.parametrize("arguments", [["--nonsense"], ["--queue"], ["--max-age", "soon"], ["--max-age", "0"], ["x"]])
@@ -311,7 +371,7 @@ def test_a_file_that_cannot_be_read_is_told_as_everywhere(
         monkeypatch.setenv(each, value)
     with pytest.raises(SettingsError) as others:
         load(Settings)
-    with pytest.raises(Unhealthy) as own:
+    with pytest.raises(NotReady) as own:
         read_settings()
     assert str(own.value) == str(others.value)
     assert told in str(own.value)

@@ -6,22 +6,17 @@ import json
 import os
 import pty
 import re
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-from redis import Redis
 
+from support.local_stack import LocalStack
 from support.ports import free_port
-from support.processes import environment_without
-from support.projects import copy_project
 from support.waiting import until
 
 pytestmark = pytest.mark.timeout(400)  # several starts and stops each, beside other tests
@@ -29,83 +24,16 @@ pytestmark = pytest.mark.timeout(400)  # several starts and stops each, beside o
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Project:
-    """A checkout in a folder of its own, with a task project and the commands of its environment."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        for name in ("Procfile", "Procfile-monitor", "pyproject.toml"):
-            shutil.copy(ROOT / name, root)
-        for name in ("requirements", "prometheus", "services"):
-            shutil.copytree(ROOT / name, root / name)
-        (root / ".venv").symlink_to(sys.prefix)
-        copy_project("demo", root / "tasks")
-        self.environment = environment_without("RQSTACK_", "REDIS_")
-        self.environment |= {"RQSTACK_HOME": str(root), "REDIS_PORT": str(free_port()), "RQSTACK_GRACE": "2"}
-
-    def rqstack(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [str(self.root / ".venv" / "bin" / "rqstack"), *arguments]
-        given = self.environment | environment
-        return subprocess.run(command, cwd=self.root, env=given, capture_output=True, text=True, timeout=240)
-
-    def start(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return self.rqstack("stack", "start", "--mode", "local", *options, **environment)
-
-    def stop(self) -> subprocess.CompletedProcess[str]:
-        return self.rqstack("stack", "stop", "--mode", "local")
-
-    def trigger(self, *arguments: str) -> str:
-        done = self.rqstack("trigger", *arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()[-1]
-
-    def result(self, job: str, seconds: int = 40) -> str:
-        assert self.rqstack("wait", job, "--timeout", str(seconds)).returncode == 0
-        return self.rqstack("result", "--jobid", job).stdout.strip()
-
-    def processes(self) -> list[psutil.Process]:
-        """Whatever runs for this project: each has its folder in the command line or the environment."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                home = process.environ().get("RQSTACK_HOME")
-                if process.pid != os.getpid() and (home == str(self.root) or str(self.root) in process.cmdline()):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
-
-    def pid(self, name: str) -> int:
-        """The process id of `rqstack stack run NAME`."""
-        status = json.loads(self.rqstack("stack", "status", "--mode", "local", "--json").stdout)
-        return int(next(row["pid"] for row in status["processes"] if row["process"] == name))
-
-    def child(self, name: str) -> psutil.Process:
-        """The process that it keeps running."""
-        children: list[psutil.Process] = psutil.Process(self.pid(name)).children()
-        assert len(children) == 1
-        return children[0]
-
-    def redis(self) -> Redis:
-        values = dict(line.split("=", 1) for line in (self.root / "var" / "stack.env").read_text().splitlines()[1:])
-        return Redis.from_url(values["REDIS_URL"], username="admin", password=values["REDIS_PASSWORD"])
-
-    def close(self) -> None:
-        self.stop()
-        for process in self.processes():
-            process.kill()
-
-
 @pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    made = Project(tmp_path)
+def project(tmp_path: Path) -> Iterator[LocalStack]:
+    made = LocalStack(tmp_path)
     try:
         yield made
     finally:
         made.close()
 
 
-def test_start_runs_everything_and_stop_leaves_nothing(project: Project) -> None:
+def test_start_runs_everything_and_stop_leaves_nothing(project: LocalStack) -> None:
     done = project.start()
     assert done.returncode == 0, done.stderr
     assert f"redis://127.0.0.1:{project.environment['REDIS_PORT']}" in done.stdout
@@ -131,12 +59,16 @@ def test_start_runs_everything_and_stop_leaves_nothing(project: Project) -> None
     assert project.processes() == []
     assert not (project.root / "var" / "stack.env").exists()
     assert project.rqstack("stack", "status", "--mode", "local").returncode == 3
+    # The mode is remembered: the jobs are here.
+    assert project.rqstack("stack", "status", "--json").returncode == 3
+    assert "\nRQSTACK_MODE=local\n" in (project.root / ".env").read_text()
+    assert json.loads(project.rqstack("stack", "status", "--json").stdout)["mode"] == "local"
     assert project.stop().stdout == "Nothing runs.\n"
     assert project.start().returncode == 0
     assert project.redis().lrange("rq:queue:kept", 0, -1) == [b"one", b"two"]
 
 
-def assert_refusals_are_said(project: Project) -> None:
+def assert_refusals_are_said(project: LocalStack) -> None:
     """A wrong password, and a Redis that is not there: one sentence each."""
     refused = project.rqstack("info", REDIS_PASSWORD="wrong")
     assert refused.returncode == 1
@@ -148,11 +80,23 @@ def assert_refusals_are_said(project: Project) -> None:
     assert absent.stderr.count("\n") == 1
 
 
-def test_what_is_killed_comes_back_and_no_job_is_lost(project: Project) -> None:
+def test_what_is_killed_comes_back_and_no_job_is_lost(project: LocalStack) -> None:
+    once = project.start("--scale", "redis=2")
+    assert once.returncode == 1
+    assert once.stderr == (
+        "Error: --scale redis: it can run once only. These can run several times: worker, long-worker, scheduler.\n"
+    )
     unknown = project.start("--scale", "workers=3")
     assert unknown.returncode == 1
     assert "--scale workers: no such process" in unknown.stderr
+    assert project.start(WORKERS="2").returncode == 0
     assert project.start("--scale", "worker=2").returncode == 0
+    refused = project.start("--scale", "worker=3")
+    assert refused.returncode == 1
+    assert refused.stderr == "Error: worker runs 2 times. To run it 3 times: make stop, then this again.\n"
+    misspelt = project.rqstack("stack", "logs", "wrker")
+    assert misspelt.returncode == 1
+    assert "wrker: no such process. Known are redis, worker" in misspelt.stderr
     rows = json.loads(project.rqstack("stack", "status", "--json").stdout)["processes"]
     assert {"worker.1", "worker.2"} < {row["process"] for row in rows if row["healthy"]}
     jobs = [project.trigger("demo.tasks.add", "1", "1")]
@@ -169,14 +113,14 @@ def test_what_is_killed_comes_back_and_no_job_is_lost(project: Project) -> None:
     assert project.child("worker.1").pid != worker.pid
 
 
-def ping(project: Project) -> bool:
+def ping(project: LocalStack) -> bool:
     try:
         return bool(project.redis().ping())
     except Exception:
         return False
 
 
-def test_a_stop_puts_back_the_job_that_does_not_end_in_time(project: Project, tmp_path: Path) -> None:
+def test_a_stop_puts_back_the_job_that_does_not_end_in_time(project: LocalStack, tmp_path: Path) -> None:
     mark = tmp_path / "runs"
     assert project.start().returncode == 0
     job = project.trigger("demo.tasks.sleep", "8", json.dumps(str(mark)))
@@ -188,16 +132,23 @@ def test_a_stop_puts_back_the_job_that_does_not_end_in_time(project: Project, tm
     assert len(mark.read_text().splitlines()) == 2
 
 
-def test_honcho_by_hand_does_the_same_in_colour_and_ends_on_ctrl_c(project: Project) -> None:
+def healthy(project: LocalStack) -> set[str]:
+    rows = json.loads(project.rqstack("stack", "status", "--json").stdout)["processes"]
+    return {row["process"] for row in rows if row["healthy"]}
+
+
+def test_honcho_by_hand_does_the_same_in_colour_and_ends_on_ctrl_c(project: LocalStack) -> None:
     ours, theirs = pty.openpty()
     command = [str(project.root / ".venv" / "bin" / "honcho"), "start"]
+    given = project.environment | {"WORKERS": "2"}
     honcho = subprocess.Popen(
-        command, cwd=project.root, env=project.environment, stdout=theirs, stderr=theirs, start_new_session=True
+        command, cwd=project.root, env=given, stdout=theirs, stderr=theirs, start_new_session=True
     )
     os.close(theirs)
     try:
         until(lambda: (project.root / "var" / "stack.env").exists() and ping(project), 30, "Redis runs")
-        until(lambda: project.rqstack("stack", "status").returncode == 0, 30, "all are healthy")
+        until(lambda: {"worker.1", "worker.2"} <= healthy(project), 30, "two workers, as WORKERS says")
+        assert project.rqstack("stack", "status").returncode == 0
         assert project.result(project.trigger("demo.tasks.add", "20", "3")) == "23"
         assert "already runs" in project.start().stdout
         honcho.send_signal(signal.SIGINT)
@@ -216,7 +167,7 @@ def test_honcho_by_hand_does_the_same_in_colour_and_ends_on_ctrl_c(project: Proj
     until(lambda: not project.processes(), 30, "all have ended")
 
 
-def test_a_given_port_in_use_is_said_and_nothing_is_left(project: Project) -> None:
+def test_a_given_port_in_use_is_said_and_nothing_is_left(project: LocalStack) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -228,7 +179,7 @@ def test_a_given_port_in_use_is_said_and_nothing_is_left(project: Project) -> No
     assert project.processes() == []
 
 
-def test_the_default_port_gives_way_to_a_free_one(project: Project) -> None:
+def test_the_default_port_gives_way_to_a_free_one(project: LocalStack) -> None:
     del project.environment["REDIS_PORT"]
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -241,10 +192,11 @@ def test_the_default_port_gives_way_to_a_free_one(project: Project) -> None:
         found = re.search(r"REDIS_URL=redis://127.0.0.1:(\d+)/0", (project.root / "var" / "stack.env").read_text())
         assert found is not None
         assert found[1] != "6379"
+        assert f"\nREDIS_PORT={found[1]}\n" in (project.root / ".env").read_text(), "it is remembered"
         assert project.result(project.trigger("demo.tasks.add", "4", "4")) == "8"
 
 
-def test_a_process_that_cannot_start_is_named_with_the_end_of_its_log(project: Project) -> None:
+def test_a_process_that_cannot_start_is_named_with_the_end_of_its_log(project: LocalStack) -> None:
     procfile = project.root / "Procfile"
     procfile.write_text(procfile.read_text().replace("run scheduler", "run sheduler"))
     done = project.start()
@@ -254,14 +206,14 @@ def test_a_process_that_cannot_start_is_named_with_the_end_of_its_log(project: P
     assert project.processes() == []
 
 
-def test_a_wrong_setting_is_said_before_anything_starts(project: Project) -> None:
+def test_a_wrong_setting_is_said_before_anything_starts(project: LocalStack) -> None:
     done = project.start(RQSTACK_PROCESSES="none")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "RQSTACK_PROCESSES: 'none' is not allowed" in done.stderr
     assert project.processes() == []
 
 
-def test_a_missing_secret_is_said_before_anything_starts(project: Project) -> None:
+def test_a_missing_secret_is_said_before_anything_starts(project: LocalStack) -> None:
     assert project.rqstack("stack", "setup").returncode == 0
     path = project.root / ".env"
     path.write_text(re.sub(r"^RQSTACK_SECRET_KEY=.*$", "", path.read_text(), flags=re.MULTILINE))
@@ -271,7 +223,7 @@ def test_a_missing_secret_is_said_before_anything_starts(project: Project) -> No
 
 
 @pytest.fixture
-def small_disk(project: Project) -> Iterator[Path]:
+def small_disk(project: LocalStack) -> Iterator[Path]:
     """Redis's folder on a disk of its own, too small for anything."""
     folder = project.root / "var" / "redis"
     folder.mkdir(parents=True)
@@ -287,7 +239,7 @@ def small_disk(project: Project) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_is_said_at_the_start_and_later(project: Project, small_disk: Path) -> None:
+def test_a_full_disk_is_said_at_the_start_and_later(project: LocalStack, small_disk: Path) -> None:
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(40 * 2**20))
     done = project.start()

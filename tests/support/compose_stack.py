@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rqstack.stack import generated
 from support.paths import ROOT
 from support.ports import free_ports
 from support.processes import environment_without, rqstack_command
@@ -18,7 +19,15 @@ from support.waiting import until
 
 T = TypeVar("T")
 PRODUCER = ROOT / "tests" / "compose" / "producer.py"
-PARTS = (".dockerignore", "LICENSE", "README.md", "pyproject.toml", "docker-compose.yml", "docker-compose-monitor.yml")
+PARTS = (
+    ".dockerignore",
+    "Procfile",
+    "LICENSE",
+    "README.md",
+    "pyproject.toml",
+    "docker-compose.yml",
+    "docker-compose-monitor.yml",
+)
 FOLDERS = ("deploy", "grafana", "prometheus", "requirements", "services", "src", "tasks")
 PORTS = ("REDIS", "POSTGRES", "RQ_EXPORTER", "PROMETHEUS", "ALERTMANAGER", "GRAFANA", "DASHBOARD")
 
@@ -40,10 +49,16 @@ class ComposeStack:
         home: An empty folder; gets a copy of the checkout.
         settings: Lines of its `.env`, beside free ports.
         environment: Of every command, for example another DOCKER_HOST.
+        as_cloned: Leave project, image names and ports to `make setup`, as a person does.
     """
 
     def __init__(
-        self, home: Path, settings: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None
+        self,
+        home: Path,
+        settings: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        *,
+        as_cloned: bool = False,
     ) -> None:
         self.home = home
         self.project = f"rqs-test-{uuid.uuid4().hex[:8]}"
@@ -54,6 +69,9 @@ class ComposeStack:
         for name in FOLDERS:
             shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
         self.rqstack("stack", "setup")
+        if as_cloned:
+            self.project = generated.read(home)["COMPOSE_PROJECT_NAME"]
+            return
         given = {
             "COMPOSE_PROJECT_NAME": self.project,
             "RQSTACK_IMAGE": f"rqstack/worker:{self.project}",
@@ -78,10 +96,7 @@ class ComposeStack:
 
     def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """`docker compose` as a person types it in the home."""
-        files = [
-            part for name in (".env", "var/images.env") if (self.home / name).is_file() for part in ("--env-file", name)
-        ]
-        return self.run("docker", "compose", *files, *arguments, check=check)
+        return self.run("docker", "compose", *arguments, check=check)
 
     def docker(self, *arguments: str, check: bool = True) -> str:
         return self.run("docker", *arguments, check=check).stdout
@@ -134,7 +149,8 @@ class ComposeStack:
 
     def close(self) -> None:
         self.compose("down", "--volumes", "--remove-orphans", "--timeout=5", check=False)
-        self.docker("image", "rm", f"rqstack/worker:{self.project}", f"rqstack/tasks:{self.project}", check=False)
+        for name in ("worker", "tasks", "rq-exporter", "dashboard"):
+            self.docker("image", "rm", f"rqstack/{name}:{self.project}", check=False)
         # Those that another build has taken the name of.
         mine = f"label=com.docker.compose.project={self.project}"
         self.docker("image", "prune", "--force", "--filter", mine, check=False)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rqstack.cli.health import heartbeat_time
 from rqstack.cli.outcome import reason_of
 from rqstack.cli.output import duration
+from rqstack.cli.readiness import heartbeat_time
 
 
 class Sorry(Exception):

@@ -55,3 +55,30 @@ def test_a_python_that_will_not_do_is_said(script: str | None, sentence: str, tm
     assert done.returncode == 2
     assert f"{python} {sentence}" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_an_environment_of_a_folder_that_was_moved_is_made_anew(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    commands = tmp_path / ".venv" / "bin"
+    commands.mkdir(parents=True)
+    (commands / "python").write_text("#!/bin/sh\n")
+    (commands / "rqstack").write_text("#!/where/it/was/.venv/bin/python\n")
+    for path in (commands / "python", commands / "rqstack"):
+        path.chmod(0o755)
+    (tmp_path / ".venv" / ".installed").touch()
+    python = tmp_path / "python-of-this-test"
+    python.write_text('#!/bin/sh\n[ "$1" = -c ]\n')
+    python.chmod(0o755)
+    assert "moved" not in make(tmp_path, "help").stdout
+    assert commands.is_dir()
+    done = make(tmp_path, "status", f"PYTHON={python}")
+    assert "This folder was moved, or .venv was copied: making .venv anew\n" in done.stdout
+    assert "cannot make virtual environments" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+    # One that is at its place stays.
+    commands.mkdir(parents=True)
+    (commands / "rqstack").write_text(f"#!{commands / 'python'}\n")
+    assert "moved" not in make(tmp_path, "--dry-run", "status").stdout

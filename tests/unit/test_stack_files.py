@@ -104,17 +104,18 @@ def test_a_lock_tells_who_runs_and_ends_with_its_process(tmp_path: Path) -> None
     assert list(locks.running_processes(tmp_path)) == []
 
 
-def test_a_taken_port_is_an_error_only_if_it_was_given() -> None:
+def test_a_taken_port_is_an_error_only_if_it_was_given(tmp_path: Path) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         taken = server.getsockname()[1]
         with pytest.raises(ports.PortInUse, match=f"REDIS_PORT={taken}: another program listens on port {taken}"):
-            ports.choose("REDIS_PORT", taken, is_explicit=True)
-        other = ports.choose("REDIS_PORT", taken, is_explicit=False)
+            ports.choose("REDIS_PORT", taken, is_explicit=True, root=tmp_path)
+        other = ports.choose("REDIS_PORT", taken, is_explicit=False, root=tmp_path)
         assert other != taken
         assert ports.is_free(other)
-    assert ports.choose("REDIS_PORT", taken, is_explicit=True) == taken
+        assert ports.choose("REDIS_PORT", taken, is_explicit=False, root=tmp_path, taken=[other]) not in (taken, other)
+    assert ports.choose("REDIS_PORT", taken, is_explicit=True, root=tmp_path) == taken
 
 
 def wheel(folder: Path, name: str, version: str) -> Path:
@@ -194,7 +195,11 @@ def test_a_network_that_docker_keeps_is_not_a_stop_that_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, left: str, stops: bool
 ) -> None:
     docker = tmp_path / "docker"
-    docker.write_text(f"#!/bin/sh\ncase $* in *' ps '*) echo '{left}';; *) echo '{reason}' >&2; exit 1;; esac\n")
+    docker.write_text(
+        f"#!/bin/sh\ncase $* in\n*' ps '*) echo '{left}';;\n"
+        "*' config '*) echo '{\"name\": \"a\"}';;\nps*) ;;\n"
+        f"*) echo '{reason}' >&2; exit 1;;\nesac\n"
+    )
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     said: list[str] = []

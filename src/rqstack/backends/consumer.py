@@ -20,6 +20,7 @@ from rqstack.backends.messages import FAILED
 from rqstack.backends.reader import Reader
 from rqstack.errors import IncompatibleSchema
 from rqstack.processes import hooks
+from rqstack.processes.liveness import WORKER, Liveness
 from rqstack.processes.parent import die_with
 from rqstack.settings import Settings, get_settings
 
@@ -66,6 +67,7 @@ class Consumer:
         self.exit_code = 0
         self.pid = os.getpid()
         self.crashes: Counter[bytes] = Counter()
+        self.liveness = Liveness(WORKER, self.names)
 
     def run(self) -> int:
         """Run until stopped. Returns the exit code.
@@ -74,6 +76,7 @@ class Consumer:
             IncompatibleSchema: The data in the store is of a version that this release cannot share.
         """
         while not self._join():
+            self.liveness.touch()
             time.sleep(JOIN_INTERVAL)
         # Signals wake the select below through this pipe.
         wakeup, wakeup_writer = os.pipe()
@@ -91,6 +94,7 @@ class Consumer:
         extended = time.monotonic()
         deadline = float("inf")
         while self.readers:
+            self.liveness.touch()
             now = time.monotonic()
             if self.stopping and deadline == float("inf"):
                 deadline = now + self.settings.grace
@@ -113,6 +117,7 @@ class Consumer:
             os.close(end)
         for queue in self.queues:
             queue.close()
+        self.liveness.remove()
         return self.exit_code
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from importlib import import_module
 from importlib.metadata import version
 
 import click
 
+from rqstack.cli.output import INTERRUPTED
 from rqstack.errors import RqstackError
 
 # name -> (module of the command, attribute, line in `rqstack --help`)
@@ -29,8 +32,23 @@ COMMANDS = {
     "worker": ("rqstack.cli.worker", "worker", "Run workers."),
 }
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as in shells."""
+_FILE_ERRORS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+}
+"""Errors of a file that a person can mend."""
+
+DESTRUCTIVE = {"empty", "purge"}
+"""Commands that delete jobs: they are never suggested."""
+
+OTHER_NAMES = {"enqueue": "trigger", "rerun": "requeue", "restart": "requeue", "retry": "requeue", "start": "stack"}
+"""Words that people try, and the command that does it."""
 
 
 class LazyGroup(click.Group):
@@ -53,7 +71,9 @@ class LazyGroup(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from difflib import get_close_matches
 
-            near = get_close_matches(args[0], COMMANDS, n=3)
+            near = get_close_matches(args[0], COMMANDS.keys() - DESTRUCTIVE, n=3)
+            if args[0] in OTHER_NAMES:
+                near = [OTHER_NAMES[args[0]]]
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
@@ -99,6 +119,11 @@ def run(arguments: list[str] | None = None) -> int:
     except RqstackError as error:
         click.echo(f"Error: {error}", err=True)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in _FILE_ERRORS or not isinstance(error.filename, (str, os.PathLike)):
+            raise
+        click.echo(f"Error: {os.fspath(error.filename)}: {error.strerror}. Check its owner and permissions.", err=True)
+        return 1
     except Exception as error:
         if message := _explain_redis_error(error):
             click.echo(f"Error: {message}", err=True)

@@ -1,25 +1,19 @@
-"""`rqstack health`: are Redis, the workers and the scheduler alive? Exit code 0 or 1; for container health checks.
+"""`rqstack health`: is this process alive, and does Redis answer? Exit code 0 or 1; for container health checks.
 
-It runs every few seconds in every container, so it must cost next to no CPU: no click, msgspec, redis-py or RQ, only
-a socket and hiredis. It takes its settings from the same sources as every other process, and answers within `TIMEOUT`
-seconds whatever hangs.
+It runs every few seconds in every container, so it must cost next to no CPU: no click, msgspec, redis-py or RQ.
+Liveness is read from a file (see `rqstack.processes.liveness`), so an outage of Redis restarts no worker; readiness
+asks Redis. It answers within `TIMEOUT` seconds whatever hangs.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from rqstack.cli.resp import Client, RespError, open_client
-from rqstack.errors import SettingsError
-from rqstack.settings.defaults import DEAD_AFTER, REDIS_URL
-from rqstack.settings.sources import Sources
-from rqstack.transport import keys
-from rqstack.transport.timestamps import parse
+from rqstack.processes.liveness import MAX_AGE, SCHEDULER, WORKER, alive, folder
+from rqstack.settings.paths import home
 
 TIMEOUT = 2.0
 """Seconds within which there is an answer."""
@@ -27,19 +21,18 @@ TIMEOUT = 2.0
 USAGE = """\
 Usage: rqstack health [OPTIONS]
 
-  Tell whether Redis answers, and whether workers and scheduler are alive. Exit code 0 if so, else 1.
+  Tell whether Redis answers or, with --worker or --scheduler, whether these processes of this host are alive: by a file
+  that they touch, without Redis. Exit code 0 if so, else 1.
 
 Options:
-  --worker         A worker of this host has a fresh heartbeat.
-  -q, --queue Q    A live worker listens to this queue; may be repeated. With --worker: one of this host.
-  --scheduler      A scheduler of this host has a fresh heartbeat.
-  --max-age S      Seconds after which a heartbeat is old. Default: RQSTACK_DEAD_AFTER.
+  --ready          Ask Redis in any case: it answers, and has fresh heartbeats of what the other options name.
+  --worker         A worker of this host is alive.
+  -q, --queue Q    With --worker: it listens to this queue. Without: Redis knows a live worker that does, on any host.
+                   May be repeated.
+  --scheduler      A scheduler of this host is alive.
+  --max-age S      Seconds after which a sign of life is old. Default: 60; in Redis, RQSTACK_DEAD_AFTER.
   -h, --help       Show this message and exit.
 """
-
-SETTINGS = ("REDIS_URL", "REDIS_USERNAME", "REDIS_PASSWORD", "RQSTACK_DEAD_AFTER")
-SECRETS = {"REDIS_PASSWORD"}
-WORKER_FIELDS = ("hostname", "last_heartbeat", "queues", "death")
 
 
 class Unhealthy(Exception):
@@ -61,7 +54,7 @@ class Options:
     """
 
     def __init__(self, arguments: list[str]) -> None:
-        self.worker = self.scheduler = self.help = False
+        self.worker = self.scheduler = self.ready = self.help = False
         self.queues: list[str] = []
         self.max_age: float | None = None
         rest = [part for argument in arguments for part in _split(argument)]
@@ -71,6 +64,8 @@ class Options:
                 self.help = True
             elif name == "--worker":
                 self.worker = True
+            elif name == "--ready":
+                self.ready = True
             elif name == "--scheduler":
                 self.scheduler = True
             elif name in ("-q", "--queue", "--max-age"):
@@ -100,20 +95,6 @@ def _seconds(name: str, value: str) -> float:
     return number
 
 
-def read_settings() -> dict[str, str]:
-    """The settings that the check needs, by environment variable; without those left at their default.
-
-    Raises:
-        Unhealthy: A file cannot be read or parsed.
-    """
-    try:
-        sources = Sources()
-        found = {name: sources.find(name, secret=name in SECRETS) for name in SETTINGS}
-    except SettingsError as error:
-        raise Unhealthy(str(error)) from error
-    return {name: given[0] for name, given in found.items() if given}
-
-
 def check(options: Options) -> str:
     """Run the check.
 
@@ -123,72 +104,35 @@ def check(options: Options) -> str:
     Raises:
         Unhealthy: Something is not, or a setting is wrong.
     """
-    settings = read_settings()
-    url = settings.get("REDIS_URL", REDIS_URL)
-    try:
-        max_age = options.max_age or float(settings.get("RQSTACK_DEAD_AFTER", DEAD_AFTER))
-    except ValueError:
-        raise Unhealthy(f"RQSTACK_DEAD_AFTER: {settings['RQSTACK_DEAD_AFTER']!r} is not a number.") from None
-    client = None
-    try:
-        client = open_client(url, settings.get("REDIS_USERNAME"), settings.get("REDIS_PASSWORD"), TIMEOUT)
-        if options.worker or options.queues or options.scheduler:
-            return "ok: " + ", ".join(_findings(client, options, max_age))
-        client.call(["PING"])
-        return "ok: Redis answers"
-    except RespError as error:
-        raise Unhealthy(f"Redis answers with an error: {error}.") from error
-    except (OSError, ValueError) as error:
-        raise Unhealthy(f"Redis cannot be reached: {error}.") from error
-    finally:
-        if client is not None:
-            client.close()
+    if options.ready or not (options.worker or options.scheduler):
+        from rqstack.cli import readiness
+
+        try:
+            return readiness.check(
+                readiness.Question(options.worker, options.scheduler, options.queues, options.max_age)
+            )
+        except readiness.NotReady as error:
+            raise Unhealthy(str(error)) from error
+    return "ok: " + ", ".join(_signs_of_life(options))
 
 
-def _findings(client: Client, options: Options, max_age: float) -> list[str]:
-    found = []
-    if options.worker or options.queues:
-        workers = _alive(client, keys.WORKERS, max_age)
-        host = socket.gethostname()
-        if options.worker:
-            workers = [worker for worker in workers if worker["hostname"] == host]
-            if not workers:
-                raise Unhealthy(f"no worker of this host ({host}) has sent a heartbeat within {max_age:g} s")
+def _signs_of_life(options: Options) -> Iterator[str]:
+    max_age = options.max_age or MAX_AGE
+    root = home()
+    if options.worker:
+        workers = list(alive(root, WORKER, max_age))
+        if not workers:
+            raise Unhealthy(f"no worker has shown a sign of life in {folder(root)} within {max_age:g} s")
         for queue in options.queues:
-            if not any(queue in worker["queues"].split(",") for worker in workers):
-                raise Unhealthy(f"no live worker{' of this host' * options.worker} listens to the queue {queue!r}")
-        found.append(f"{len(workers)} live worker{'s' * (len(workers) != 1)}{' of this host' * options.worker}")
+            if not any(queue in worker.queues for worker in workers):
+                raise Unhealthy(f"no live worker of this host listens to the queue {queue!r}")
+        if wanted := set(options.queues):
+            workers = [worker for worker in workers if wanted & set(worker.queues)]
+        yield f"{len(workers)} live worker{'s' * (len(workers) != 1)} of this host"
     if options.scheduler:
-        host = socket.gethostname()
-        mine = [each for each in _alive(client, keys.SCHEDULERS, max_age) if each["hostname"] == host]
-        if not mine:
-            raise Unhealthy(f"no scheduler of this host ({host}) has sent a heartbeat within {max_age:g} s")
-        found.append("a live scheduler")
-    return found
-
-
-def _alive(client: Client, index: str, max_age: float) -> list[dict[str, str]]:
-    """The registered workers or schedulers that have a fresh heartbeat and are not marked as dead.
-
-    Args:
-        index: The set of their keys.
-    """
-    members = [key.decode() for key in client.call(["SMEMBERS", index])[0]]
-    if not members:
-        return []
-    rows = client.call(*(["HMGET", key, *WORKER_FIELDS] for key in members))
-    records = [dict(zip(WORKER_FIELDS, ((v or b"").decode() for v in row), strict=True)) for row in rows]
-    now = time.time()
-    return [r for r in records if not r["death"] and now - heartbeat_time(r["last_heartbeat"]) <= max_age]
-
-
-def heartbeat_time(text: str) -> float:
-    """Unix time of a heartbeat, written as ISO 8601 in UTC or as a number; 0 if it is neither."""
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    return parse(text) or 0.0
+        if not list(alive(root, SCHEDULER, max_age)):
+            raise Unhealthy(f"no scheduler has shown a sign of life in {folder(root)} within {max_age:g} s")
+        yield "a live scheduler"
 
 
 def main(arguments: list[str], emit: Callable[[str], object] = print) -> int:

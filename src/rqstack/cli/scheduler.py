@@ -15,9 +15,11 @@ def scheduler(name: str | None) -> None:
     SIGHUP reloads the task code; a deploy or a `git pull` is detected automatically.
     """
     from rqstack.processes.logs import configure
+    from rqstack.registry.discovery import add_current_folder
     from rqstack.registry.preload import preloaded_settings
     from rqstack.scheduling.process import SchedulerProcess
 
+    add_current_folder()
     settings = preloaded_settings()
     configure(settings)
     sys.exit(SchedulerProcess(settings, name=name).run())

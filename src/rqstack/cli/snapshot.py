@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rqstack.cli.health import heartbeat_time
+from rqstack.cli.readiness import heartbeat_time
 from rqstack.transport import keys
 from rqstack.transport.replies import decode
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from rqstack.cli.output import INTERRUPTED
+
 MODE = click.option(
     "--mode",
     type=click.Choice(["auto", "local", "compose"]),
@@ -15,6 +17,7 @@ MODE = click.option(
     show_default=True,
     help="compose needs a Docker engine; local runs the processes of the Procfile; auto prefers compose.",
 )
+STILL_RUNS = "The stack still runs. To stop it: make stop"
 MONITORING = click.option("--monitoring", is_flag=True, help="Include rq-exporter, Prometheus and the web pages.")
 
 
@@ -33,6 +36,13 @@ def _scale(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     return scale
 
 
+def _warn_of_unknown_settings() -> None:
+    from rqstack.settings.unknown import unknown_settings
+
+    for line in unknown_settings():
+        click.echo(f"Warning: {line}", err=True)
+
+
 SCALE = click.option(
     "--scale", multiple=True, callback=_scale, metavar="NAME=N", help="Number of instances of a process; repeatable."
 )
@@ -45,9 +55,11 @@ SCALE = click.option(
 def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
     """Start the stack in the background, and return when all processes are healthy."""
     from rqstack.settings.paths import home
-    from rqstack.stack import dependencies
+    from rqstack.stack import checkout, dependencies
     from rqstack.stack import mode as modes
 
+    checkout.check(home())
+    _warn_of_unknown_settings()
     chosen, reason = modes.choose(mode)
     if reason:
         click.echo(reason)
@@ -56,20 +68,26 @@ def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
     if chosen == "compose":
         from rqstack.stack import compose
 
-        compose.start(home(), click.echo, monitoring=monitoring, scale=scale)
+        try:
+            compose.start(home(), click.echo, monitoring=monitoring, scale=scale)
+        except KeyboardInterrupt:
+            click.echo("Interrupted. Containers that have started still run. To stop them: make stop", err=True)
+            sys.exit(INTERRUPTED)
         return
     from rqstack.stack import local
 
     local.start(home(), click.echo, monitoring=monitoring, scale=scale)
     for title, address in local.addresses().items():
-        click.echo(f"{title:12} {address}")
+        login = local.login() if title == local.JOBS_PAGE else ""
+        click.echo(f"{title:12} {address}{login}")
     click.echo("Try:         .venv/bin/rqstack trigger --url https://example.com")
 
 
 @stack.command()
 @MODE
 @MONITORING
-def stop(mode: str, monitoring: bool) -> None:
+@click.option("--only-monitoring", is_flag=True, help="Leave the stack itself running.")
+def stop(mode: str, monitoring: bool, only_monitoring: bool) -> None:
     """Stop the stack, including monitoring. Running jobs get their grace period; queued jobs stay queued."""
     from rqstack.settings.paths import home
     from rqstack.stack import mode as modes
@@ -77,10 +95,13 @@ def stop(mode: str, monitoring: bool) -> None:
     if modes.running(mode) == "compose":
         from rqstack.stack import compose
 
-        compose.stop(home(), click.echo)
+        (compose.stop_monitoring if only_monitoring else compose.stop)(home(), click.echo)
         return
     from rqstack.stack import local
 
+    if only_monitoring:
+        local.stop_monitoring(home(), click.echo)
+        return
     click.echo("Stopped." if local.stop(home(), click.echo) else "Nothing runs.")
 
 
@@ -123,22 +144,27 @@ def logs(mode: str, follow: bool, processes: tuple[str, ...]) -> None:
     from rqstack.settings.paths import home
     from rqstack.stack import mode as modes
 
-    if modes.running(mode) == "compose":
-        from rqstack.stack import compose
+    try:
+        if modes.running(mode) == "compose":
+            from rqstack.stack import compose
 
-        compose.logs(home(), processes, follow=follow)
-        return
-    from rqstack.stack import local
+            sys.exit(compose.logs(home(), processes, follow=follow))
+        from rqstack.stack import local
 
-    local.logs(home(), processes, follow=follow, report=click.echo)
+        local.logs(home(), processes, follow=follow, report=click.echo)
+    except KeyboardInterrupt:
+        click.echo(STILL_RUNS, err=True)
+        sys.exit(INTERRUPTED)
 
 
 @stack.command()
 def setup() -> None:
     """Create .env with random secrets if it does not exist, and generate files from it."""
     from rqstack.settings.paths import home
-    from rqstack.stack import env
+    from rqstack.stack import checkout, env
 
+    checkout.check(home())
+    _warn_of_unknown_settings()
     is_new = env.setup()
     click.echo(f"{'Created' if is_new else 'Kept'} {home() / '.env'}.")
 
@@ -157,12 +183,12 @@ def run(process: str) -> None:
 def deploy_tasks(mode: str) -> None:
     """Ship the current task code to the running workers, without a restart."""
     from rqstack.settings.paths import home
-    from rqstack.stack import compose, dependencies
+    from rqstack.stack import checkout, compose, local
     from rqstack.stack import mode as modes
 
+    checkout.check(home())
     if modes.running(mode) == "local":
-        dependencies.prepare_projects(home(), click.echo)
-        click.echo("Without Docker the workers use the task folder directly: there is nothing else to ship.")
+        local.deploy_tasks(home(), click.echo)
         return
     compose.deploy_tasks(home(), click.echo)
 
@@ -192,11 +218,12 @@ def rollback_tasks(mode: str, release: str | None) -> None:
 def systemd(folder: Path, procfile: str, scale: dict[str, int]) -> None:
     """Write a systemd unit for each process of the Procfile into FOLDER, for example ~/.config/systemd/user."""
     from rqstack.settings.paths import home
-    from rqstack.stack import env
+    from rqstack.stack import checkout, env, local
     from rqstack.stack import systemd as units
 
+    checkout.check(home())
     env.setup()
-    for path in units.export(home(), procfile, scale, folder):
+    for path in units.export(home(), procfile, local.with_workers(scale), folder):
         click.echo(path)
 
 

@@ -45,9 +45,13 @@ for _command in (daemon.start, daemon.stop, daemon.restart, daemon.status):
 def run(queues: tuple[str, ...], processes: int | None, burst: bool, backend: str | None, **options: Any) -> None:
     """Run a worker in the foreground. QUEUES in order of priority; default: RQSTACK_QUEUES.
 
+    Modules in the current folder can be imported, as with `rq worker`.
+
     SIGTERM or Ctrl-C stops it gracefully: running jobs have RQSTACK_GRACE seconds to finish, and are requeued if they
     do not. A second signal stops it at once, and requeues them.
     """
+    from rqstack.registry.discovery import add_current_folder
     from rqstack.worker.run import run_worker
 
+    add_current_folder()
     sys.exit(run_worker(queues, processes=processes, burst=burst, backend=backend, **options))

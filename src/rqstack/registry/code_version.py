@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,9 @@ from rqstack.settings.paths import home
 
 if TYPE_CHECKING:
     from rqstack.settings import Settings
+
+DEPLOY_MARK = Path("var") / "deployed"
+"""The file that `make deploy-tasks` writes where workers use the task folder itself."""
 
 
 def code_version(settings: Settings) -> str:
@@ -21,7 +26,28 @@ def code_version(settings: Settings) -> str:
     """
     folder = home() / settings.tasks_path
     place = os.path.realpath(folder)
-    return "|".join((place, os.path.realpath(folder / "current"), head_commit(Path(place))))
+    parts = (place, os.path.realpath(folder / "current"), head_commit(Path(place)), _last_deploy())
+    return sha256("|".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def mark_deploy() -> None:
+    """Change the version of the task code: workers and schedulers of this home load it again.
+
+    Raises:
+        OSError: The mark cannot be written.
+    """
+    path = home() / DEPLOY_MARK
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(f"{time.time_ns()}\n")
+    temporary.replace(path)
+
+
+def _last_deploy() -> str:
+    try:
+        return str((home() / DEPLOY_MARK).stat().st_mtime_ns)
+    except OSError:
+        return ""
 
 
 def release_name(settings: Settings) -> str:

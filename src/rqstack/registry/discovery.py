@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -29,8 +30,12 @@ MODULES = ("tasks", "commands")
 CRON = "cron"
 """Name of the modules that hold a project's cron table. The scheduler imports them, workers and producers do not."""
 
+OUTSIDE = ".outside"
+"""Sub-folder of the task projects for copies of projects from elsewhere."""
+
 BUILT_IN = ("rqstack.smoke",)
 LISTED = "rqstack-modules.txt"
+_OWN = str(Path(__file__).parents[1]) + os.sep
 _SKIPPED = {"build", "dist", "docs", "node_modules", "test", "tests"}
 
 
@@ -115,6 +120,16 @@ def autodiscover(
     for failure in found.failures:
         log.error("%s", failure)
     return found
+
+
+def add_current_folder() -> None:
+    """Let modules in the current folder be imported, as `rq worker` does.
+
+    Not where it is the folder for temporary files, in which containers run: what a job writes there is no code of ours.
+    """
+    here = Path.cwd()
+    if here != Path(tempfile.gettempdir()).resolve():
+        _add_path(here)
 
 
 def discover_packages(names: Iterable[str], modules: Iterable[str] = MODULES) -> Found:
@@ -241,16 +256,16 @@ def _projects(settings: Settings) -> Iterator[tuple[Path, Failure | None]]:
     if not names:
         if not parent.is_dir():
             return
-        names = tuple(
-            sorted(
-                entry.name
-                for entry in parent.iterdir()
-                if entry.is_dir() and not entry.name.startswith((".", "_")) and any(entry.iterdir())
-            )
-        )
-    for name in names:
-        root = parent / name
+        folders = [entry for entry in parent.iterdir() if not entry.name.startswith((".", "_"))]
+        # Copies of projects from elsewhere, which the image of the tasks is built with.
+        if (parent / OUTSIDE).is_dir():
+            folders += (parent / OUTSIDE).iterdir()
+        roots = sorted(entry for entry in folders if entry.is_dir() and any(entry.iterdir()))
+    else:
+        roots = [each if each.is_dir() else parent / OUTSIDE / each.name for each in (parent / name for name in names)]
+    for root in roots:
         if not root.is_dir():
+            root = parent / root.name
             yield root, Failure(str(root), "there is no such project. Check RQSTACK_PROJECTS and RQSTACK_TASKS_PATH.")
         elif not (root / "pyproject.toml").is_file() and not (root / LISTED).is_file():
             yield (
@@ -336,7 +351,10 @@ def _import(name: str, project: str, found: Found, file: Path | None = None) -> 
 
 def _failure(name: str, error: Exception) -> Failure:
     where = traceback.extract_tb(error.__traceback__)
-    place = f" ({where[-1].filename}:{where[-1].lineno})" if where else ""
+    # A decorator of ours raises what the line of the user's file is to blame for.
+    theirs = [frame for frame in where if not frame.filename.startswith((_OWN, "<frozen"))]
+    last = (theirs or where)[-1:]
+    place = f" ({last[0].filename}:{last[0].lineno})" if last else ""
     if isinstance(error, SyntaxError) and error.filename:
         place = f" ({error.filename}:{error.lineno})"
     reason = f"cannot be imported: {type(error).__name__}: {error}{place}"

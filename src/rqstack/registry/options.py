@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from rqstack.registry import rate as rates
@@ -127,6 +127,9 @@ class TaskOptions:
     def make_retry(self) -> Retry | None:
         """RQ's Retry for one job."""
         return make_retry(self.retries, self.backoff, at_front=self.at_front)
+
+
+OPTION_NAMES = frozenset(field.name for field in fields(TaskOptions))
 
 
 def make_options(

@@ -14,6 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from rqstack.errors import BrokerUnavailable, IncompatibleSchema
+from rqstack.processes.liveness import SCHEDULER, Liveness
 from rqstack.registry.code_version import code_version
 from rqstack.scheduling.cron_loader import CronLoader
 from rqstack.scheduling.delayed import DelayedJobs
@@ -91,6 +92,7 @@ class SchedulerProcess:
         self.delayed_jobs = DelayedJobs(self.connection, self.settings.job_timeout)
         self.heartbeat = Heartbeat(max(2 * self.settings.dead_after, 3 * self.settings.heartbeat), name)
         self._schema = schema.SharedSchema(self.settings)
+        self._liveness = Liveness(SCHEDULER)
         self._loader = CronLoader(self.settings)
         self._code_version = ""
         # Times on the monotonic clock.
@@ -110,7 +112,9 @@ class SchedulerProcess:
         try:
             self._code_version = code_version(self.settings)
             while True:
-                time.sleep(self._cycle_or_back_off())
+                wait = self._cycle_or_back_off()
+                self._liveness.touch()
+                time.sleep(wait)
         except _Stop:
             pass
         except (BrokerUnavailable, IncompatibleSchema) as error:
@@ -222,6 +226,7 @@ class SchedulerProcess:
 
     def _close(self) -> None:
         self._loader.stop()
+        self._liveness.remove()
         self.connection.close()
         with suppress(RedisError, OSError):
             client = connect(self.settings, retries=0, socket_timeout=1, socket_connect_timeout=1)

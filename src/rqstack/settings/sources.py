@@ -18,6 +18,8 @@ from rqstack.settings.paths import home
 framework_settings: dict[str, Any] = {}
 """Values from a web framework's settings, by environment variable. `set_framework_settings` fills it."""
 
+_CONNECTION = ("REDIS_URL", "REDIS_USERNAME", "REDIS_PASSWORD")
+
 
 class Sources:
     """The sources of settings. The first that has a value wins:
@@ -26,7 +28,9 @@ class Sources:
     2. <NAME>_FILE: for a secret, the file that this variable names
     3. var/stack.env: where the running stack writes its ports and mode
     4. .env
-    5. framework: the settings of a web framework, such as Django
+    5. <NAME>_FILE in .env: for a secret, the file that it names; a relative path is below the home
+    6. framework: the settings of a web framework, such as Django
+    7. the stack of this home: where `.env` has its port and its passwords, but no source says where Redis is
 
     An empty value counts as none. Names may be in lower case in the environment and in files. The two files of `home()`
     are read when an object is created.
@@ -40,6 +44,7 @@ class Sources:
         self._environment = _normalize(os.environ)
         self._env_file = read_env_file(root / ".env")
         self._stack_env = read_env_file(root / "var" / "stack.env")
+        self._root = root
 
     def find(self, *names: str, secret: bool = False) -> tuple[Any, str] | None:
         """Find the value of one setting.
@@ -56,19 +61,36 @@ class Sources:
         """
         for source, values in (
             ("environment", self._environment),
-            (f"{names[0]}_FILE", self._secret_file(names[0]) if secret else {}),
+            (f"{names[0]}_FILE", _secret_file(names[0], self._environment, Path()) if secret else {}),
             ("var/stack.env", self._stack_env),
             (".env", self._env_file),
+            (f"{names[0]}_FILE in .env", _secret_file(names[0], self._env_file, self._root) if secret else {}),
             ("framework", framework_settings),
+            ("the stack", self._stack_values(names[0])),
         ):
             for name in names:
                 if (value := values.get(name)) not in (None, ""):
                     return value, source
         return None
 
-    def _secret_file(self, name: str) -> dict[str, str]:
-        path = self._environment.get(f"{name}_FILE")
-        return {name: _read(Path(path), f"{name}_FILE: ").strip()} if path else {}
+    def _stack_values(self, name: str) -> dict[str, str]:
+        """How the user `admin` reaches the Redis of the stack whose `.env` this is, however it was started."""
+        password = self._env_file.get("REDIS_ADMIN_PASSWORD")
+        if name not in _CONNECTION or not password:
+            return {}
+        given = (self._environment, self._stack_env, self._env_file, framework_settings)
+        if name != _CONNECTION[0]:
+            # Credentials belong to their server, and to each other.
+            names = {*_CONNECTION, f"{_CONNECTION[2]}_FILE"}
+            if any(values.get(each) for values in given for each in names):
+                return {}
+        port = self._environment.get("REDIS_PORT") or self._env_file.get("REDIS_PORT") or "6379"
+        return dict(zip(_CONNECTION, (f"redis://127.0.0.1:{port}/0", "admin", password), strict=True))
+
+
+def _secret_file(name: str, values: Mapping[str, str], folder: Path) -> dict[str, str]:
+    path = values.get(f"{name}_FILE")
+    return {name: _read(folder / path, f"{name}_FILE: ").strip()} if path else {}
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -79,12 +101,24 @@ def read_env_file(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         return {}
+    return parse_env(_read(path), path)
+
+
+def parse_env(text: str, path: Path) -> dict[str, str]:
+    """The values in the text of a file such as `.env`, by name in upper case.
+
+    Args:
+        path: The file, for the message.
+
+    Raises:
+        SettingsError: A line is not NAME=value.
+    """
     # Not `dotenv_values`: it only logs that a line is broken, and that line may be the key that signs.
     from dotenv.main import resolve_variables
     from dotenv.parser import parse_stream
 
     values = []
-    for line in parse_stream(io.StringIO(_read(path))):
+    for line in parse_stream(io.StringIO(text)):
         if line.error:
             place = f"{path}, line {line.original.line}"
             raise SettingsError(f"{place}: this is not NAME=value. Perhaps a quotation mark is missing.")

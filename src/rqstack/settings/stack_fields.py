@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
@@ -11,13 +11,26 @@ from rqstack.settings.loader import SettingsBase, group
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 
+_stack = group("The stack: `make start` chooses mode and project once")
 _secrets = group("Secrets: `make start` writes random ones into .env")
 _containers = group("Images and limits of the containers")
 _ports = group("Ports, all on 127.0.0.1")
 
 
 class StackSettings(SettingsBase, frozen=True, rename="upper"):
-    """Further settings of `make start` and the compose files: images, ports, limits and the password of each role."""
+    """Further settings of `make start` and the compose files: images, ports, limits and the password of each role.
+
+    What `rqstack.stack.generated` lists is chosen by `make start`, where the user has not set it.
+    """
+
+    mode: Annotated[
+        Literal["auto", "local", "compose"],
+        _stack("Where the stack runs: with compose, or as local processes; auto prefers compose."),
+    ] = field(default="auto", name="RQSTACK_MODE")
+    project: Annotated[str, _stack("The compose project: the beginning of the names of containers and volumes.")] = (
+        field(default="rqstack", name="COMPOSE_PROJECT_NAME")
+    )
+    workers: Annotated[int, _stack("Containers of the service worker, or processes of that name.", ge=1, le=512)] = 1
 
     redis_admin_password: Annotated[MaybeSecret, _secrets("Redis user `admin`: the commands a person types.")] = None
     redis_producer_password: Annotated[MaybeSecret, _secrets("Redis user `producer`: enqueues, reads results.")] = None
@@ -63,6 +76,9 @@ class StackSettings(SettingsBase, frozen=True, rename="upper"):
     prometheus_image: Annotated[str, _containers("Prometheus.")] = "prom/prometheus:v3.5.0"
     alertmanager_image: Annotated[str, _containers("Alertmanager.")] = "prom/alertmanager:v0.28.1"
     grafana_image: Annotated[str, _containers("Grafana.")] = "grafana/grafana:12.2.0"
+    grafana_profile: Annotated[
+        str, _containers("The compose profile that Grafana needs; empty for none. Set where its image is missing.")
+    ] = ""
     rq_exporter_image: Annotated[str, _containers("The name of rq-exporter's image.")] = "rqstack/rq-exporter:local"
     dashboard_image: Annotated[str, _containers("The name of the jobs page's image.")] = "rqstack/dashboard:local"
     monitor_memory: Annotated[str, _containers("Memory of Prometheus, and of Grafana.")] = "512m"

@@ -16,11 +16,8 @@ from pathlib import Path, PurePosixPath
 from zipfile import ZipFile
 
 from rqstack.errors import RqstackError
-from rqstack.registry.discovery import CRON, LISTED, MODULES
+from rqstack.registry.discovery import CRON, LISTED, MODULES, OUTSIDE
 from rqstack.stack.reporting import Report
-
-OUTSIDE = ".outside"
-"""Sub-folder of the task projects for copies of projects from elsewhere."""
 
 EXCLUDED = (".git", ".venv*", ".env*", ".tox", ".nox", "__pycache__", "node_modules", "var")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -83,9 +80,15 @@ def copy_outside_projects(projects: Iterable[Path], tasks: Path) -> None:
         if project.suffix == ".whl" and project.is_file():
             shutil.copy2(project, copy)
         elif (project / "pyproject.toml").is_file():
-            shutil.copytree(project, copy, symlinks=True, ignore=shutil.ignore_patterns(*EXCLUDED))
+            shutil.copytree(project, copy, symlinks=True, ignore=_excluded)
         else:
             raise BuildFailed(f"TASKS_OUTSIDE: {project} is neither a wheel nor a folder with a pyproject.toml.")
+
+
+def _excluded(folder: str, names: list[str]) -> set[str]:
+    """What is left out of a copy: virtual environments too, whatever they are called."""
+    environments = {name for name in names if Path(folder, name, "pyvenv.cfg").is_file()}
+    return environments | shutil.ignore_patterns(*EXCLUDED)(folder, names)
 
 
 def project_name(project: Path) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rqstack.errors import RqstackError
 from rqstack.settings import StackSettings, load
-from rqstack.stack import build_projects, env, images, ports
+from rqstack.settings.loader import declared_settings
+from rqstack.stack import build_projects, choices, env, generated, images, project
 from rqstack.stack.reporting import Report
 
 BASE = "docker-compose.yml"
@@ -19,6 +20,9 @@ MONITORING = "docker-compose-monitor.yml"
 OVERRIDE = "docker-compose.override.yml"
 TASKS_SERVICE = "tasks"
 """The service that installs the task code and exits."""
+
+GRAFANA_PROFILE = declared_settings(StackSettings)["grafana_profile"].name
+"""The setting that leaves Grafana out, where its image is missing."""
 
 HEALTHY, UNHEALTHY, NOT_RUNNING = 0, 1, 3
 """Exit codes of `status`."""
@@ -33,6 +37,15 @@ ADDRESSES = {
     "grafana": ("Grafana", "http://127.0.0.1:{}"),
 }
 """Title and address of each service, without the port."""
+
+SECOND_PULL_TIMEOUT = 10.0
+"""Seconds that further pulls may take where no registry has answered."""
+
+LOGINS = {
+    "dashboard": "  user {settings.dashboard_username}, password: DASHBOARD_PASSWORD in .env",
+    "grafana": "  user admin, password: GRAFANA_PASSWORD in .env",
+}
+"""How to log in, by service."""
 
 
 class StackFailed(RqstackError):
@@ -59,31 +72,46 @@ class Compose:
     def command(self, *arguments: str) -> list[str]:
         """The command line of a `docker compose` call."""
         files = [part for path in self.files for part in ("--file", str(path))]
-        # Later files take precedence, and the environment over all files.
-        env_files = [path for path in (self.root / ".env", self.root / images.IMAGES_ENV) if path.is_file()]
-        env_options = [part for path in env_files for part in ("--env-file", str(path))]
-        return ["docker", "compose", "--project-directory", str(self.root), *files, *env_options, *arguments]
+        env_file = ["--env-file", str(self.root / ".env")] if (self.root / ".env").is_file() else []
+        return ["docker", "compose", "--project-directory", str(self.root), *files, *env_file, *arguments]
 
-    def run(self, *arguments: str, purpose: str) -> str:
+    def run(self, *arguments: str, purpose: str, environment: Mapping[str, str] | None = None) -> str:
         """Run `docker compose` and return its output.
 
         Args:
             purpose: Completes "Cannot …" in the error message.
+            environment: Further variables, which win over `.env`.
 
         Raises:
             StackFailed: It failed. The message has the end of its output.
         """
-        done = subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False)
+        given = {**os.environ, **(environment or {})}
+        done = subprocess.run(self.command(*arguments), env=given, capture_output=True, text=True, check=False)
         if done.returncode:
             output = " ".join((done.stderr or done.stdout).strip().splitlines()[-8:])
             raise StackFailed(f"Cannot {purpose}: {output}")
         return done.stdout
 
-    def config(self) -> dict[str, Any]:
-        """The configuration with all variables resolved."""
-        config = json.loads(self.run("config", "--format", "json", purpose="read the compose files"))
+    def config(self, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """The configuration with all variables resolved.
+
+        Args:
+            environment: Further variables, which win over `.env`.
+        """
+        output = self.run("config", "--format", "json", purpose="read the compose files", environment=environment)
+        config = json.loads(output)
         assert isinstance(config, dict)
         return config
+
+    def project(self) -> str:
+        """The name of the project.
+
+        Raises:
+            ForeignStack: Its containers belong to another folder.
+        """
+        name = str(self.config()["name"])
+        project.check_owner(name, self.root)
+        return name
 
     def containers(self) -> list[dict[str, Any]]:
         """The containers of the project, including those that exited."""
@@ -101,55 +129,120 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
     Raises:
         StackFailed: A service is unhealthy.
         ImagesMissing: An image can be neither pulled nor built.
-        PortInUse: Another program listens on a port.
+        PortInUse: Another program listens on a port that the user set.
+        ForeignStack: The containers of this project belong to another folder.
         SettingsError: A setting is missing or invalid.
     """
     if env.setup(root):
         report("Created .env with random secrets.")
     compose = Compose(root, monitoring=monitoring)
     settings = load(StackSettings)
-    found = images.ensure(root, images.external_images(compose.config()), settings.pull_timeout, report)
+    name = compose.project()
+    _provide_images(compose, settings.pull_timeout, report)
     config = compose.config()
-    services = [name for name in config["services"] if name not in found.left_out]
-    check_ports(config, services, compose.containers())
+    services = list(config["services"])
+    check_scale(config, scale or {})
+    check_ports(root, config, services, compose.containers(), report)
     build_projects.copy_outside_projects([root / path for path in settings.tasks_outside], root / "tasks")
     report("Building the images of rqstack and of the tasks.")
     compose.run("build", "--quiet", *services, purpose="build the images")
     report(f"Starting {', '.join(services)}.")
-    counts = [f"--scale={name}={number}" for name, number in (scale or {}).items()]
+    counts = [f"--scale={service}={number}" for service, number in (scale or {}).items()]
     # Named explicitly, so that services that are left out are not started.
     options = ("--detach", "--wait", f"--wait-timeout={settings.start_timeout}", "--no-build")
     try:
         compose.run("up", *options, *counts, *services, purpose="start the stack")
     except StackFailed as error:
         raise StackFailed(_describe_unhealthy(compose) or str(error)) from None
+    choices.remember_mode(root, "compose")
+    images.remove_former(name, report)
     published = _published_ports(compose.containers())
     values = {"REDIS_URL": f"redis://127.0.0.1:{published['redis']}/0"}
     values |= {_port_setting(name): str(port) for name, port in published.items()}
     env.write_stack_env("compose", values, root)
-    for name, port in published.items():
-        title, address = ADDRESSES.get(name, (name, "127.0.0.1:{}"))
-        report(f"{title:12} {address.format(port)}")
+    for service, port in published.items():
+        title, address = ADDRESSES.get(service, (service, "127.0.0.1:{}"))
+        report(f"{title:12} {address.format(port)}{LOGINS.get(service, '').format(settings=settings)}")
     report("Try:         .venv/bin/rqstack trigger --url https://example.com")
 
 
-def check_ports(config: Mapping[str, Any], services: Iterable[str], running: Sequence[Mapping[str, Any]]) -> None:
-    """Check that the ports of services are free.
+def _provide_images(compose: Compose, pull_timeout: float, report: Report) -> None:
+    """Pull or build missing images, and remember in `.env` what `docker compose` needs to know of them."""
+    root = compose.root
+    is_users = generated.is_users(root, GRAFANA_PROFILE)
+    with_grafana = None if is_users else {GRAFANA_PROFILE: ""}
+    config = compose.config(with_grafana)
+    found = images.ensure(root, images.external_images(config), pull_timeout, report)
+    if found.built:
+        # No registry answers, so a plain `docker compose` with monitoring could not pull its images later.
+        config = Compose(root, monitoring=True).config(with_grafana)
+        rest = {name: image for name, image in images.external_images(config).items() if name not in found.seen}
+        found = found.joined(images.ensure(root, rest, min(pull_timeout, SECOND_PULL_TIMEOUT), report))
+    values: dict[str, str | int | None] = dict(found.built)
+    if "grafana" in found.seen and not is_users:
+        # The plain command leaves it out as well: a profile that nobody asks for.
+        values[GRAFANA_PROFILE] = "grafana" if "grafana" in found.left_out else None
+    generated.update(root, values)
+
+
+def check_scale(config: Mapping[str, Any], scale: Mapping[str, int]) -> None:
+    """Check that services can have several containers.
 
     Args:
+        config: From `Compose.config`.
+        scale: Number of containers by service.
+
+    Raises:
+        RqstackError: A service does not exist, or has a port or the task volume for itself.
+    """
+    services = config["services"]
+    scalable = [name for name, service in services.items() if not service.get("ports") and name != TASKS_SERVICE]
+    for name in scale:
+        if name not in scalable:
+            reason = "it can have one container only" if name in services else "no such service"
+            raise RqstackError(f"--scale {name}: {reason}. These can have several: {', '.join(scalable)}.")
+
+
+def check_ports(
+    root: Path,
+    config: Mapping[str, Any],
+    services: Iterable[str],
+    running: Sequence[Mapping[str, Any]],
+    report: Report,
+) -> None:
+    """Make sure that the ports of services are free: choose others in place of those that are not.
+
+    Args:
+        root: The home of the stack.
         config: From `Compose.config`.
         services: The services to start.
         running: From `Compose.containers`. Ports of these containers do not conflict.
 
     Raises:
-        PortInUse: Another program listens on a port.
+        PortInUse: The user set a port, and another program listens on it.
     """
     own = set(_published_ports(running).values())
     for name in services:
         for entry in config["services"][name].get("ports", []):
             port = int(entry["published"])
-            if port not in own:
-                ports.choose(_port_setting(name), port, is_explicit=True)
+            if port not in own and (chosen := choices.move_port(root, _port_setting(name), port)) != port:
+                report(f"Port {port} is in use, so {_port_setting(name)} is {chosen} from now on.")
+
+
+def stop_monitoring(root: Path, report: Report) -> None:
+    """Stop and remove the containers of docker-compose-monitor.yml. The stack and the volumes stay.
+
+    Raises:
+        StackFailed: Docker could not stop them.
+        ForeignStack: The containers of this project belong to another folder.
+    """
+    compose = Compose(root, monitoring=True)
+    compose.project()
+    others = set(Compose(root).config()["services"])
+    running = sorted({str(row["Service"]) for row in compose.containers()} - others)
+    if running:
+        compose.run("rm", "--stop", "--force", *running, purpose="stop the monitoring")
+    report(f"Stopped {', '.join(running)}. The stack still runs." if running else "No monitoring runs.")
 
 
 def stop(root: Path, report: Report) -> None:
@@ -157,8 +250,10 @@ def stop(root: Path, report: Report) -> None:
 
     Raises:
         StackFailed: Docker could not stop it.
+        ForeignStack: The containers of this project belong to another folder.
     """
     compose = Compose(root, monitoring=True)
+    compose.project()
     was_running = bool(compose.containers())
     try:
         compose.run("down", "--remove-orphans", purpose="stop the stack")
@@ -180,7 +275,9 @@ def status(root: Path, report: Report, *, as_json: bool = False) -> int:
     Returns:
         The exit code: 0 if all are healthy, 1 if one is not, 3 if none runs.
     """
-    containers = Compose(root, monitoring=True).containers()
+    compose = Compose(root, monitoring=True)
+    name = compose.project()
+    containers = compose.containers()
     rows: list[dict[str, Any]] = [
         {
             "process": container["Name"],
@@ -192,31 +289,43 @@ def status(root: Path, report: Report, *, as_json: bool = False) -> int:
         for container in containers
     ]
     addresses = {
-        name: ADDRESSES.get(name, ("", "{}"))[1].format(port) for name, port in _published_ports(containers).items()
+        service: ADDRESSES.get(service, ("", "{}"))[1].format(port)
+        for service, port in _published_ports(containers).items()
     }
     if as_json:
-        report(json.dumps({"mode": "compose", "processes": rows, "listening": addresses}))
+        report(json.dumps({"mode": "compose", "project": name, "processes": rows, "listening": addresses}))
     elif not rows:
         report("Nothing runs. Start it with: make start")
     else:
+        report(f"{'Compose project':32} {name}")
         for row in rows:
             report(f"{row['process']:32} {row['status']}")
-        for name, address in addresses.items():
-            report(f"{name:32} {address}")
+        for service, address in addresses.items():
+            report(f"{service:32} {address}")
     if not rows:
         return NOT_RUNNING
     return HEALTHY if all(row["healthy"] for row in rows) else UNHEALTHY
 
 
-def logs(root: Path, services: Sequence[str] = (), *, follow: bool = False) -> None:
+def logs(root: Path, services: Sequence[str] = (), *, follow: bool = False) -> int:
     """Print the end of the logs.
 
     Args:
         services: Default: all.
         follow: Keep printing until Ctrl-C.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        RqstackError: There is no such service.
     """
+    compose = Compose(root, monitoring=True)
+    known = compose.config()["services"]
+    if unknown := [name for name in services if name not in known]:
+        raise RqstackError(f"{unknown[0]}: no such service. Known are {', '.join(known)}.")
     arguments = ["logs", "--tail=100", *(["--follow"] if follow else []), *services]
-    sys.exit(subprocess.run(Compose(root, monitoring=True).command(*arguments), check=False).returncode)
+    return subprocess.run(compose.command(*arguments), check=False).returncode
 
 
 def deploy_tasks(root: Path, report: Report) -> None:
@@ -226,10 +335,12 @@ def deploy_tasks(root: Path, report: Report) -> None:
         StackFailed: The build or an import failed. The running release stays.
     """
     compose = Compose(root)
+    name = compose.project()
     build_projects.copy_outside_projects([root / path for path in load(StackSettings).tasks_outside], root / "tasks")
     report("Building the task projects.")
     compose.run("build", "--quiet", TASKS_SERVICE, purpose="build the task projects")
     _run_tasks_command(compose, report, "install", "/packages", "--again")
+    images.remove_former(name, report)
 
 
 def rollback_tasks(root: Path, report: Report, release: str | None = None) -> None:

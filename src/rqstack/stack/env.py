@@ -15,6 +15,7 @@ from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.loader import SecretStr, Setting, declared_settings
 from rqstack.settings.paths import home
 from rqstack.settings.sources import read_env_file
+from rqstack.stack import choices
 from rqstack.stack.acl import ROLES, users_acl
 from rqstack.stack.files import create, write_atomically
 from rqstack.stack.rq_settings import rq_settings
@@ -84,7 +85,7 @@ def table() -> str:
 
 
 def setup(root: Path | None = None) -> bool:
-    """Create the files that a stack reads when it starts. An existing `.env` is kept.
+    """Create the files that a stack reads when it starts. An existing `.env` is kept, but for the generated block.
 
     Args:
         root: Default: `home()`.
@@ -102,6 +103,7 @@ def setup(root: Path | None = None) -> bool:
         values = {name: secrets.token_urlsafe(24) for name in generated_secrets()}
         create(root / ".env", example(values))
         is_new = True
+    choices.complete(root, is_new=is_new)
     prefix = read_env_file(root / ".env").get("RQ_KEY_PREFIX")
     if prefix and prefix != PREFIX:
         raise SettingsError(

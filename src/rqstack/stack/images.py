@@ -10,8 +10,7 @@ from time import monotonic
 from typing import Any
 
 from rqstack.errors import RqstackError
-from rqstack.settings.sources import read_env_file
-from rqstack.stack.files import write_atomically
+from rqstack.stack import generated
 from rqstack.stack.reporting import Report
 
 BUILDABLE = ("python", "redis", "postgres", "prometheus", "alertmanager")
@@ -19,8 +18,6 @@ BUILDABLE = ("python", "redis", "postgres", "prometheus", "alertmanager")
 
 OPTIONAL = ("grafana",)
 """Services that are left out if their image is not available."""
-
-IMAGES_ENV = Path("var") / "images.env"
 
 
 class ImagesMissing(RqstackError):
@@ -32,12 +29,18 @@ class Result:
     """The outcome of `ensure`.
 
     Args:
-        built: Images that were built, by environment variable, as in `var/images.env`.
+        seen: The services whose images were needed.
+        built: Images that were built, by environment variable.
         left_out: Optional services whose image is not available.
     """
 
+    seen: tuple[str, ...]
     built: Mapping[str, str]
     left_out: tuple[str, ...]
+
+    def joined(self, other: Result) -> Result:
+        """This outcome and another one."""
+        return Result(self.seen + other.seen, {**self.built, **other.built}, self.left_out + other.left_out)
 
 
 def external_images(config: Mapping[str, Any]) -> dict[str, str]:
@@ -62,7 +65,7 @@ def ensure(root: Path, needed: Mapping[str, str], pull_timeout: float, report: R
     """Pull or build missing images.
 
     Args:
-        root: The home of the stack. Images that are built are recorded in its `var/images.env`.
+        root: The home of the stack.
         needed: Images by service, from `external_images`.
         pull_timeout: Seconds for all pulls together, because pulls from an unreachable registry may hang.
 
@@ -71,12 +74,13 @@ def ensure(root: Path, needed: Mapping[str, str], pull_timeout: float, report: R
     """
     missing = {name: image for name, image in needed.items() if not is_present(image)}
     if not missing:
-        return Result({}, ())
+        return Result(tuple(needed), {}, ())
     failed = _pull(missing, pull_timeout, report)
     left_out = tuple(name for name in failed if name in OPTIONAL)
     to_build = [name for name in failed if name in BUILDABLE]
     for name, image in failed.items():
-        if name not in OPTIONAL and name not in BUILDABLE:
+        is_users = name in BUILDABLE and generated.is_users(root, f"{name.upper()}_IMAGE")
+        if is_users or (name not in OPTIONAL and name not in BUILDABLE):
             raise ImagesMissing(
                 f"The image {image} of {name} is missing and cannot be pulled. Load it, or set another one."
             )
@@ -86,7 +90,7 @@ def ensure(root: Path, needed: Mapping[str, str], pull_timeout: float, report: R
         built = _build(root, to_build, report)
     if left_out:
         report(f"Left out: {', '.join(left_out)}. The image cannot be pulled, and Debian has no package for it.")
-    return Result(built, left_out)
+    return Result(tuple(needed), built, left_out)
 
 
 def is_present(image: str) -> bool:
@@ -134,21 +138,20 @@ def _build(root: Path, names: list[str], report: Report) -> dict[str, str]:
         output = process.stdout.read()
     if process.returncode:
         raise ImagesMissing(f"Cannot build base images from Debian packages: {' '.join(lines[-5:])}")
-    built = dict(line.split("=", 1) for line in output.splitlines())
-    save_built_images(root, built)
-    return built
+    return dict(line.split("=", 1) for line in output.splitlines())
 
 
-def save_built_images(root: Path, built: Mapping[str, str]) -> None:
-    """Add image names, by environment variable, to `var/images.env`."""
-    known = load_built_images(root) | dict(built)
-    text = "# Images that were built locally, because no registry could be reached. Remove this file to pull again.\n"
-    (root / IMAGES_ENV).parent.mkdir(exist_ok=True)
-    write_atomically(
-        root / IMAGES_ENV, text + "".join(f"{name}={image}\n" for name, image in sorted(known.items())), 0o644
-    )
+def remove_former(project: str, report: Report) -> None:
+    """Remove the images of earlier builds that no container uses any more.
 
-
-def load_built_images(root: Path) -> dict[str, str]:
-    """Image names by environment variable from `var/images.env`; empty if the file does not exist."""
-    return read_env_file(root / IMAGES_ENV)
+    Args:
+        project: The compose project, with which compose labels what it builds.
+    """
+    label = f"label=com.docker.compose.project={project}"
+    # Dangling ones only: a newer build has taken their name.
+    command = ["docker", "image", "prune", "--force", "--filter", label]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    removed = sum(line.startswith("deleted: ") for line in done.stdout.splitlines())
+    space = next((line for line in done.stdout.splitlines() if line.startswith("Total reclaimed space: ")), "")
+    if removed:
+        report(f"Removed the images of earlier builds: {space.partition(': ')[2]}.")

@@ -9,26 +9,38 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from honcho.environ import expand_processes, parse_procfile
 
 from rqstack.errors import RqstackError
+from rqstack.processes.liveness import WORKER, alive
 from rqstack.processes.signals import is_alive, send_signal
+from rqstack.registry.code_version import code_version, mark_deploy
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.settings.loader import explicit_values
-from rqstack.stack import dependencies, env, locks, ports, processes, runner
+from rqstack.stack import choices, dependencies, env, locks, ports, processes, runner
 from rqstack.stack.reporting import Report
 
 BASE = "Procfile"
 MONITORING = "Procfile-monitor"
+JOBS_PAGE = "Jobs page"
 START_TIMEOUT = 120.0
 """Seconds within which all processes must be healthy."""
+
+STOP_TIME = 30.0
+"""Seconds that the processes of the monitoring get to end."""
+
+DEPLOY_TIMEOUT = 60.0
+"""Seconds within which all workers must have loaded new task code."""
 
 
 class StartFailed(RqstackError):
     """A process did not start, or is unhealthy. The message has the end of its log."""
+
+
+class TasksBroken(RqstackError):
+    """A task module cannot be imported. The message names it."""
 
 
 class StopFailed(RqstackError):
@@ -42,9 +54,11 @@ def process_names(root: Path, procfile: str, scale: Mapping[str, int]) -> list[s
         RqstackError: `scale` names a process that the Procfile does not have.
     """
     lines = parse_procfile((root / procfile).read_text()).processes
+    scalable = [name for name in lines if name in processes.SCALABLE]
     for name in scale:
-        if name not in lines and procfile == BASE:
-            raise RqstackError(f"--scale {name}: no such process. Known are {', '.join(lines)}.")
+        if name not in scalable and procfile == BASE:
+            reason = "it can run once only" if name in lines else "no such process"
+            raise RqstackError(f"--scale {name}: {reason}. These can run several times: {', '.join(scalable)}.")
     if shutil.which("prometheus") is None:
         lines.pop("prometheus", None)
     return [process.name for process in expand_processes(lines, concurrency=dict(scale))]
@@ -55,23 +69,29 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
 
     Args:
         monitoring: Include the processes of Procfile-monitor.
-        scale: Number of instances by process name. Default: 1.
+        scale: Number of instances by process name. Default: 1; of the worker, WORKERS.
 
     Raises:
         StartFailed: A process exited or is not healthy in time. The processes of its Procfile are stopped again.
-        RqstackError: A requirement is missing.
+        RqstackError: A requirement is missing, or the stack already runs with another number of instances.
     """
-    scale = scale or {}
+    asked, scale = scale or {}, with_workers(scale)
     if env.setup(root):
         report(f"Created {root / '.env'} with random secrets.")
     dependencies.prepare_projects(root, report)
     dependencies.ensure_redis_server(root, report)
+    check_tasks()
+    names = process_names(root, BASE, scale)
     running = dict(locks.running_processes(root))
     if "redis.1" in running:
         report("The stack already runs.")
-        _wait_until_healthy([name for name in running if name in process_names(root, BASE, scale)])
+        for name, number in asked.items():
+            if (now := sum(each.partition(".")[0] == name for each in running)) != number:
+                raise RqstackError(f"{name} runs {now} times. To run it {number} times: make stop, then this again.")
+        _wait_until_healthy([name for name in running if name in names])
     else:
         _start_runner(root, BASE, scale)
+        choices.remember_mode(root, "local")
     if not monitoring:
         return
     wanted = process_names(root, MONITORING, {})
@@ -86,16 +106,63 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
     _start_runner(root, MONITORING, {} if "prometheus.1" in wanted else {"prometheus": 0})
 
 
+def with_workers(scale: Mapping[str, int] | None) -> dict[str, int]:
+    """Numbers of instances, with WORKERS for the process worker where they do not name it."""
+    return {"worker": load(StackSettings).workers, **(scale or {})}
+
+
+def check_tasks() -> None:
+    """Import the task modules as a worker and the scheduler do, in a process of its own.
+
+    Raises:
+        TasksBroken: A module cannot be imported. The message names it.
+    """
+    command = [sys.executable, "-m", "rqstack.stack.import_check", "--local"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        # The last line: a module may print too.
+        output = (done.stdout.strip() or done.stderr.strip() or "the import failed").splitlines()[-1]
+        raise TasksBroken(output)
+
+
+def deploy_tasks(root: Path, report: Report) -> None:
+    """Make the running workers and the scheduler load the task code again, as they do after a commit.
+
+    Raises:
+        TasksBroken: A module cannot be imported. The running code stays.
+        RqstackError: Dependencies cannot be installed, or a worker does not load the code in time.
+    """
+    dependencies.prepare_projects(root, report)
+    try:
+        check_tasks()
+    except TasksBroken as error:
+        raise TasksBroken(f"{error} The workers keep the code that they have.") from None
+    mark_deploy()
+    version = code_version(load(Settings))
+    workers = [name for name, _ in locks.running_processes(root) if name.partition(".")[0] in processes.WORKERS]
+    if not workers:
+        report("No worker runs. The next start loads this code.")
+        return
+    deadline = time.monotonic() + DEPLOY_TIMEOUT
+    while missing := len(workers) - sum(each.code == version for each in alive(root, WORKER)):
+        if time.monotonic() > deadline:
+            raise RqstackError(
+                f"{missing} of {len(workers)} workers have not loaded the new code within {DEPLOY_TIMEOUT:.0f} s. "
+                "See `make logs`."
+            )
+        time.sleep(0.05)
+    report("The workers have loaded the new code. Jobs that run end on the old one.")
+
+
 def _choose_ports(root: Path, report: Report) -> None:
     settings = load(StackSettings)
-    explicit = explicit_values(StackSettings)
     chosen: dict[str, int] = {}
     for field in ("rq_exporter_port", "prometheus_port", "dashboard_port"):
         wanted = getattr(settings, field)
         name = field.upper()
-        chosen[name] = ports.choose(name, wanted, is_explicit=field in explicit)
+        chosen[name] = choices.move_port(root, name, wanted)
         if chosen[name] != wanted:
-            report(f"Port {wanted} is in use, so {name} is {chosen[name]}.")
+            report(f"Port {wanted} is in use, so {name} is {chosen[name]} from now on.")
     env.update_stack_env(chosen, root)
 
 
@@ -186,10 +253,32 @@ def addresses() -> dict[str, str]:
     """The addresses of the running stack, by title."""
     values = env.read_stack_env()
     by_title = {"Redis": values.get("REDIS_URL", "")}
-    for title, name in (("rq-exporter", "RQ_EXPORTER"), ("Prometheus", "PROMETHEUS"), ("Jobs page", "DASHBOARD")):
+    for title, name in (("rq-exporter", "RQ_EXPORTER"), ("Prometheus", "PROMETHEUS"), (JOBS_PAGE, "DASHBOARD")):
         if port := values.get(f"{name}_PORT"):
             by_title[title] = f"http://{ports.HOST}:{port}"
     return by_title
+
+
+def login() -> str:
+    """How to log in to the jobs page."""
+    return f"  user {load(StackSettings).dashboard_username}, password: DASHBOARD_PASSWORD in .env"
+
+
+def stop_monitoring(root: Path, report: Report) -> None:
+    """Stop the processes of Procfile-monitor. The stack stays.
+
+    Raises:
+        StopFailed: A process does not end.
+        RqstackError: A process belongs to another user.
+    """
+    names = {MONITORING, *parse_procfile((root / MONITORING).read_text()).processes}
+    running = _running(root, names)
+    if not running:
+        report("No monitoring runs.")
+        return
+    _stop(root, names, STOP_TIME)
+    shown = ", ".join(name for name in running if name != MONITORING)
+    report(f"Stopped {shown}. The stack still runs.")
 
 
 def stop(root: Path, report: Report) -> bool:
@@ -209,9 +298,31 @@ def stop(root: Path, report: Report) -> bool:
     report(
         f"Stopping {', '.join(name for name in running if name not in (BASE, MONITORING)) or 'remaining processes'}."
     )
+    _stop(root, None, load(Settings).grace + runner.STOP_MARGIN + 5)
+    env.remove_stack_env(root)
+    return True
+
+
+def _running(root: Path, names: Collection[str] | None) -> dict[str, int]:
+    """The process ids of runners and processes by name; of those that `names` has without their numbers, or of all."""
+    found = dict(locks.running_processes(root))
+    return {name: pid for name, pid in found.items() if names is None or name.partition(".")[0] in names}
+
+
+def _stop(root: Path, names: Collection[str] | None, seconds: float) -> None:
+    """Stop processes, and wait until they have ended.
+
+    Args:
+        names: As `_running` takes them.
+        seconds: After these they are killed.
+
+    Raises:
+        StopFailed: A process does not end.
+        RqstackError: A process belongs to another user.
+    """
     signalled: set[int] = set()
-    deadline = time.monotonic() + load(Settings).grace + runner.STOP_MARGIN + 5
-    while running := dict(locks.running_processes(root)):
+    deadline = time.monotonic() + seconds
+    while running := _running(root, names):
         # A runner passes the signal on to its processes. If none is alive, signal each process.
         runners = {name: pid for name, pid in running.items() if name in (BASE, MONITORING) and is_alive(pid)}
         is_late = time.monotonic() > deadline
@@ -221,8 +332,6 @@ def stop(root: Path, report: Report) -> bool:
         if time.monotonic() > deadline + 5:
             raise StopFailed(f"{', '.join(running)} do not end: processes {', '.join(map(str, running.values()))}.")
         time.sleep(0.05)
-    env.remove_stack_env(root)
-    return True
 
 
 def logs(root: Path, only: Sequence[str], *, follow: bool, report: Report) -> None:
@@ -232,12 +341,19 @@ def logs(root: Path, only: Sequence[str], *, follow: bool, report: Report) -> No
         only: Names of processes; empty: all.
         follow: Keep printing until Ctrl-C.
         report: Called with each line.
+
+    Raises:
+        UnknownProcess: The stack has no such process.
     """
+    for name in only:
+        processes.get(name)
     folder = root / "var" / "log"
     offsets: dict[Path, int] = {}
     while True:
         for path in sorted(folder.glob("*.log")):
-            if path.stem in (BASE, MONITORING) or (only and path.stem.partition(".")[0] not in only):
+            if path.stem in (BASE, MONITORING):
+                continue
+            if only and path.stem not in only and path.stem.partition(".")[0] not in only:
                 continue
             size = path.stat().st_size
             if path not in offsets:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 
+from rqstack.errors import RqstackError
+from rqstack.settings import StackSettings, load
 from rqstack.settings.paths import home
-from rqstack.stack import env, locks
+from rqstack.stack import locks
 
 ENGINE_TIMEOUT = 20.0
 """Seconds to wait for an answer of the Docker engine."""
@@ -30,6 +32,10 @@ def docker_problem() -> str:
     return ""
 
 
+class NoEngine(RqstackError):
+    """The stack runs with compose, and no Docker engine answers."""
+
+
 def choose(wanted: str) -> tuple[str, str]:
     """Choose the mode to start in.
 
@@ -38,12 +44,22 @@ def choose(wanted: str) -> tuple[str, str]:
 
     Returns:
         `local` or `compose`, and a line for the user if `auto` chose `local`.
+
+    Raises:
+        NoEngine: The stack has run with compose before, and no Docker engine answers.
     """
     if wanted != "auto":
         return wanted, ""
-    if running := env.read_stack_env().get("RQSTACK_MODE"):
-        return running, ""
-    if problem := docker_problem():
+    remembered = load(StackSettings).mode
+    if remembered == "local":
+        return remembered, ""
+    problem = docker_problem()
+    if problem and remembered == "compose":
+        raise NoEngine(
+            f"This stack runs with compose (RQSTACK_MODE in .env), but Docker cannot be used: {problem}. Start Docker. "
+            "Or start without it: make start MODE=local. Jobs that wait in the containers stay there."
+        )
+    if problem:
         return "local", f"Docker cannot be used ({problem}): running the processes of the Procfile on this machine."
     return "compose", ""
 
@@ -56,4 +72,5 @@ def running(wanted: str) -> str:
     """
     if wanted == "auto" and any(locks.running_processes(home())):
         return "local"  # var/stack.env may be missing, because the stack was killed or is still starting
-    return choose(wanted)[0]
+    remembered = load(StackSettings).mode if wanted == "auto" else wanted
+    return choose(wanted)[0] if remembered == "auto" else remembered

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from rqstack.errors import RqstackError
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.settings.loader import explicit_values
-from rqstack.stack import dependencies, env, ports
+from rqstack.stack import choices, dependencies, env, ports
 from rqstack.stack.files import write_atomically
 
 MIN_FREE_SPACE = 64 * 2**20
@@ -61,11 +60,11 @@ def redis(root: Path) -> Sequence[str]:
 
     Raises:
         DiskFull: Too little disk space is free.
-        PortInUse: REDIS_PORT is set, and another program listens there.
+        PortInUse: The user set REDIS_PORT, and another program listens there.
         InstallFailed: There is no Redis server, and none can be installed.
     """
     folder = root / "var" / "redis"
-    env.remove_stack_env(root)  # left by a killed stack; its port must not count as set by the user
+    env.remove_stack_env(root)  # left by a killed stack, which may have had another port
     env.setup(root)
     if (free := shutil.disk_usage(folder).free) < MIN_FREE_SPACE:
         raise DiskFull(
@@ -73,9 +72,9 @@ def redis(root: Path) -> Sequence[str]:
             f"{MIN_FREE_SPACE >> 20} MiB. Free some space, then start again."
         )
     settings = load(StackSettings)
-    port = ports.choose("REDIS_PORT", settings.redis_port, is_explicit="redis_port" in explicit_values(StackSettings))
+    port = choices.move_port(root, "REDIS_PORT", settings.redis_port)
     if port != settings.redis_port:
-        log_line(f"Port {settings.redis_port} is in use, so Redis listens on {port}.")
+        log_line(f"Port {settings.redis_port} is in use, so Redis listens on {port} from now on.")
     overrides = {
         "bind": ports.HOST,
         "port": str(port),
@@ -137,8 +136,12 @@ def _url(path: str, port: Callable[[StackSettings], int]) -> Callable[[], str]:
 
 
 def _worker_health(queues: Sequence[str]) -> list[str]:
-    return ["--worker", *(part for queue in queues for part in ("--queue", queue))]
+    return ["--ready", "--worker", *(part for queue in queues for part in ("--queue", queue))]
 
+
+WORKERS = ("worker", "long-worker")
+SCALABLE = (*WORKERS, "scheduler")
+"""Processes that can run several times."""
 
 PROCESSES: dict[str, Process] = {
     "redis": Process(redis, None, list),
@@ -148,7 +151,7 @@ PROCESSES: dict[str, Process] = {
         "worker",
         lambda: _worker_health(load(Settings).long_queues),
     ),
-    "scheduler": Process(lambda _: rqstack("scheduler"), "worker", lambda: ["--scheduler"]),
+    "scheduler": Process(lambda _: rqstack("scheduler"), "worker", lambda: ["--ready", "--scheduler"]),
     "rq-exporter": Process(_exporter, "exporter", _url("/metrics", lambda settings: settings.rq_exporter_port)),
     "prometheus": Process(_prometheus, None, _url("/-/ready", lambda settings: settings.prometheus_port)),
     "dashboard": Process(_dashboard, "producer", _url("/", lambda settings: settings.dashboard_port)),

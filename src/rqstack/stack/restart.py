@@ -21,7 +21,7 @@ from types import FrameType
 from redis.exceptions import RedisError
 
 from rqstack.processes.parent import die_with
-from rqstack.settings import Settings, load
+from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.paths import home
 from rqstack.stack import env, locks, processes
 from rqstack.transport.client import connect
@@ -69,6 +69,7 @@ class RestartingProcess:
                 signal.signal(number, self._stop)
             if self.process.role is not None:
                 self._wait_for_redis()
+            siblings = self._start_siblings()
             pause, first = 0.1, True
             while not self.stopping.is_set():
                 started = time.monotonic()
@@ -84,7 +85,26 @@ class RestartingProcess:
                 self.stopping.wait(pause)
             if self.name == "redis":
                 env.remove_stack_env(self.root)
+            # They have got the signal too, which honcho sends to the whole group; a second one would hurry them.
+            for sibling in siblings:
+                sibling.wait()
         return 0
+
+    def _start_siblings(self) -> list[subprocess.Popen[bytes]]:
+        """Start the other workers of WORKERS, where honcho was started by hand: it does not know that setting."""
+        number = os.environ.get("HONCHO_PROCESS_NAME", "")
+        if self.name != "worker" or number != "worker.1" or "RQSTACK_KILL_WAIT" in os.environ:
+            return []
+        wanted = {f"worker.{number}" for number in range(2, load(StackSettings).workers + 1)}
+        # Those of `honcho start -c worker=4` run already.
+        missing = sorted(wanted - dict(locks.running_processes(self.root)).keys())
+        command = processes.rqstack("stack", "run", self.name)
+        more = {"RQSTACK_KILL_WAIT": str(self.kill_wait)}
+        stop = partial(die_with, os.getpid(), signal.SIGTERM)
+        return [
+            subprocess.Popen(command, env={**os.environ, **more, "HONCHO_PROCESS_NAME": name}, preexec_fn=stop)
+            for name in missing
+        ]
 
     def _run_once(self) -> int:
         # Computed once, so that a restarted Redis keeps its port.

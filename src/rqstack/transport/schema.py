@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import AskError, ClusterCrossSlotError
@@ -107,13 +108,17 @@ class SharedSchema:
         self._joined = True
         return True
 
-    def wait_to_join(self, client: Redis) -> None:
+    def wait_to_join(self, client: Redis, on_wait: Callable[[], object] = lambda: None) -> None:
         """Join; wait while it is not clear whether older processes are alive.
+
+        Args:
+            on_wait: Called about once a second while it waits.
 
         Raises:
             As `join`.
         """
         while not self.join(client):
+            on_wait()
             time.sleep(POLL_INTERVAL)
 
     def check(self, reply: Any) -> None:

@@ -16,8 +16,10 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from rqstack.errors import RqstackError, WorkerError
+from rqstack.processes.liveness import WORKER, Liveness
 from rqstack.processes.logs import configure
 from rqstack.registry.preload import preload, preloaded_settings
+from rqstack.settings.unknown import unknown_settings
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -68,6 +70,8 @@ def run_worker(
     given = {name: value for name, value in given.items() if value} | ({"reload": True} if reload else {})
     settings = replace(preloaded_settings(), **given)
     configure(settings)
+    for line in unknown_settings():
+        log.warning("%s", line)
     names = tuple(queues) or settings.queues
     if settings.queue_backend:
         from rqstack.backends.consumer import Consumer
@@ -128,9 +132,10 @@ def run_supervisor(
         from rqstack.worker.supervisor.embedded_scheduler import EmbeddedScheduler
         from rqstack.worker.supervisor.supervisor import Supervisor
     client = connect(settings, socket_timeout=10)
-    if not _wait_for(client, settings):
+    liveness = Liveness(WORKER, queues)
+    if not _wait_for(client, settings, liveness):
         return 0
-    SharedSchema(settings).wait_to_join(client)
+    SharedSchema(settings).wait_to_join(client, liveness.touch)
     count = processes or settings.processes
     workers = [_worker(client, settings, queues, label) for label in _names(name, count)]
     for worker in workers:
@@ -200,7 +205,7 @@ def _handler(path: str) -> Any:
         raise WorkerError(f"The exception handler {path} cannot be imported: {error}.") from None
 
 
-def _wait_for(client: Redis, settings: Settings) -> bool:
+def _wait_for(client: Redis, settings: Settings, liveness: Liveness) -> bool:
     """Wait until Redis answers. False if a signal told us to stop waiting.
 
     Raises:
@@ -222,6 +227,7 @@ def _wait_for(client: Redis, settings: Settings) -> bool:
                 raise explain(error, settings.redis_url) from None
             except RedisError as error:
                 log.warning("%s Trying again in %.1f s.", explain(error, settings.redis_url), wait)
+                liveness.touch()
             time.sleep(wait)
             wait = min(wait * 2, 2.0)
         return False

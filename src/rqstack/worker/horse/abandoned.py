@@ -48,6 +48,7 @@ def failure_reason(
     ended: str,
     max_crashes: int,
     *,
+    cause: str = "",
     stopped: bool = False,
     ignored_timeout: bool = False,
     killed_by_command: bool = False,
@@ -57,6 +58,7 @@ def failure_reason(
     Args:
         ended: How its process ended.
         max_crashes: How often a job may end its process.
+        cause: From `likely_cause`.
         stopped: It was stopped by a command.
         ignored_timeout: It went on after its timeout.
         killed_by_command: Its process was killed by a command.
@@ -68,8 +70,8 @@ def failure_reason(
     if killed_by_command:
         return f"Work-horse terminated unexpectedly; {ended}; it was killed by a command."
     return (
-        f"Work-horse terminated unexpectedly; {ended}; the job has ended its process {max_crashes} times, so it is not "
-        "run again. See RQSTACK_MAX_CRASHES."
+        f"Work-horse terminated unexpectedly; {ended}{cause}; the job has ended its process {max_crashes} times, so it "
+        "is not run again. See RQSTACK_MAX_CRASHES."
     )
 
 

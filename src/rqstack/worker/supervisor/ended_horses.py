@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
-from rqstack.processes.exit_status import describe
+from rqstack.processes.exit_status import describe, likely_cause
 from rqstack.worker.horse.abandoned import AbandonedJob, failure_reason
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class EndedHorses:
         reason = failure_reason(
             describe(status),
             self._max_crashes,
+            cause=likely_cause(status),
             stopped=stopped,
             ignored_timeout=slot.why == "overrun",
             killed_by_command=worker.killed_on_purpose,

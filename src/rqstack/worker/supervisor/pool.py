@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rqstack.errors import SettingsError
-from rqstack.processes.exit_status import describe
+from rqstack.processes.exit_status import describe, likely_cause
 from rqstack.processes.parent import wait_for_end
 from rqstack.worker.limits import DONE, RECYCLE
 from rqstack.worker.supervisor.forkserver import Died, Forked, Forkserver, Load, Order, Prepare, Ready
@@ -87,6 +87,9 @@ class HorsePool:
         self._watch = watch
         self._check_code_at = 0.0
         self._restart_at = 0.0
+        self.code = ""
+        """The version of the task code that horses have loaded, or will; "" where nobody watches it."""
+        self._next_code = ""
         self._forkserver: Forkserver
         self._next: Forkserver | None = None
         self._former: list[Forkserver] = []
@@ -96,6 +99,8 @@ class HorsePool:
 
     def open(self) -> None:
         """Start the first forkserver."""
+        if self._watch is not None:
+            self.code = self._watch.version
         self._forkserver = Forkserver(self._load, self._prepare)
 
     def close(self) -> None:
@@ -183,6 +188,7 @@ class HorsePool:
         if self._watch.has_changed():
             if self._next is not None:
                 self._next.kill()
+            self._next_code = self._watch.version
             self._next = Forkserver(self._load, self._prepare)
 
     def read_messages(self) -> None:
@@ -234,6 +240,7 @@ class HorsePool:
         log.info("The task code has changed: horses are replaced as they end their jobs")
         self._former.append(self._forkserver)
         self._forkserver, self._next = forkserver, None
+        self.code = self._next_code
         forkserver.ready = True
         for slot in self.slots:
             if slot.pid and not slot.why:
@@ -295,7 +302,9 @@ class HorsePool:
             if os.WEXITSTATUS(status) == DONE and not slot.why and not slot.worker.killed_on_purpose:
                 slot.why = "done"
         else:
-            log.warning("Worker %s: the horse has ended: %s", slot.worker.name, describe(status))
+            on_purpose = bool(slot.why) or slot.worker.killed_on_purpose
+            cause = "" if on_purpose else likely_cause(status)
+            log.warning("Worker %s: the horse has ended: %s%s", slot.worker.name, describe(status), cause)
 
     def _note_side_job_exit(self, side_job: int, status: int) -> None:
         self._sent.discard(side_job)

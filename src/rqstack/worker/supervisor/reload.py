@@ -27,6 +27,11 @@ class CodeWatch:
         self._settings = settings
         self._seen = self._look()
 
+    @property
+    def version(self) -> str:
+        """The version of the code that was seen last."""
+        return str(self._seen[0])
+
     def has_changed(self) -> bool:
         """Whether the code has changed since this was last called."""
         before, self._seen = self._seen, self._look()

@@ -22,6 +22,7 @@ from rq.utils import now
 
 import rqstack.tasks  # noqa: F401 - what every module of tasks imports: once, before a forkserver is forked
 from rqstack.errors import IncompatibleSchema
+from rqstack.processes.liveness import WORKER, Liveness
 from rqstack.registry.code_version import release_name
 from rqstack.registry.discovery import autodiscover
 from rqstack.registry.preload import preload
@@ -107,6 +108,7 @@ class Supervisor:
             self._recovery, self._connection, schema, settings, self._pool, self._scoreboard, self._id
         )
         self._refusal: IncompatibleSchema | None = None
+        self._liveness = Liveness(WORKER, first.queue_names())
         self._commands = commands or CommandListener(workers)
         self._stops: list[float] = []
         self._stop_noted = False
@@ -150,6 +152,7 @@ class Supervisor:
                 scheduler.stop()
             self._pool.close()
             self._queue_wait.close()
+            self._liveness.remove()
             self._restore_signals(previous)
             os.close(self._wakeup)
             os.close(self._wake)
@@ -175,6 +178,7 @@ class Supervisor:
         if not self._stops:
             for scheduler in self._schedulers:
                 scheduler.keep_running(moment)
+        self._liveness.touch(self._pool.code)
 
     def _sleep(self) -> list[int]:
         """Wait until something is due or has come. Returns the file descriptors that can be read."""
