@@ -129,7 +129,9 @@ def _ended(connection: Redis, waiting: Mapping[str, Job]) -> dict[str, str]:
 def _result(job: Job, entry: tuple[bytes, dict[Any, Any]]) -> Any:
     from rq.results import Result
 
-    return Result.restore(job.id, entry[0].decode(), entry[1], job.connection, job.serializer)
+    from rqstack.security import for_purpose
+
+    return Result.restore(job.id, entry[0].decode(), entry[1], job.connection, for_purpose(job.serializer, "result"))
 
 
 def _print(counts: dict[str, Counter[str]], seconds: float, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rqstack.enqueue.publisher import get_publisher
 from rqstack.errors import InvalidJob
 from rqstack.registry.options import TaskOptions
+from rqstack.security import for_purpose
 from rqstack.settings import get_settings
 from rqstack.transport.client import explain
 
@@ -245,7 +246,7 @@ def _reason(task: EnqueuedTask, error: Exception, queue: Queue, calls: Iterable[
         return InvalidJob(f"{task.name}: {error}")
     for call in calls:
         try:
-            queue.serializer.dumps((task.name, None, call.args, call.kwargs))
+            for_purpose(queue.serializer, "arguments").dumps((task.name, None, call.args, call.kwargs))
         except Exception as reason:
             return _unstorable(task, reason)
     return error

@@ -174,11 +174,17 @@ def group(title: str) -> Callable[..., msgspec.Meta]:
 
     Returns:
         A function that makes the `Meta` of a field in this group. It takes the description, `also` for a second
-        environment variable, and limits such as `ge`, as `Meta` does.
+        environment variable, `check` for a function as in `SettingsBase`, and limits such as `ge`, as `Meta` does.
     """
 
-    def meta(description: str, *, also: str = "", **limits: Any) -> msgspec.Meta:
-        extra = {"group": title, "also": also} if also else {"group": title}
+    def meta(
+        description: str, *, also: str = "", check: Callable[[Any], None] | None = None, **limits: Any
+    ) -> msgspec.Meta:
+        extra: dict[str, Any] = {"group": title}
+        if also:
+            extra["also"] = also
+        if check:
+            extra["check"] = check
         return msgspec.Meta(description=description, extra=extra, **limits)
 
     return meta

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class Sources:
             The value as written, and the source that gave it; None if no source has one.
 
         Raises:
-            SettingsError: The file that `<NAME>_FILE` names cannot be read.
+            SettingsError: The file that `<NAME>_FILE` names cannot be read, or is empty.
         """
         for source, values in (
             ("environment", self._environment),
@@ -90,7 +91,41 @@ class Sources:
 
 def _secret_file(name: str, values: Mapping[str, str], folder: Path) -> dict[str, str]:
     path = values.get(f"{name}_FILE")
-    return {name: _read(folder / path, f"{name}_FILE: ").strip()} if path else {}
+    if not path:
+        return {}
+    if not (value := _read(folder / path, f"{name}_FILE: ").strip()):
+        raise SettingsError(f"{name}_FILE: {folder / path} is empty. Write the secret into it, or unset {name}_FILE.")
+    return {name: value}
+
+
+def stamp(secret: str) -> tuple[object, ...]:
+    """What changes whenever a file changes that may hold a secret.
+
+    Args:
+        secret: Its environment variable.
+    """
+    root = home()
+    env_file = root / ".env"
+    found = [_stamp(env_file), _stamp(root / "var" / "stack.env")]
+    if path := os.environ.get(f"{secret}_FILE"):
+        found.append(_stamp(Path(path)))
+    if path := _file_named_in(env_file, found[0], secret):
+        found.append(_stamp(root / path))
+    return tuple(found)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+@lru_cache(maxsize=16)
+def _file_named_in(env_file: Path, as_of: object, secret: str) -> str | None:
+    """The file that a line of `.env` names for a secret; read again when `as_of` has changed."""
+    return read_env_file(env_file).get(f"{secret}_FILE") if as_of else None
 
 
 def read_env_file(path: Path) -> dict[str, str]:

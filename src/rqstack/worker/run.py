@@ -181,10 +181,10 @@ def _names(name: str | None, count: int) -> list[str]:
 
 def _worker(client: Redis, settings: Settings, queues: Sequence[str], name: str) -> Worker:
     from rqstack.enqueue.queue import Queue
-    from rqstack.security import get_serializer
+    from rqstack.security import get_job_serializer
     from rqstack.worker.worker import Worker
 
-    serializer = get_serializer(settings)
+    serializer = get_job_serializer(settings)
     return Worker(
         [Queue(queue, connection=client, serializer=serializer) for queue in queues],
         name=name,
