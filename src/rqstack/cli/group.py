@@ -23,6 +23,7 @@ COMMANDS = {
     "result": ("rqstack.cli.result", "result", "Show the result of a job."),
     "resume": ("rqstack.cli.suspend", "resume", "Resume suspended workers."),
     "scheduler": ("rqstack.cli.scheduler", "scheduler", "Fire the cron table and move delayed jobs."),
+    "secrets": ("rqstack.cli.secrets", "secrets", "Change the signing key and the Redis passwords."),
     "smoke": ("rqstack.cli.smoke", "smoke", "Run test jobs through the queues, and count the results."),
     "stack": ("rqstack.cli.stack", "stack", "Start and stop the whole stack on this machine."),
     "suspend": ("rqstack.cli.suspend", "suspend", "Stop workers from starting jobs."),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rqstack.errors import PayloadRejected
 from rqstack.settings import get_settings
+from rqstack.settings.loader import is_from_sources
 from rqstack.transport import keys
 
 if TYPE_CHECKING:
@@ -100,21 +101,21 @@ def get_signer(purpose: Purpose, settings: Settings | None = None) -> Signer | N
         return None
     from rqstack.security.signing import Signer
 
-    return Signer(_ring(signing_keys), purpose)
+    return Signer(_ring(signing_keys, is_from_sources("secret_key", settings.secret_key)), purpose)
 
 
 def _of(settings: Settings | None, user: Literal["rq", "job"], *, allow_unsigned: bool | None = None) -> Serializer:
     settings = settings or get_settings()
     if allow_unsigned is None:
         allow_unsigned = settings.allow_unregistered
-    return _make_serializer(
-        user, settings.serializer, settings.secret_keys(), allow_unsigned, settings.accept_rq_signatures
-    )
+    signing_keys = settings.secret_keys()
+    ring = _ring(signing_keys, is_from_sources("secret_key", settings.secret_key)) if signing_keys else None
+    return _make_serializer(user, settings.serializer, ring, allow_unsigned, settings.accept_rq_signatures)
 
 
 @lru_cache(maxsize=16)
 def _make_serializer(
-    user: Literal["rq", "job"], kind: str, signing_keys: tuple[bytes, ...], allow_unsigned: bool, accept_rq: bool
+    user: Literal["rq", "job"], kind: str, ring: KeyRing | None, allow_unsigned: bool, accept_rq: bool
 ) -> Serializer:
     if kind == "json":
         from rq.serializers import JSONSerializer
@@ -122,24 +123,29 @@ def _make_serializer(
         return JSONSerializer
     from rqstack.security.signing import JobPickle, PlainPickle, SignedPickle
 
-    if not signing_keys:
+    if ring is None:
         serializer: Any = PlainPickle()
     elif user == "job":
-        serializer = JobPickle(_ring(signing_keys), allow_unsigned=allow_unsigned, accept_rq=accept_rq)
+        serializer = JobPickle(ring, allow_unsigned=allow_unsigned, accept_rq=accept_rq)
     else:
-        serializer = SignedPickle(
-            _ring(signing_keys), "rq", ("arguments", "meta"), allow_unsigned=allow_unsigned, accept_rq=accept_rq
-        )
+        serializer = SignedPickle(ring, "rq", ("arguments", "meta"), allow_unsigned=allow_unsigned, accept_rq=accept_rq)
     # RQ's worker passes its serializer to a spawned process as a dotted path.
     vars(serializer).update(__module__=__name__, __qualname__="Default")
     return serializer  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=16)
-def _ring(signing_keys: tuple[bytes, ...]) -> KeyRing:
-    """The keys, shared by all that signs in this process, so that all learn a new one at once."""
+def _ring(signing_keys: tuple[bytes, ...], are_from_sources: bool) -> KeyRing:
+    """The keys, shared by all that signs in this process, so that all learn a new one at once.
+
+    Args:
+        are_from_sources: False for keys that the program gave: they do not change.
+    """
     from rqstack.security.keyring import KeyRing
     from rqstack.settings.watch import Watch
+
+    if not are_from_sources:
+        return KeyRing(signing_keys)
 
     return KeyRing(signing_keys, Watch("RQSTACK_SECRET_KEY", lambda settings: settings.secret_keys()).changed)
 

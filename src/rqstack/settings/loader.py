@@ -245,7 +245,17 @@ def explicit_values(cls: type[SettingsBase]) -> dict[str, Any]:
     for setting in declared_settings(cls).values():
         if given := sources.find(*setting.names, secret=setting.is_secret):
             found[setting.field], _source = given
+            if setting.is_secret:
+                _secrets_read.add((setting.field, str(found[setting.field])))
     return found
+
+
+_secrets_read: set[tuple[str, str]] = set()
+
+
+def is_from_sources(field: str, secret: SecretStr | None) -> bool:
+    """Whether a secret is one that `load` has found in the sources, in this process; not one that the program gave."""
+    return secret is not None and (field, secret.get_secret_value()) in _secrets_read
 
 
 def load(cls: type[_T], **overrides: Any) -> _T:

@@ -23,7 +23,7 @@ class Watch(Generic[_T]):
     def __init__(self, name: str, value: Callable[[Settings], _T]) -> None:
         self._name = name
         self._value = value
-        self._stamp: object = None
+        self._stamp: object = None  # it may have changed since the settings were read
 
     def changed(self) -> _T | None:
         """The secret as it is now, or None if no file has changed since the last call. The first call reads it.

@@ -6,7 +6,7 @@ no selectors, and no commands that are newer than 6.2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 from rqstack.errors import SettingsError
@@ -40,11 +40,17 @@ RULES: Mapping[str, str] = {
 ROLES = tuple(RULES)
 
 
-def users_acl(passwords: Mapping[str, str]) -> str:
-    """The text of Redis's ACL file, with one line per user.
+def digest(password: str) -> str:
+    """How Redis stores a password: its SHA-256, in hexadecimal digits."""
+    return sha256(password.encode()).hexdigest()
+
+
+def password_digests(passwords: Mapping[str, str], old: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The digests of all passwords that each of `ROLES` may log in with, the current one first.
 
     Args:
-        passwords: The plaintext password of each of `ROLES`. The file contains only their SHA-256.
+        passwords: The current password of each role.
+        old: Digests of passwords that are still accepted, by role.
 
     Raises:
         SettingsError: A role has no password, or an empty one.
@@ -53,10 +59,19 @@ def users_acl(passwords: Mapping[str, str]) -> str:
     if missing:
         names = ", ".join(f"REDIS_{role.upper()}_PASSWORD" for role in missing)
         raise SettingsError(f"{names}: no value. Set it in .env, or remove the line and run `make setup`.")
+    return {role: list(dict.fromkeys((digest(passwords[role]), *old.get(role, ())))) for role in ROLES}
+
+
+def users_acl(digests: Mapping[str, Sequence[str]]) -> str:
+    """The text of Redis's ACL file, with one line per user.
+
+    Args:
+        digests: From `password_digests`.
+    """
     # The default user is off, so no client can use it. But Redis replays its append-only file as this user, and skips
     # transactions that it may not run: without these rights a restart loses jobs.
     lines = ["user default off resetpass ~* &* +@all"]
     for role, rules in RULES.items():
-        digest = sha256(passwords[role].encode()).hexdigest()
-        lines.append(f"user {role} on resetpass #{digest} -@all {rules}")
+        accepted = " ".join(f"#{each}" for each in digests[role])
+        lines.append(f"user {role} on resetpass {accepted} -@all {rules}")
     return "\n".join(lines) + "\n"

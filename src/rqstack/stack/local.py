@@ -20,6 +20,7 @@ from rqstack.processes.signals import is_alive, send_signal
 from rqstack.registry.code_version import code_version, mark_deploy
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.stack import choices, dependencies, env, locks, ports, processes, runner
+from rqstack.stack.redis_users import RedisUsers
 from rqstack.stack.reporting import Report
 
 BASE = "Procfile"
@@ -76,6 +77,7 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
         RqstackError: A requirement is missing, or the stack already runs with another number of instances.
     """
     asked, scale = scale or {}, with_workers(scale)
+    users = RedisUsers(root)
     if env.setup(root):
         report(f"Created {root / '.env'} with random secrets.")
     dependencies.prepare_projects(root, report)
@@ -88,6 +90,7 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
         for name, number in asked.items():
             if (now := sum(each.partition(".")[0] == name for each in running)) != number:
                 raise RqstackError(f"{name} runs {now} times. To run it {number} times: make stop, then this again.")
+        users.apply()
         _wait_until_healthy([name for name in running if name in names])
     else:
         _start_runner(root, BASE, scale)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
 
 from redis import Redis, exceptions
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.credentials import CredentialProvider
 from redis.retry import Retry
 
-from rqstack.errors import BrokerUnavailable
+from rqstack.errors import BrokerUnavailable, SettingsError
 from rqstack.settings import get_settings
 from rqstack.settings.cluster_url import is_cluster
+from rqstack.settings.loader import is_from_sources
+from rqstack.settings.watch import Watch
 from rqstack.transport import keys
 
 if TYPE_CHECKING:
@@ -43,15 +48,52 @@ def connect(settings: Settings | None = None, *, retries: int = 3, **options: An
     if url.scheme == "unix":
         # A socket file has nothing to keep alive.
         del given["socket_keepalive"]
-    if settings.redis_username and not url.username:
-        given["username"] = settings.redis_username
-    if settings.redis_password and not url.password:
-        given["password"] = settings.redis_password.get_secret_value()
+    given |= _credentials(settings, url, options)
     if is_cluster(settings.redis_url):
         from rqstack.transport.cluster import connect_to_cluster
 
         return connect_to_cluster(settings.redis_url, **(given | options))
     return Redis.from_url(settings.redis_url, **(given | options))
+
+
+def _credentials(settings: Settings, url: SplitResult, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options for the user name and password of a client, where neither its URL nor its options have them."""
+    in_url = {"username": url.username or "", "password": url.password or ""} | dict(parse_qsl(url.query))
+    username = in_url["username"] or settings.redis_username
+    password = settings.redis_password
+    given: dict[str, Any] = {} if in_url["username"] or not username else {"username": username}
+    if password is None or in_url["password"]:
+        return given
+    if (
+        in_url["username"]
+        or options.keys() & {"username", "password"}
+        or not is_from_sources("redis_password", password)
+    ):
+        return {**given, "password": password.get_secret_value()}
+    return {"credential_provider": RotatedPassword(username, password.get_secret_value())}
+
+
+class RotatedPassword(CredentialProvider):
+    """The user name and the password of the settings, read again before a connection is made if a file has changed.
+
+    So a process that runs while passwords are rotated needs no restart.
+
+    Args:
+        username: None for Redis's default user.
+        password: That of the settings, which may change.
+    """
+
+    def __init__(self, username: str | None, password: str) -> None:
+        self._username = username
+        self._password = password
+        self._watch = Watch("REDIS_PASSWORD", lambda settings: settings.redis_password)
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """What redis-py logs in with."""
+        with contextlib.suppress(SettingsError):  # the file is being written, or cannot be read any more
+            if found := self._watch.changed():
+                self._password = found.get_secret_value()
+        return (self._username, self._password) if self._username else (self._password,)
 
 
 def client_url(client: Redis) -> str:
