@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,12 +12,9 @@ from redis import Redis
 from redis.exceptions import AuthenticationError
 
 from support.local_stack import LocalStack
-from support.paths import ROOT
-from support.waiting import until
+from support.producer import producing
 
 pytestmark = pytest.mark.timeout(300)
-
-PRODUCER = ROOT / "tests" / "support" / "producer_loop.py"
 
 
 @pytest.fixture
@@ -31,52 +25,6 @@ def project(tmp_path: Path) -> Iterator[LocalStack]:
         yield made
     finally:
         made.close()
-
-
-class Producer:
-    """A program that enqueues all the time, and knows the settings of when it started."""
-
-    def __init__(self, project: LocalStack, log: Path) -> None:
-        self._log = log
-        with log.open("w") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, str(PRODUCER), "demo.tasks.add"],
-                cwd=project.root,
-                env=project.environment,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-
-    def enqueued(self) -> int:
-        return len(self._log.read_text().splitlines())
-
-    def enqueue_more(self, count: int = 50) -> None:
-        """Wait until it has enqueued so many more jobs."""
-        before = self.enqueued()
-        until(lambda: self.process.poll() is not None or self.enqueued() >= before + count, 60)
-        assert self.process.poll() is None, self._log.read_text()[-2000:]
-
-    def end(self) -> dict[str, list[object]]:
-        """Stop it; returns type and value of the result of each job, by id."""
-        self.process.communicate("", timeout=120)
-        assert self.process.returncode == 0, self._log.read_text()[-2000:]
-        *ids, outcomes = self._log.read_text().splitlines()
-        found: dict[str, list[object]] = json.loads(outcomes)
-        assert list(found) == ids
-        return found
-
-
-@contextmanager
-def producing(project: LocalStack, log: Path) -> Iterator[Producer]:
-    producer = Producer(project, log)
-    try:
-        yield producer
-    finally:
-        if producer.process.poll() is None:
-            producer.process.kill()
-            producer.process.communicate()
 
 
 def run(project: LocalStack, *command: str) -> str:
@@ -104,7 +52,7 @@ def rotate(*options: str) -> Callable[[LocalStack], None]:
 def test_no_job_is_refused_while_secrets_are_rotated(project: LocalStack, tmp_path: Path) -> None:
     steps = [rotate(), rotate("--signing"), reconnect_all, rotate("--redis"), reconnect_all]
     first = env_values(project)
-    with producing(project, tmp_path / "producer.log") as producer:
+    with producing(project.root, project.environment, tmp_path / "producer.log") as producer:
         producer.enqueue_more()
         for step in steps:
             step(project)

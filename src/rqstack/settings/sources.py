@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rqstack.errors import SettingsError
+from rqstack.settings import ownership
 from rqstack.settings.paths import home
 
 framework_settings: dict[str, Any] = {}
@@ -132,11 +133,11 @@ def read_env_file(path: Path) -> dict[str, str]:
     """The values in a file such as `.env`, by name in upper case; empty if there is no file.
 
     Raises:
-        SettingsError: It cannot be read, or a line is not NAME=value.
+        SettingsError: It cannot be read, belongs to another user, or a line is not NAME=value.
     """
     if not path.is_file():
         return {}
-    return parse_env(_read(path), path)
+    return parse_env(_read(path, is_checked=True), path)
 
 
 def parse_env(text: str, path: Path) -> dict[str, str]:
@@ -167,9 +168,17 @@ def _normalize(values: Mapping[str, str | None]) -> dict[str, str]:
     return {name.upper(): value for name, value in values.items() if value}
 
 
-def _read(path: Path, prefix: str = "") -> str:
+def _read(path: Path, prefix: str = "", *, is_checked: bool = False) -> str:
+    """The text of a file.
+
+    Args:
+        is_checked: Whether the file must belong to this user, which matters if nobody has named it.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            if is_checked and (problem := ownership.problem(os.fstat(file.fileno()))):
+                raise SettingsError(f"{path} is not read: {problem}. Use a folder of your own, or change its owner.")
+            return file.read()
     except OSError as error:
         reason = error.strerror
     except UnicodeDecodeError as error:

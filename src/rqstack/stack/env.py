@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rqstack.errors import SettingsError
+from rqstack.processes.private_files import open_private, private_folder
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.loader import SecretStr, Setting, declared_settings
 from rqstack.settings.paths import home
@@ -126,13 +127,13 @@ def setup(root: Path | None = None) -> bool:
             f"{root / '.env'} has no value for {', '.join(missing)}. Add a line `NAME=` with a long random value for "
             "each, for example from `openssl rand -hex 24`."
         )
-    folder = root / "var" / "secrets"
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    # Files from before this was so lie in it, too: the append-only file has the arguments of jobs.
+    private_folder(root / "var")
+    folder = private_folder(root / "var" / "secrets")
     for name in generated_secrets():
         # World-readable, because containers mount them as other users; the folder is private to its owner.
         write_in_place(folder / name.lower(), known[name], 0o444)
-    (root / "var" / "redis").mkdir(exist_ok=True)
+    private_folder(root / "var" / "redis")
     passwords = {role: known[f"REDIS_{role.upper()}_PASSWORD"] for role in ROLES}
     acl = users_acl(password_digests(passwords, old_passwords(root)))
     write_in_place(root / "var" / "redis" / "users.acl", acl, 0o644)
@@ -203,7 +204,7 @@ def write_stack_env(mode: str, values: Mapping[str, str | int], root: Path | Non
         "REDIS_PASSWORD": password.get_secret_value() if password else "",
         **values,
     }
-    (root / "var").mkdir(exist_ok=True)
+    private_folder(root / "var")
     remove_stack_env(root)
     update_stack_env(lines, root)
 
@@ -221,7 +222,7 @@ def update_stack_env(values: Mapping[str, str | int], root: Path | None = None) 
     """
     root = root or home()
     path = root / "var" / "stack.env"
-    with (root / "var" / ".stack.env.lock").open("w") as lock:
+    with open(root / "var" / ".stack.env.lock", "w", opener=open_private) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lines = read_stack_env(root) | {name: str(value) for name, value in values.items()}
         write_atomically(path, NOTE + "".join(f"{name}={value}\n" for name, value in lines.items()), 0o600)

@@ -16,6 +16,7 @@ from honcho.environ import expand_processes, parse_procfile
 
 from rqstack.errors import RqstackError
 from rqstack.processes.liveness import WORKER, alive
+from rqstack.processes.private_files import open_private, private_folder
 from rqstack.processes.signals import is_alive, send_signal
 from rqstack.registry.code_version import code_version, mark_deploy
 from rqstack.settings import Settings, StackSettings, load
@@ -173,10 +174,10 @@ def _start_runner(root: Path, procfile: str, scale: Mapping[str, int]) -> None:
     """Run a Procfile in the background, and wait until its processes are healthy."""
     wanted = [name for name in process_names(root, procfile, scale) if scale.get(name.partition(".")[0], 1)]
     folder = root / "var" / "log"
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     command = [sys.executable, "-m", "rqstack.stack.runner", str(root), procfile]
     command += [f"{name}={number}" for name, number in scale.items()]
-    with (folder / f"{procfile}.log").open("w") as log:
+    with open(folder / f"{procfile}.log", "w", opener=open_private) as log:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=root, start_new_session=True
         )
