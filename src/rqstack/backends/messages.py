@@ -26,8 +26,8 @@ class Message:
     """
 
     task: str
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    args: tuple[Any, ...] = field(default=(), repr=False)
+    kwargs: dict[str, Any] = field(default_factory=dict, repr=False)
     timeout: int = -1
     retries: int = 0
     id: str = field(default_factory=lambda: str(uuid4()))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from rqstack.cli.output import INTERRUPTED
+from rqstack.cli.output import INTERRUPTED, echo
 
 MODE = click.option(
     "--mode",
@@ -76,7 +76,7 @@ def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
         return
     from rqstack.stack import local
 
-    local.start(home(), click.echo, monitoring=monitoring, scale=scale)
+    local.start(home(), echo, monitoring=monitoring, scale=scale)
     for title, address in local.addresses().items():
         login = local.login() if title == local.JOBS_PAGE else ""
         click.echo(f"{title:12} {address}{login}")
@@ -151,7 +151,7 @@ def logs(mode: str, follow: bool, processes: tuple[str, ...]) -> None:
             sys.exit(compose.logs(home(), processes, follow=follow))
         from rqstack.stack import local
 
-        local.logs(home(), processes, follow=follow, report=click.echo)
+        local.logs(home(), processes, follow=follow, report=echo)
     except KeyboardInterrupt:
         click.echo(STILL_RUNS, err=True)
         sys.exit(INTERRUPTED)

@@ -14,8 +14,9 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from rq.job import UNEVALUATED, Job, JobStatus, validate_job_id
-from rq.utils import get_call_string, parse_timeout, resolve_function_reference
+from rq.utils import parse_timeout, resolve_function_reference
 
+from rqstack.enqueue.description import describe
 from rqstack.security import for_purpose
 from rqstack.transport.timestamps import format_micros, from_micros
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from rq.job import Retry
 
 Field = str | bytes
-_DESCRIPTION_ARGUMENT = 75  # RQ's Job.get_call_string cuts longer ones
 _NONE_YET: tuple[Field, ...] = (
     *("success_callback_name", "", "failure_callback_name", "", "stopped_callback_name", ""),
     *("started_at", "", "ended_at", "", "last_heartbeat", "", "worker_name", ""),
@@ -139,7 +139,7 @@ class PlainJobs:
             result_ttl: Seconds its result is kept; None for the worker's default.
             ttl: Seconds it may wait; None for no limit.
             failure_ttl: Seconds it is kept once failed; None for the worker's default.
-            description: Default: the call as text.
+            description: Default: as `describe`.
             job_id: Default: a random one.
 
         Raises:
@@ -153,7 +153,7 @@ class PlainJobs:
         instance, func_name = (None, func) if type(func) is str else resolve_function_reference(func)
         args = () if args is None else args
         kwargs = {} if kwargs is None else kwargs
-        description = description or get_call_string(func_name, args, kwargs, max_length=_DESCRIPTION_ARGUMENT)
+        description = description or describe(func_name, args, kwargs)
         data = self._dumps((func_name, instance, args, kwargs))
         micros = time_ns() // 1000
         attributes = {

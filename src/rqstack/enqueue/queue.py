@@ -23,6 +23,7 @@ from rq.utils import get_version
 from rqstack.enqueue import any_job
 from rqstack.enqueue.any_job import AnyJob, IfExists
 from rqstack.enqueue.dependencies import DependencyCycle, in_order
+from rqstack.enqueue.description import describe
 from rqstack.enqueue.job_fields import (
     Field,
     PendingJob,
@@ -66,6 +67,8 @@ _QUEUE_STEPS = (
 )
 _JOB_STEPS = ("save", "cleanup", "set_status", "to_dict", "fetch_dependencies", "register_dependency")
 
+_DESCRIPTION = 7  # the place of `description` in RQ's create_job
+
 _SENDER = "_rqstack_sender"  # on the client, so that it lives as long
 _versions: dict[Any, tuple[int, int, int]] = {}
 
@@ -85,8 +88,11 @@ class Queue(RqQueue):
         self.serializer = for_jobs(self.serializer)
 
     def create_job(self, *args: Any, **kwargs: Any) -> Job:
-        """Make a job, and sign its arguments. Arguments and errors as `rq.Queue.create_job`."""
+        """Make a job, describe it, and sign its arguments. Arguments and errors as `rq.Queue.create_job`."""
         job = super().create_job(*args, **kwargs)
+        described = kwargs.get("description") or (args[_DESCRIPTION] if args[_DESCRIPTION:] else None)
+        if not described and job.func_name is not None:
+            job.description = describe(job.func_name, job.args, job.kwargs)
         sign_arguments(job)
         return job
 

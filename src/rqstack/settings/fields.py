@@ -106,6 +106,9 @@ class Settings(SettingsBase, frozen=True):
     allow_unregistered: Annotated[
         bool, _jobs("1 lets workers run any importable function, for plain RQ producers.")
     ] = False
+    show_arguments: Annotated[
+        bool, _jobs("1 shows the values of arguments in the descriptions of jobs, not their names alone.")
+    ] = False
     job_timeout: Annotated[int, _jobs("Seconds a job may run, where its task does not say.", ge=1)] = 180
     result_ttl: Annotated[int, _jobs("Seconds a result is kept; -1 forever.", ge=-1)] = 500
     failure_ttl: Annotated[int, _jobs("Seconds a failed job is kept; -1 forever.", ge=-1)] = 31_536_000

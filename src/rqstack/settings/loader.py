@@ -17,6 +17,7 @@ import msgspec
 
 from rqstack.errors import SettingsError
 from rqstack.settings.paths import home
+from rqstack.settings.redaction import safe_url
 from rqstack.settings.sources import Sources
 
 PREFIX = "RQSTACK_"
@@ -78,6 +79,17 @@ class SettingsBase(msgspec.Struct, frozen=True, kw_only=True, rename=lambda fiel
                     errors.append(setting.error_message(value, error))
         if errors:
             raise SettingsError("\n".join(errors))
+
+    def __repr__(self) -> str:
+        shown = ((field, getattr(self, field)) for field in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(f'{field}={_without_passwords(value)!r}' for field, value in shown)})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(field, _without_passwords(getattr(self, field))) for field in self.__struct_fields__]
+
+
+def _without_passwords(value: Any) -> Any:
+    return safe_url(value) if isinstance(value, str) else value
 
 
 class Setting(NamedTuple):

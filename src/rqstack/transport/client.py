@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from redis import Redis, exceptions
 from redis.backoff import ExponentialWithJitterBackoff
@@ -16,11 +16,14 @@ from rqstack.errors import BrokerUnavailable, SettingsError
 from rqstack.settings import get_settings
 from rqstack.settings.cluster_url import is_cluster
 from rqstack.settings.loader import is_from_sources
+from rqstack.settings.redaction import safe_url
 from rqstack.settings.watch import Watch
 from rqstack.transport import keys
 
 if TYPE_CHECKING:
     from rqstack.settings import Settings
+
+__all__ = ["CONNECT_TIMEOUT", "client_url", "connect", "explain", "safe_url"]
 
 CONNECT_TIMEOUT = 5.0
 
@@ -103,15 +106,6 @@ def client_url(client: Redis) -> str:
         return f"unix://{path}"
     host, port, database = options.get("host"), options.get("port", 6379), options.get("db") or 0
     return f"redis://{host}:{port}/{database}" if host else ""
-
-
-def safe_url(url: str) -> str:
-    """The URL as it may be shown: without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
 
 
 def explain(error: Exception, url: str) -> BrokerUnavailable:
