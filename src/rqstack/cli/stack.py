@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -73,6 +74,7 @@ def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
         except KeyboardInterrupt:
             click.echo("Interrupted. Containers that have started still run. To stop them: make stop", err=True)
             sys.exit(INTERRUPTED)
+        _warn_of_old_redis()
         return
     from rqstack.stack import local
 
@@ -81,6 +83,19 @@ def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
         login = local.login() if title == local.JOBS_PAGE else ""
         click.echo(f"{title:12} {address}{login}")
     click.echo("Try:         .venv/bin/rqstack trigger --url https://example.com")
+    _warn_of_old_redis()
+
+
+def _warn_of_old_redis() -> None:
+    from redis.exceptions import RedisError
+
+    from rqstack.settings import Settings, load
+    from rqstack.transport.client import connect
+    from rqstack.transport.redis_version import lua_warning
+
+    with contextlib.suppress(RedisError), connect(load(Settings), retries=0) as client:
+        if warning := lua_warning(client.info("server")):
+            click.echo(f"Warning: {warning}", err=True)
 
 
 @stack.command()

@@ -16,8 +16,9 @@ KEYS = f"resetkeys ~{PREFIX}:* ~{STACK}*"
 CHANNELS = f"resetchannels &{PREFIX}:pubsub:* &{STACK}*"
 
 # `@dangerous` contains FLUSHALL, CONFIG, KEYS, DEBUG and the like; `@scripting` also SCRIPT FLUSH and functions. In
-# Redis 6.2 `@dangerous` contains all CLIENT subcommands, so those that clients need are allowed again.
-_SAFE = "-@dangerous -@admin -@scripting"
+# Redis 6.2 `@dangerous` contains all CLIENT subcommands, so those that clients need are allowed again. SCAN, RANDOMKEY
+# and DBSIZE show keys that a user may not read; neither RQ nor this package needs them.
+_SAFE = "-@dangerous -@admin -@scripting -scan -randomkey -dbsize"
 _CONNECTION = "+@connection +@transaction"
 _CLIENT = "+client|setname +client|getname +client|id +client|info +info +time"
 _SCRIPTS = "+eval +evalsha +script|load +script|exists"
@@ -62,12 +63,17 @@ def password_digests(passwords: Mapping[str, str], old: Mapping[str, Sequence[st
     return {role: list(dict.fromkeys((digest(passwords[role]), *old.get(role, ())))) for role in ROLES}
 
 
-def users_acl(digests: Mapping[str, Sequence[str]]) -> str:
-    """The text of Redis's ACL file, with one line per user.
+def users_acl(passwords: Mapping[str, str], old: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The text of Redis's ACL file, with one line per user. It contains digests, and no password.
 
     Args:
-        digests: From `password_digests`.
+        passwords: As for `password_digests`.
+        old: As for `password_digests`. Default: none.
+
+    Raises:
+        SettingsError: A role has no password, or an empty one.
     """
+    digests = password_digests(passwords, old or {})
     # The default user is off, so no client can use it. But Redis replays its append-only file as this user, and skips
     # transactions that it may not run: without these rights a restart loses jobs.
     lines = ["user default off resetpass ~* &* +@all"]

@@ -19,7 +19,7 @@ from rqstack.settings.loader import SecretStr, Setting, declared_settings
 from rqstack.settings.paths import home
 from rqstack.settings.sources import read_env_file
 from rqstack.stack import choices
-from rqstack.stack.acl import ROLES, password_digests, users_acl
+from rqstack.stack.acl import ROLES, users_acl
 from rqstack.stack.files import create, write_atomically, write_in_place
 from rqstack.stack.rq_settings import rq_settings
 from rqstack.transport.keys import PREFIX
@@ -135,7 +135,7 @@ def setup(root: Path | None = None) -> bool:
         write_in_place(folder / name.lower(), known[name], 0o444)
     private_folder(root / "var" / "redis")
     passwords = {role: known[f"REDIS_{role.upper()}_PASSWORD"] for role in ROLES}
-    acl = users_acl(password_digests(passwords, old_passwords(root)))
+    acl = users_acl(passwords, old_passwords(root))
     write_in_place(root / "var" / "redis" / "users.acl", acl, 0o644)
     return is_new
 
