@@ -92,6 +92,24 @@ def test_a_stack_that_starts_again_knows_the_old_and_the_new(project: LocalStack
         assert old.ping()
 
 
+def test_an_old_key_is_not_retired_while_jobs_need_it(project: LocalStack) -> None:
+    assert project.result(project.trigger("demo.tasks.add", "1", "2")) == "3"
+    run(project, "suspend")
+    waiting = project.trigger("demo.tasks.add", "3", "4")
+    run(project, "secrets", "rotate", "--signing")
+    done = project.rqstack("secrets", "retire", "--signing")
+    assert done.returncode == 1
+    assert "2 records" in done.stderr  # the finished job is kept for its result
+    assert len(env_values(project)["RQSTACK_SECRET_KEY"].split(",")) == 2
+    run(project, "resume")
+    assert project.result(waiting) == "7"
+    with project.redis() as client:
+        client.delete(*client.scan_iter("rq:job:*"))
+    assert "1 old signing key" in run(project, "secrets", "retire", "--signing")
+    assert len(env_values(project)["RQSTACK_SECRET_KEY"].split(",")) == 1
+    assert project.result(project.trigger("demo.tasks.add", "5", "6")) == "11"
+
+
 def test_start_takes_new_secrets_of_the_env_file_into_a_stack_that_runs(project: LocalStack) -> None:
     path = project.root / ".env"
     text = re.sub(r"^(REDIS_\w+_PASSWORD)=.*$", r"\1=of-the-\1", path.read_text(), flags=re.MULTILINE)

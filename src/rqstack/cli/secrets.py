@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rqstack.cli.output import confirm, plural, yes_option
+from rqstack.cli.output import plural
 
 
 @click.group()
@@ -39,17 +39,23 @@ def rotate(redis: bool, signing: bool) -> None:
 
 @secrets.command()
 @_which
-@yes_option
+@click.option("--yes", "-y", is_flag=True, help="Also if jobs are left that an old key has signed.")
 def retire(redis: bool, signing: bool, yes: bool) -> None:
     """Stop accepting the signing keys and the Redis passwords that `rotate` has replaced.
 
-    Jobs and results that an old key has signed cannot be read any more by processes that start from now on.
+    Jobs and results that an old key has signed cannot be read any more by processes that start from now on. Refused
+    while jobs or cron entries are left that an old key has signed.
     """
+    from rqstack.errors import RqstackError
     from rqstack.settings.paths import home
     from rqstack.stack import rotation
 
-    if signing or not redis:
-        confirm("Jobs that wait, and results, that an old key has signed will be refused. Go on?", yes)
+    if (signing or not redis) and not yes and (count := rotation.count_signed_by_old_keys()):
+        raise RqstackError(
+            f"Redis has {plural(count, 'record')} of jobs and cron entries whose arguments the current key has not "
+            "signed: workers that start from now on would refuse them. Restart the scheduler, which signs "
+            "declared entries anew, and wait until the jobs are gone; --yes retires the old keys anyway."
+        )
     if redis or not signing:
         count = rotation.retire_redis_passwords(home())
         click.echo(f"{plural(count, 'old Redis password')} no longer accepted.")

@@ -32,6 +32,12 @@ _PURPOSE_OF = {marker: purpose for purpose, marker in MARKERS.items()}
 _TRAILER = len(MARKERS[UNPURPOSED]) + DIGEST
 
 
+def is_signed(payload: bytes, ring: KeyRing) -> bool:
+    """Whether a payload has a valid signature, whatever its purpose."""
+    purpose = _PURPOSE_OF.get(payload[-_TRAILER:-DIGEST])
+    return purpose is not None and is_valid(ring.macs(purpose), payload[:-_TRAILER], payload[-DIGEST:])
+
+
 class Signer:
     """Signs bytes for one purpose.
 

@@ -6,14 +6,24 @@ read a changed file when they meet a signature that they do not know, and before
 
 from __future__ import annotations
 
+import contextlib
+import zlib
+from itertools import islice
 from pathlib import Path
 
 from rqstack.errors import RqstackError, SettingsError
+from rqstack.security.keyring import KeyRing
+from rqstack.security.signing import is_signed
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.sources import Sources
 from rqstack.stack import env
 from rqstack.stack.acl import ROLES, digest
 from rqstack.stack.redis_users import RedisUsers
+from rqstack.transport import keys
+from rqstack.transport.client import connect
+
+_CHUNK = 500
+_LONGEST = 64 * 2**20
 
 SIGNING = "RQSTACK_SECRET_KEY"
 PASSWORDS = {role: f"REDIS_{role.upper()}_PASSWORD" for role in ROLES}
@@ -53,6 +63,38 @@ def rotate_redis_passwords(root: Path) -> None:
     env.write_old_passwords(root, kept)
     env.setup(root)
     users.apply()
+
+
+def count_signed_by_old_keys() -> int:
+    """The number of jobs and cron entries in Redis whose arguments an old key has signed, or nobody.
+
+    Raises:
+        redis.exceptions.RedisError: Redis cannot be reached.
+    """
+    settings = load(Settings)
+    current = KeyRing(settings.secret_keys()[:1])
+    count = 0
+    with connect(settings) as client:
+        for prefix in (keys.JOB, keys.CRON_JOB):
+            names = client.scan_iter(match=f"{_escaped(prefix)}*", count=_CHUNK)
+            while chunk := list(islice(names, _CHUNK)):
+                with client.pipeline(transaction=False) as pipeline:
+                    for name in chunk:
+                        pipeline.hget(name, "data")
+                    found = pipeline.execute(raise_on_error=False)
+                count += sum(isinstance(data, bytes) and not _is_signed(data, current) for data in found)
+    return count
+
+
+def _is_signed(data: bytes, ring: KeyRing) -> bool:
+    with contextlib.suppress(zlib.error):
+        # What is longer than this is none of our jobs; it counts as not signed.
+        data = zlib.decompressobj().decompress(data, _LONGEST)
+    return is_signed(data, ring)
+
+
+def _escaped(prefix: str) -> str:
+    return "".join(f"\\{char}" if char in "*?[]\\" else char for char in prefix)
 
 
 def retire_signing_keys(root: Path) -> int:
