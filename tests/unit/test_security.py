@@ -239,6 +239,7 @@ def test_a_new_key_is_learned_from_the_file(monkeypatch: pytest.MonkeyPatch, tmp
     path.write_text(KEY_A)
     reader = for_purpose(use(monkeypatch, RQSTACK_SECRET_KEY_FILE=str(path)), "arguments")
     signer = get_signer("webhook")
+    page = get_job_serializer(allow_unsigned=False)  # what the jobs page reads with
     assert signer
     payload = signed_by(KEY_B.encode()).dumps("new")
     with pytest.raises(PayloadRejected):
@@ -249,11 +250,17 @@ def test_a_new_key_is_learned_from_the_file(monkeypatch: pytest.MonkeyPatch, tmp
     assert signed_by(KEY_B.encode()).loads(reader.dumps(1)) == 1
     assert signer.signature(b"data") == KeyedAs(KEY_B).signature(b"data")
     assert reader.loads(signed_by(KEY_A.encode()).dumps("old")) == "old"
+    assert page.loads(signed_by(KEY_B.encode(), purpose="result").dumps("shown")) == "shown"
     path.write_text(KEY_B)
     assert reader.loads(signed_by(KEY_A.encode()).dumps("old")) == "old"
-    path.write_text("c" * 16)  # none of those known: not a rotation
-    with pytest.raises(PayloadRejected):
-        reader.loads(signed_by(b"c" * 16).dumps("other"))
+    path.write_text("c" * 16)  # a wholly new one
+    assert reader.loads(signed_by(b"c" * 16).dumps("other")) == "other"
+    for content in ("", "short"):  # as if it was being written
+        path.write_text(content)
+        with pytest.raises(PayloadRejected):
+            reader.loads(signed_by(b"d" * 16).dumps("forged"))
+    path.write_text("d" * 16)
+    assert reader.loads(signed_by(b"d" * 16).dumps("new")) == "new"
 
 
 def test_keys_given_by_the_program_are_not_replaced_by_those_of_a_file(
