@@ -34,8 +34,8 @@ class Sources:
     6. framework: the settings of a web framework, such as Django
     7. the stack of this home: where `.env` has its port and its passwords, but no source says where Redis is
 
-    An empty value counts as none, but a secret's file must not be empty. Names may be in lower case in the environment and in files. The two files of `home()`
-    are read when an object is created.
+    An empty value counts as none, but a secret's file must not be empty. Names may be in lower case in the environment
+    and in files. The two files of `home()` are read when an object is created.
 
     Raises:
         SettingsError: A file cannot be read or parsed.
