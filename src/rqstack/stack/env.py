@@ -18,7 +18,7 @@ from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.loader import SecretStr, Setting, declared_settings
 from rqstack.settings.paths import home
 from rqstack.settings.sources import read_env_file
-from rqstack.stack import choices
+from rqstack.stack import choices, generated
 from rqstack.stack.acl import ROLES, users_acl
 from rqstack.stack.files import create, write_atomically, write_in_place
 from rqstack.stack.rq_settings import rq_settings
@@ -157,25 +157,29 @@ def write_old_passwords(root: Path, digests: Mapping[str, Sequence[str]]) -> Non
     write_atomically(root / "var" / "secrets" / OLD_PASSWORDS, json.dumps(digests), 0o600)
 
 
-def set_values(path: Path, values: Mapping[str, str]) -> None:
-    """Set values in a file such as `.env`. Other lines and its permissions stay as they are.
+def set_values(root: Path, values: Mapping[str, str]) -> None:
+    """Set values in `.env`. Its other lines and its permissions stay as they are.
 
     Args:
-        path: It must exist.
+        root: The home of the stack.
         values: By environment variable; they need no quotation marks.
 
     Raises:
         SettingsError: The file cannot be written.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for name, value in values.items():
-        # The last line counts where there are several.
-        places = [at for at, line in enumerate(lines) if re.match(rf"\s*(export\s+)?{name}\s*=", line, re.IGNORECASE)]
-        if places:
-            lines[places[-1]] = f"{name}={value}"
-        else:
-            lines.append(f"{name}={value}")
-    write_atomically(path, "\n".join(lines) + "\n", path.stat().st_mode & 0o777)
+    path = (root / ".env").resolve()
+    with generated.lock(root):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for name, value in values.items():
+            # The last line counts where there are several.
+            places = [
+                at for at, line in enumerate(lines) if re.match(rf"\s*(export\s+)?{name}\s*=", line, re.IGNORECASE)
+            ]
+            if places:
+                lines[places[-1]] = f"{name}={value}"
+            else:
+                lines.append(f"{name}={value}")
+        write_atomically(path, "\n".join(lines) + "\n", path.stat().st_mode & 0o777)
 
 
 def secret_values(settings: Settings | StackSettings) -> dict[str, str]:

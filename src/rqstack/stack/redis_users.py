@@ -10,6 +10,7 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from rqstack.errors import RqstackError
 from rqstack.settings import Settings, StackSettings, load
+from rqstack.settings.sources import Sources
 from rqstack.stack import env
 from rqstack.stack.acl import ROLES, password_digests
 from rqstack.transport.client import connect, explain
@@ -37,16 +38,25 @@ class RedisUsers:
         Raises:
             RqstackError: Redis cannot be reached, or knows neither the old nor the new password of `admin`.
         """
-        values = env.read_stack_env(self._root)
-        url = values.get("REDIS_URL")
+        url = self.url()
         if not url:
             return False
+        values = env.read_stack_env(self._root)
         stack = env.secret_values(load(StackSettings))
         passwords = {role: stack.get(f"REDIS_{role.upper()}_PASSWORD", "") for role in ROLES}
         accepted = password_digests(passwords, env.old_passwords(self._root))
         self._set(url, [values.get("REDIS_PASSWORD", ""), self._known, passwords["admin"]], accepted)
-        env.update_stack_env({"REDIS_PASSWORD": passwords["admin"]}, self._root)
+        if values:
+            env.update_stack_env({"REDIS_PASSWORD": passwords["admin"]}, self._root)
         return True
+
+    def url(self) -> str:
+        """Where the Redis of this stack is; "" if no stack runs here."""
+        if url := env.read_stack_env(self._root).get("REDIS_URL"):
+            return url
+        # One that was started by compose alone has left no file.
+        found = Sources().find("REDIS_URL")
+        return str(found[0]) if found is not None and found[1] == "the stack" else ""
 
     def _set(self, url: str, candidates: Sequence[str], accepted: Mapping[str, Sequence[str]]) -> None:
         refused: Exception | None = None

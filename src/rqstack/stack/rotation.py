@@ -50,7 +50,7 @@ def rotate_redis_passwords(root: Path) -> None:
     for name in PASSWORDS.values():
         _check_is_in_env_file(root, name)
     users = RedisUsers(root)
-    if not env.read_stack_env(root).get("REDIS_URL"):
+    if not users.url():
         raise RqstackError("The stack does not run, so Redis cannot be told new passwords. Start it first: make start")
     before = env.secret_values(load(StackSettings))
     new = {name: env.new_secret() for name in PASSWORDS.values()}
@@ -132,5 +132,5 @@ def _check_is_in_env_file(root: Path, name: str) -> None:
 
 
 def _write(root: Path, values: dict[str, str]) -> None:
-    env.set_values(root / ".env", values)
+    env.set_values(root, values)
     env.setup(root)
