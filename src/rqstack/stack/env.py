@@ -172,9 +172,8 @@ def set_values(root: Path, values: Mapping[str, str]) -> None:
         lines = path.read_text(encoding="utf-8").splitlines()
         for name, value in values.items():
             # The last line counts where there are several.
-            places = [
-                at for at, line in enumerate(lines) if re.match(rf"\s*(export\s+)?{name}\s*=", line, re.IGNORECASE)
-            ]
+            is_set = re.compile(rf"\s*(export\s+)?{name}\s*=", re.IGNORECASE).match
+            places = [at for at, line in enumerate(lines) if is_set(line)]
             if places:
                 lines[places[-1]] = f"{name}={value}"
             else:

@@ -58,7 +58,11 @@ def rotate_redis_passwords(root: Path) -> None:
     kept = {role: [digest(before[name]), *old.get(role, ())] for role, name in PASSWORDS.items()}
     # Redis first accepts both: whoever is interrupted here has changed nothing for anybody.
     env.write_old_passwords(root, {role: [digest(new[name]), *kept[role]] for role, name in PASSWORDS.items()})
-    users.apply()
+    try:
+        users.apply()
+    except BaseException:
+        env.write_old_passwords(root, old)
+        raise
     _write(root, new)
     env.write_old_passwords(root, kept)
     env.setup(root)
