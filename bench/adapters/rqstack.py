@@ -9,7 +9,7 @@ from bench_tasks import tasks
 from rq.job import Job
 
 from rqstack.enqueue import get_queue
-from rqstack.security import get_serializer
+from rqstack.security import get_job_serializer
 
 DONE = (0, ["ZCARD", "rq:finished:default"])
 
@@ -41,4 +41,4 @@ def ready(job: str) -> tuple[int, list[str]]:
 
 def result(job: str) -> Any:
     connection = get_queue("default").connection
-    return Job.fetch(job, connection=connection, serializer=get_serializer()).return_value()
+    return Job.fetch(job, connection=connection, serializer=get_job_serializer()).return_value()

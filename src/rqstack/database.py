@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ def open_database(url: str | None = None, **options: Any) -> Engine:
         options: Passed to `sqlalchemy.create_engine`; they override the defaults set here.
 
     Raises:
-        BackendError: As `database_url`, the folder of an SQLite file cannot be created, or a driver is missing.
+        BackendError: As `database_url`, an SQLite file cannot be created, or a driver is missing.
     """
     parsed = database_url(url)
     from sqlalchemy import create_engine, event
@@ -73,9 +74,11 @@ def open_database(url: str | None = None, **options: Any) -> Engine:
     if parsed.database and parsed.database != ":memory:":
         folder = Path(parsed.database).parent
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # SQLite gives its other files the permissions of this one.
+            os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
-            raise BackendError(f"Cannot create the folder {folder} of the database: {error.strerror}.") from None
+            raise BackendError(f"Cannot create the database {parsed.database}: {error.strerror}.") from None
     engine = create_engine(parsed, **({"connect_args": {"timeout": BUSY_TIMEOUT}} | options))
 
     @event.listens_for(engine, "connect")

@@ -60,14 +60,20 @@ class PayloadRejected(RqstackError):
     """A payload's signature is missing or wrong; nothing of it was read.
 
     Args:
-        reason: `unsigned` or `bad_signature`, the label that metrics count it by.
+        reason: A key of `_SENTENCES`, the label that metrics count it by.
     """
 
     _SENTENCES: ClassVar[dict[str, str]] = {
         "unsigned": "the payload has no signature, so it was not read. Enqueue it by `.delay()` of its task, or give "
-        "RQ's Queue serializer=rqstack.security.Default; the producer needs the workers' RQSTACK_SECRET_KEY.",
+        "RQ's Queue serializer=rqstack.security.Default and workers RQSTACK_ACCEPT_RQ_SIGNATURES=1; the producer needs "
+        "the workers' RQSTACK_SECRET_KEY.",
         "bad_signature": "the payload's signature is of another key or other data, so it was not read. "
         "Producers and workers need the same RQSTACK_SECRET_KEY.",
+        "other_purpose": "the payload was signed for another purpose, such as a result that stands in the place of "
+        "arguments, so it was not read. To read results by Job.fetch(), give it "
+        "serializer=rqstack.security.get_job_serializer().",
+        "rq_signature": "the payload was signed by RQ's own queue or worker, so it was not read. Enqueue it by "
+        "`.delay()` of its task, or set RQSTACK_ACCEPT_RQ_SIGNATURES=1 for workers and for what reads results.",
     }
 
     def __init__(self, reason: str) -> None:

@@ -182,7 +182,7 @@ def _run_jobs(connection: Redis, names: tuple[str, ...], scheduled: bool, check:
 
     from rqstack.limiting import unlimited
     from rqstack.registry.discovery import resolve
-    from rqstack.security import get_serializer
+    from rqstack.security import get_job_serializer
 
     ran: list[Job] = []
     failures: list[str] = []
@@ -193,11 +193,11 @@ def _run_jobs(connection: Redis, names: tuple[str, ...], scheduled: bool, check:
             if queues and worker is None:
                 worker = SimpleWorker(
                     queues, name=f"tests-{os.getpid()}-{time.monotonic_ns()}", connection=connection,
-                    serializer=get_serializer(),
+                    serializer=get_job_serializer(),
                 )  # fmt: skip
                 worker.register_birth()
             dequeued = (
-                worker.queue_class.dequeue_any(queues, None, connection, serializer=get_serializer())
+                worker.queue_class.dequeue_any(queues, None, connection, serializer=get_job_serializer())
                 if queues
                 else None
             )

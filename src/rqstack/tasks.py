@@ -47,13 +47,15 @@ class Task(Generic[P, R]):
         self.func = func
         self.options = options
         self.name = _name(func)
+        self._signature: inspect.Signature | None = None
+        if options.secret and (unknown := set(options.secret) - set(self.signature.parameters)):
+            raise ValueError(f"secret={options.secret!r}: {', '.join(sorted(unknown))} is no argument of the function.")
         self.body: Callable[P, R] = self._make_body()
         self.__name__ = func.__name__
         self.__qualname__ = func.__qualname__
         self.__module__ = func.__module__
         self.__doc__ = func.__doc__
         self.__wrapped__ = func
-        self._signature: inspect.Signature | None = None
         registry.register(self)
 
     @functools.cached_property
@@ -273,6 +275,7 @@ def task(
     at_front: bool = ...,
     description: str | None = ...,
     meta: dict[str, Any] | None = ...,
+    secret: Iterable[str] = ...,
 ) -> _Decorator: ...
 def task(func: Any = None, /, **options: Any) -> Any:
     """Declare a task, bare or with options.
@@ -307,6 +310,7 @@ def queue_command(
     at_front: bool = ...,
     description: str | None = ...,
     meta: dict[str, Any] | None = ...,
+    secret: Iterable[str] = ...,
 ) -> _CommandDecorator: ...
 def queue_command(func: Any = None, /, **options: Any) -> Any:
     """Declare a command: a task whose call enqueues it.

@@ -14,7 +14,7 @@ from rq.job import Job
 
 from rqstack import autodiscover, connect, get_settings
 from rqstack.registry.registry import registry
-from rqstack.security import get_serializer
+from rqstack.security import get_job_serializer
 
 
 def enqueue(name: str, calls: list[list[Any]]) -> list[str]:
@@ -24,7 +24,7 @@ def enqueue(name: str, calls: list[list[Any]]) -> list[str]:
 
 def outcomes(ids: list[str]) -> dict[str, list[Any]]:
     settings = get_settings()
-    jobs = Job.fetch_many(ids, connection=connect(settings), serializer=get_serializer(settings))
+    jobs = Job.fetch_many(ids, connection=connect(settings), serializer=get_job_serializer(settings))
     found = {}
     for identity, job in zip(ids, jobs, strict=True):
         result = job.latest_result() if job else None

@@ -462,11 +462,11 @@ def test_the_workers_command_in_the_page_checks_signatures(connection: Redis, re
         (line,) = [line for line in text.splitlines() if line.startswith("    rq worker ")]
         (tmp_path / "var").mkdir(exist_ok=True)
         (tmp_path / "var" / "rq_settings.py").write_text(rq_settings(load(Settings)))
-        serializer = get_serializer(load(Settings, secret_key="k" * 40))
+        serializer = get_serializer(load(Settings, secret_key="k" * 40, accept_rq_signatures=True))
         signed = Queue("default", connection=connection, serializer=serializer).enqueue("operator.add", 1, 2)
         unsigned = Queue("default", connection=connection).enqueue("operator.add", 1, 2)
         command = [sys.executable, "-m", "rq.cli", *line.split()[1:], "--burst"]
-        environment = os.environ | {"RQSTACK_SECRET_KEY": "k" * 40}
+        environment = os.environ | {"RQSTACK_SECRET_KEY": "k" * 40, "RQSTACK_ACCEPT_RQ_SIGNATURES": "1"}
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr
         assert signed.get_status(refresh=True) == "finished"

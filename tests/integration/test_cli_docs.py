@@ -35,7 +35,7 @@ def site(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def worker(redis_url: str, connection: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A worker of the word count."""
-    monkeypatch.setenv("RQSTACK_SECRET_KEY", "test")
+    monkeypatch.setenv("RQSTACK_SECRET_KEY", "a key of the tests")
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "wordcount").symlink_to(ROOT / "tasks" / "wordcount")
     command = rqstack_command("worker", "run")

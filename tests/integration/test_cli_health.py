@@ -344,8 +344,10 @@ def test_a_secret_file_is_read_as_everywhere(tmp_path: Path, monkeypatch: pytest
     assert with_defaults(read_settings()) == settings_of_the_others()
     (tmp_path / "pass").write_text("\n")
     (tmp_path / ".env").write_text("REDIS_PASSWORD=of the file\n")
-    assert read_settings() == {"REDIS_PASSWORD": "of the file"}
-    assert with_defaults(read_settings()) == settings_of_the_others()
+    with pytest.raises(NotReady, match="pass is empty"):
+        read_settings()
+    with pytest.raises(SettingsError, match="pass is empty"):
+        settings_of_the_others()
 
 
 @pytest.mark.parametrize("given", [{}, dict.fromkeys(SETTINGS, "1")], ids=["not given", "given elsewhere"])

@@ -44,7 +44,7 @@ def rqstack(home: Path, redis_url: str) -> Run:
             text=True,
             input=stdin,
             timeout=timeout,
-            env=os.environ | {"RQSTACK_SECRET_KEY": "test"} | env,
+            env=os.environ | {"RQSTACK_SECRET_KEY": "a key of the tests"} | env,
             cwd=home,
         )
         if arguments[0] != "worker":  # whose log holds the tracebacks of jobs
@@ -252,7 +252,7 @@ class Waiter:
             stderr=subprocess.PIPE,
             text=True,
             cwd=home,
-            env=os.environ | {"RQSTACK_SECRET_KEY": "test"} | env,
+            env=os.environ | {"RQSTACK_SECRET_KEY": "a key of the tests"} | env,
         )
 
     def __enter__(self) -> subprocess.Popen[str]:

@@ -247,4 +247,4 @@ def test_the_environment_wins_over_the_site(tmp_path: Path) -> None:
         "print(s.queues, s.grace, s.secret_key.get_secret_value(), s.database_url.get_secret_value())"
     )
     done = site.run([sys.executable, "-c", code])
-    assert done.stdout.strip() == f"('urgent', 'post') 3 the site's key sqlite:///{tmp_path}/site.db", done.stderr
+    assert done.stdout.strip() == f"('urgent', 'post') 3 the site key 000 sqlite:///{tmp_path}/site.db", done.stderr

@@ -24,6 +24,7 @@ from rq.webhook import Webhook
 import rqstack.enqueue.job_fields as fields
 from rqstack.enqueue import Queue
 from rqstack.enqueue.any_job import CALL_FIELD
+from rqstack.settings import get_settings
 from rqstack.transport import protocol, timestamps
 
 NOW = datetime(2031, 5, 4, 3, 2, 1, 7, tzinfo=UTC)
@@ -126,6 +127,8 @@ def pair(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[R
     for module in ("rq.registry", "rq.rate_limit"):
         monkeypatch.setattr(f"{module}.current_timestamp", lambda: int(NOW.timestamp()))
     monkeypatch.setattr(protocol, "_pack", pack_text)
+    monkeypatch.setenv("RQSTACK_SHOW_ARGUMENTS", "1")  # as RQ does
+    get_settings.cache_clear()
     yield connection, other
     other.close()
 

@@ -18,7 +18,7 @@ from redis.retry import Retry
 from rq.job import Job
 
 from rqstack.enqueue import Queue, get_queue
-from rqstack.settings import Settings
+from rqstack.settings import Settings, get_settings
 from support.proxy import LossyProxy
 from support.redis_server import RedisServer
 
@@ -131,7 +131,9 @@ def test_an_enqueue_is_one_round_trip(connection: Redis) -> None:
     assert reads(lambda: other.enqueue("a.b")) == 1
 
 
-def test_threads_share_a_queue(connection: Redis) -> None:
+def test_threads_share_a_queue(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RQSTACK_SHOW_ARGUMENTS", "1")
+    get_settings.cache_clear()
     port = connection.connection_pool.connection_kwargs["port"]
     queue = Queue(connection=Redis(connection_pool=BlockingConnectionPool(port=port, max_connections=3)))
     with ThreadPoolExecutor(8) as threads:

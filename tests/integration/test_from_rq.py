@@ -105,6 +105,7 @@ def test_a_job_that_is_not_signed_says_how_to_sign(project: Path, connection: Re
     assert "serializer=rqstack.security.Default" in error
     signed = PLAIN.replace("connection=r", "connection=r, serializer=Default").replace("jobs", "tasks")
     signed = f"from rqstack.security import Default; {signed}"
+    key["RQSTACK_ACCEPT_RQ_SIGNATURES"] = "1"
     run(project, f"python -c '{signed}' && rqstack worker run mail --burst", **key)
     assert outbox(project) == ["sent to ann"]
 

@@ -26,6 +26,7 @@ from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.webhook import Webhook
 
+from rqstack.enqueue import Queue as StackQueue
 from rqstack.stack import processes
 from rqstack.stack.acl import RULES
 from support.ports import free_port
@@ -122,12 +123,11 @@ def page(own_redis: RedisServer, dashboard_python: Path, tmp_path: Path) -> Iter
 @pytest.fixture
 def queue(own_redis: RedisServer) -> Queue:
     """A queue whose payloads are signed with the page's key."""
-    from rqstack.security import get_serializer
+    from rqstack.security import get_job_serializer
     from rqstack.settings import Settings, load
 
-    return Queue(
-        "short-running", connection=own_redis.client(), serializer=get_serializer(load(Settings, secret_key=KEY))
-    )
+    serializer = get_job_serializer(load(Settings, secret_key=KEY))
+    return StackQueue("short-running", connection=own_redis.client(), serializer=serializer)
 
 
 def run(queue: Queue) -> None:

@@ -20,6 +20,7 @@ from redis import Redis
 from rq import Callback, Queue, SimpleWorker
 from rq.job import Job, _current_job
 
+from rqstack.enqueue import Queue as StackQueue
 from rqstack.enqueue import get_queue
 from rqstack.errors import BrokerUnavailable, InvalidJob, UnknownTask
 from rqstack.limiting import AWAY, acquire, limited
@@ -27,7 +28,7 @@ from rqstack.limiting.snooze import Snooze
 from rqstack.registry.discovery import autodiscover
 from rqstack.registry.rate import Rate
 from rqstack.registry.registry import registry
-from rqstack.security import get_serializer
+from rqstack.security import for_purpose, get_job_serializer, get_serializer
 from rqstack.settings import get_settings
 from rqstack.stack.acl import RULES
 from rqstack.transport import keys
@@ -77,13 +78,13 @@ def notes(connection: Redis) -> list[str]:
 
 def test_a_job_is_what_its_task_says_and_options_of_the_call_win(tasks: ModuleType, connection: Redis) -> None:
     job = tasks.optioned.delay(1)
-    stored = Job.fetch(job.id, connection=connection, serializer=get_serializer())
+    stored = Job.fetch(job.id, connection=connection, serializer=get_job_serializer())
     assert (stored.func_name, stored.args, stored.origin) == (tasks.optioned.name, (1,), "q")
     assert (stored.timeout, stored.result_ttl, stored.failure_ttl) == (7, 8, 9)
     assert (stored.retries_left, stored.retry_intervals) == (2, [5, 6])
     assert (stored.description, stored.meta) == ("d", {"m": 1})
     other = tasks.optioned.enqueue([2], queue="other", timeout=70, retries=0, job_id="named", meta=None)
-    stored = Job.fetch("named", connection=connection, serializer=get_serializer())
+    stored = Job.fetch("named", connection=connection, serializer=get_job_serializer())
     assert (stored.origin, stored.timeout, stored.retries_left, stored.meta) == ("other", 70, None, {})
     last, front = tasks.add.delay(1), tasks.first.delay()
     assert Queue("default", connection=connection).job_ids == [front.id, last.id]
@@ -99,8 +100,8 @@ def test_every_kind_of_task_runs_in_the_worker(tasks: ModuleType, connection: Re
         tasks.churn_async(1): 1,
         tasks.Model("Ann").greet.delay("hello"): "hello Ann",
         tasks.Model.still.delay(4): -4,
-        Queue("default", connection=connection, serializer=get_serializer()).enqueue(tasks.churn, 0): 0,
-        Queue("default", connection=connection, serializer=get_serializer()).enqueue(tasks.add, 1): 3,
+        StackQueue("default", connection=connection, serializer=get_serializer()).enqueue(tasks.churn, 0): 0,
+        StackQueue("default", connection=connection, serializer=get_serializer()).enqueue(tasks.add, 1): 3,
     }
     many = tasks.add.enqueue_many([(1,), tasks.add.call(2, y=3), (4, 5)])
     jobs |= dict(zip(many, (3, 5, 9), strict=True))
@@ -112,7 +113,7 @@ def test_every_kind_of_task_runs_in_the_worker(tasks: ModuleType, connection: Re
 
 def test_plain_rq_workers_run_commands_once_too(tasks: ModuleType, connection: Redis) -> None:
     job = tasks.churn(2)
-    worker = SimpleWorker(["default"], connection=connection, serializer=get_serializer())
+    worker = SimpleWorker(["default"], connection=connection, serializer=get_job_serializer())
     worker.work(burst=True)
     assert notes(connection) == ["churn 2", "churn 1", "churn 0"]
     assert job.return_value(refresh=True) == 2
@@ -124,7 +125,7 @@ def test_what_cannot_run_is_refused_by_the_producer(tasks: ModuleType, connectio
         (lambda: tasks.add.delay(1, z=1), "unexpected keyword argument 'z'"),
         (lambda: tasks.add.delay(lambda: 0), "cannot be stored"),
         (lambda: tasks.add.enqueue_many([(1,), (lambda: 0,)]), "cannot be stored"),
-        (lambda: tasks.add.enqueue_many([1]), "not 1"),
+        (lambda: tasks.add.enqueue_many([1]), "not int"),
         (lambda: tasks.add.enqueue_many([(1,)], job_id="x"), "one job_id"),
         (lambda: tasks.add.enqueue([1], colour="red"), "unknown option colour"),
         (lambda: tasks.add.enqueue([1], retries=-1), "retries=-1"),
@@ -192,7 +193,7 @@ def test_only_chosen_exceptions_are_retried(tasks: ModuleType, connection: Redis
     assert sorted(notes(connection)) == ["picky key"] + ["picky os"] * 4
     assert [job.get_status() for job in (wanted, other)] == ["failed", "failed"]
     again = tasks.picky.delay("key")
-    SimpleWorker(["default"], connection=connection, serializer=get_serializer()).work(burst=True)
+    SimpleWorker(["default"], connection=connection, serializer=get_job_serializer()).work(burst=True)
     assert notes(connection).count("picky key") == 2
     assert again.get_status() == "failed"
 
@@ -221,7 +222,7 @@ def test_forged_jobs_fail_with_the_reason_and_are_counted(tasks: ModuleType, con
         job = tasks.add.enqueue([number], job_id=f"forged-{number}")
         connection.hset(job.key, "data", zlib.compress(data))
         forged[job.id] = "no signature" if number == 0 else "another key or other data"
-    system = Queue("default", connection=connection, serializer=get_serializer()).enqueue(
+    system = StackQueue("default", connection=connection, serializer=get_job_serializer()).enqueue(
         "os.mkdir", str(made), job_id="system"
     )
     burst("default")
@@ -236,6 +237,50 @@ def test_forged_jobs_fail_with_the_reason_and_are_counted(tasks: ModuleType, con
     assert result is not None
     assert "no task named 'os.mkdir' is registered" in str(result.exc_string)
     assert connection.hgetall(keys.PAYLOADS_REJECTED) == {b"unsigned": b"1", b"bad_signature": b"2"}
+
+
+def test_what_rqs_own_queue_signs_is_refused_unless_a_setting_accepts_it(
+    tasks: ModuleType, connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = Queue("default", connection=connection, serializer=get_serializer())
+    refused = queue.enqueue(tasks.add.name, 1)
+    burst("default")
+    result = refused.latest_result()
+    assert result is not None
+    assert "RQSTACK_ACCEPT_RQ_SIGNATURES" in str(result.exc_string)
+    assert ".delay()" in str(result.exc_string)
+    monkeypatch.setenv("RQSTACK_ACCEPT_RQ_SIGNATURES", "1")
+    accepted = queue.enqueue(tasks.add.name, 2)
+    burst("default")
+    stored = Job.fetch(accepted.id, connection=connection, serializer=get_job_serializer())
+    assert stored.return_value() == 4
+
+
+def test_a_result_does_not_count_as_arguments(tasks: ModuleType, connection: Redis) -> None:
+    """Whatever a task returns, an attacker who can write to Redis may put it into another job."""
+    source, target = tasks.add.enqueue([1], job_id="source"), tasks.add.enqueue([2], job_id="target")
+    call = for_purpose(get_serializer(), "result").dumps((tasks.churn.name, None, (0,), {}))
+    connection.hset(target.key, "data", zlib.compress(call))
+    burst("default")
+    assert source.return_value(refresh=True) == 3
+    result = target.latest_result()
+    assert result is not None
+    assert "another purpose" in str(result.exc_string)
+    assert notes(connection) == []
+    assert connection.hgetall(keys.PAYLOADS_REJECTED) == {b"other_purpose": b"1"}
+
+
+def test_meta_that_a_task_saves_is_read_again(tasks: ModuleType, connection: Redis) -> None:
+    job = tasks.add.enqueue([1], meta={"colour": "red"})
+    fetched = get_queue("default").fetch_job(job.id)
+    assert fetched is not None
+    fetched.meta["progress"] = 50
+    fetched.save_meta()
+    burst("default")
+    assert job.get_meta()["progress"] == 50
+    raw = connection.hget(job.key, "meta")
+    assert isinstance(raw, bytes)
+    assert for_purpose(get_serializer(), "meta").loads(raw)["colour"] == "red"
 
 
 def test_callbacks_are_functions_of_task_packages_only(tasks: ModuleType, connection: Redis, tmp_path: Path) -> None:
@@ -278,7 +323,7 @@ def test_a_rate_holds_over_all_workers_and_nothing_fails(
     assert all(later - earlier > 0.9 for earlier, later in zip(in_order, in_order[9:], strict=False))
     assert in_order[-1] - in_order[0] > 2
     assert sum(times[n] for n in range(5)) < sum(times[n] for n in range(15, 20))
-    refreshed = [Job.fetch(job.id, connection=connection, serializer=get_serializer()) for job in jobs]
+    refreshed = [Job.fetch(job.id, connection=connection, serializer=get_job_serializer()) for job in jobs]
     assert {job.retries_left for job in refreshed} == {1}
     assert {job.number_of_retries for job in refreshed} == {None}
     assert Queue("default", connection=connection).failed_job_registry.count == 0
@@ -306,10 +351,10 @@ def test_a_lost_redis_is_no_failure_of_a_task_with_a_rate(own_redis: RedisServer
 
 def test_a_plain_rq_worker_puts_back_what_is_over_the_rate(tasks: ModuleType, connection: Redis) -> None:
     jobs = tasks.limited.enqueue_many([(number,) for number in range(7)])
-    SimpleWorker(["default"], connection=connection, serializer=get_serializer()).work(burst=True)
+    SimpleWorker(["default"], connection=connection, serializer=get_job_serializer()).work(burst=True)
     assert sorted(starts(connection)) == list(range(5))
     assert [job.get_status() for job in jobs] == ["finished"] * 5 + ["scheduled"] * 2
-    stored = Job.fetch(jobs[-1].id, connection=connection, serializer=get_serializer())
+    stored = Job.fetch(jobs[-1].id, connection=connection, serializer=get_job_serializer())
     assert (stored.retries_left, stored.number_of_retries or 0) == (1, 0)
 
 

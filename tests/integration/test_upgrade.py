@@ -270,7 +270,7 @@ def test_nothing_is_left_of_the_processes_before(upgrade: Upgrade) -> None:
 
 
 def test_results_are_readable(upgrade: Upgrade) -> None:
-    from rqstack.security import Default
+    from rqstack.security import get_job_serializer
 
     assert upgrade.outcome
     values = {
@@ -285,11 +285,11 @@ def test_results_are_readable(upgrade: Upgrade) -> None:
         "rate-waiting": "label of order 17",
     }
     for job_id, value in values.items():
-        job = Job.fetch(job_id, connection=upgrade.client, serializer=Default)
+        job = Job.fetch(job_id, connection=upgrade.client, serializer=get_job_serializer())
         assert job.return_value() == value
     assert upgrade.run("result", "finished").strip() == "order 1 in 1"
     assert upgrade.client.get("depot:success:queued-callbacks") == b"order 24 in 1"
-    job = Job.fetch("queued-timeout", connection=upgrade.client, serializer=Default)
+    job = Job.fetch("queued-timeout", connection=upgrade.client, serializer=get_job_serializer())
     assert (job.meta["colour"], job.timeout) == ("red", 600)
 
 

@@ -109,15 +109,15 @@ def test_a_file_that_cannot_be_read_is_not_passed_over(content: bytes, told: str
 
 
 def test_names_may_be_written_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".env").write_text("rqstack_secret_key=of the file\nrqstack_grace=7\n")
+    (tmp_path / ".env").write_text("rqstack_secret_key=the key of the file\nrqstack_grace=7\n")
     monkeypatch.setenv("rqstack_grace", "9")
-    assert load(Settings).secret_keys() == (b"of the file",)
+    assert load(Settings).secret_keys() == (b"the key of the file",)
     assert load(Settings).grace == 9
 
 
 def test_an_object_made_by_hand_is_checked_too() -> None:
-    settings = Settings(secret_key="sesame", queues=["a"], processes="3", redis_password="sesame")
-    assert (settings.secret_keys(), settings.queues, settings.processes) == ((b"sesame",), ("a",), 3)
+    settings = Settings(secret_key="sesame of Ali Baba", queues=["a"], processes="3", redis_password="sesame")
+    assert (settings.secret_keys(), settings.queues, settings.processes) == ((b"sesame of Ali Baba",), ("a",), 3)
     assert "sesame" not in repr(settings)
     with pytest.raises(SettingsError, match=r"RQSTACK_PROCESSES: 'many' is not allowed: should be a whole number"):
         Settings(processes="many")
@@ -198,7 +198,7 @@ def test_a_password_in_a_wrong_url_is_not_shown(url: str) -> None:
 def test_heartbeats_that_come_too_seldom_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Between two of them a living worker would count as dead, and its jobs would run twice."""
     monkeypatch.setenv("RQSTACK_HEARTBEAT", "30")
-    monkeypatch.setenv("RQSTACK_SECRET_KEY", "sesame")
+    monkeypatch.setenv("RQSTACK_SECRET_KEY", "sesame of Ali Baba")
     with pytest.raises(SettingsError) as problem:
         load(Settings)
     text = str(problem.value)
@@ -230,11 +230,11 @@ def test_every_secret_comes_from_its_file(tmp_path: Path, monkeypatch: pytest.Mo
         for name, setting in declared_settings(cls).items():
             if setting.is_secret:
                 monkeypatch.setenv(f"{setting.name}_FILE", str(tmp_path / name))
-                (tmp_path / name).write_text(f"the {name}\n")
+                (tmp_path / name).write_text(f"the value of {name}\n")
         settings = load(cls)
         for name, setting in declared_settings(cls).items():
             if setting.is_secret:
-                assert getattr(settings, name).get_secret_value() == f"the {name}"
+                assert getattr(settings, name).get_secret_value() == f"the value of {name}"
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_every_wrong_value_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_secret_is_shown_with_the_settings() -> None:
-    settings = load(Settings, secret_key="sesame", redis_password="sesame")
+    settings = load(Settings, secret_key="sesame of Ali Baba", redis_password="sesame")
     assert "sesame" not in f"{settings!r} {settings} {settings.secret_key} {settings.secret_key!r}"
 
 

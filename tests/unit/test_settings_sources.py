@@ -17,14 +17,14 @@ ORDER = ["environment", "REDIS_PASSWORD_FILE", "var/stack.env", ".env", "framewo
 
 @pytest.mark.parametrize("first", range(len(ORDER)))
 def test_sources_win_in_the_documented_order(first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each source gives a value, but those before the first give an empty one."""
+    """Each source gives a value, but those before the first give an empty one, or no file."""
     values = ["" if number < first else source for number, source in enumerate(ORDER)]
     (tmp_path / "var").mkdir()
     (tmp_path / "password").write_text(f"{values[1]}\n")
     (tmp_path / "var" / "stack.env").write_text(f"REDIS_PASSWORD={values[2]}\n")
     (tmp_path / ".env").write_text(f"REDIS_PASSWORD={values[3]}\n")
     monkeypatch.setenv("REDIS_PASSWORD", values[0])
-    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "password"))
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "password") if values[1] else "")
     monkeypatch.setitem(sources.framework_settings, "REDIS_PASSWORD", values[4])
     assert Sources().find("REDIS_PASSWORD", secret=True) == (ORDER[first], ORDER[first])
 

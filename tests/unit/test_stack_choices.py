@@ -201,12 +201,12 @@ def test_the_command_line_needs_no_file_but_env(tmp_path: Path, monkeypatch: pyt
 
 def test_an_app_may_name_the_files_of_secrets_in_its_env(tmp_path: Path) -> None:
     """As docs/compose.md shows it."""
-    (tmp_path / "secret").write_text("sesame\n")
+    (tmp_path / "secret").write_text("sesame of Ali Baba\n")
     (tmp_path / ".env").write_text(f"REDIS_PASSWORD_FILE=secret\nRQSTACK_SECRET_KEY_FILE={tmp_path / 'secret'}\n")
     found = load(Settings)
     assert found.redis_password is not None
-    assert found.redis_password.get_secret_value() == "sesame"
-    assert found.secret_keys() == (b"sesame",)
+    assert found.redis_password.get_secret_value() == "sesame of Ali Baba"
+    assert found.secret_keys() == (b"sesame of Ali Baba",)
     (tmp_path / ".env").write_text("REDIS_PASSWORD_FILE=none\n")
     with pytest.raises(SettingsError, match="REDIS_PASSWORD_FILE: cannot read"):
         load(Settings)

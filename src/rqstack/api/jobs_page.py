@@ -112,9 +112,9 @@ def _adapt_rq_dashboard(app: Flask, client: Redis, settings: Settings) -> None:
     from rq.serializers import DefaultSerializer
     from rq_dashboard import web
 
-    from rqstack.security import get_serializer
+    from rqstack.security import get_job_serializer
 
-    serializer = get_serializer(settings)
+    serializer = get_job_serializer(settings, allow_unsigned=False)
 
     def loads(data: bytes) -> Any:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from rqstack.errors import InvalidJob
-from rqstack.security import get_serializer
+from rqstack.security import for_purpose, get_serializer
 from rqstack.settings import Settings
 
 FAILED = ":failed"
@@ -26,8 +26,8 @@ class Message:
     """
 
     task: str
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    args: tuple[Any, ...] = field(default=(), repr=False)
+    kwargs: dict[str, Any] = field(default_factory=dict, repr=False)
     timeout: int = -1
     retries: int = 0
     id: str = field(default_factory=lambda: str(uuid4()))
@@ -42,7 +42,7 @@ def encode(message: Message, settings: Settings) -> bytes:
     # Not dataclasses.asdict, which would deep-copy the arguments.
     values = {each.name: getattr(message, each.name) for each in fields(message)}
     try:
-        return bytes(get_serializer(settings).dumps(values))
+        return bytes(for_purpose(get_serializer(settings), "message").dumps(values))
     except InvalidJob:
         raise
     except Exception as error:
@@ -56,7 +56,7 @@ def decode(data: bytes, settings: Settings) -> Message:
         Exception: The serializer rejects forged, altered or unsigned bytes.
         InvalidJob: The signature is valid, but the content is not a message.
     """
-    values = get_serializer(settings).loads(data)
+    values = for_purpose(get_serializer(settings), "message").loads(data)
     try:
         return Message(**{**values, "args": tuple(values["args"])})
     except (TypeError, KeyError, ValueError) as error:

@@ -137,5 +137,5 @@ def redis_url(connection: str) -> str:
     host, _, rest = connection.partition(":")
     port, _, database = rest.partition(":")
     if not host or not (port or "6379").isdecimal() or not (database or "0").isdecimal():
-        raise BackendError(INVALID_CONNECTION.format(connection))
+        raise BackendError(INVALID_CONNECTION.format(safe_url(connection)))
     return f"redis://{host}:{port or 6379}/{database or 0}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from rqstack.cli.output import confirm, json_option, plural, print_json, progress, yes_option
+from rqstack.cli.output import confirm, echo, json_option, plural, print_json, progress, yes_option
 from rqstack.errors import RqstackError
 from rqstack.transport import keys
 from rqstack.transport.replies import decode
@@ -83,7 +83,7 @@ def requeue(jobs: tuple[str, ...], everything: bool, queues: tuple[str, ...], ye
     if as_json:
         print_json({"requeued": requeued, "expired": expired})
         return
-    click.echo(f"{plural(requeued, 'job')} requeued." + (f" {plural(expired, 'job')} had expired." if expired else ""))
+    echo(f"{plural(requeued, 'job')} requeued." + (f" {plural(expired, 'job')} had expired." if expired else ""))
 
 
 def _connect() -> tuple[Settings, Redis]:
@@ -123,7 +123,7 @@ def _delete(
         print_json({"state": state, "deleted": deleted})
         return
     for name, number in deleted.items():
-        click.echo(f"{plural(number, f'{state} job')} deleted from {name}.")
+        echo(f"{plural(number, f'{state} job')} deleted from {name}.")
 
 
 def _by_queue(jobs: tuple[str, ...], connection: Redis) -> dict[str, list[str] | None]:

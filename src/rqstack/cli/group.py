@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import click
 
-from rqstack.cli.output import INTERRUPTED
+from rqstack.cli.output import INTERRUPTED, echo
 from rqstack.errors import RqstackError
 
 # name -> (module of the command, attribute, line in `rqstack --help`)
@@ -23,6 +23,7 @@ COMMANDS = {
     "result": ("rqstack.cli.result", "result", "Show the result of a job."),
     "resume": ("rqstack.cli.suspend", "resume", "Resume suspended workers."),
     "scheduler": ("rqstack.cli.scheduler", "scheduler", "Fire the cron table and move delayed jobs."),
+    "secrets": ("rqstack.cli.secrets", "secrets", "Change the signing key and the Redis passwords."),
     "smoke": ("rqstack.cli.smoke", "smoke", "Run test jobs through the queues, and count the results."),
     "stack": ("rqstack.cli.stack", "stack", "Start and stop the whole stack on this machine."),
     "suspend": ("rqstack.cli.suspend", "suspend", "Stop workers from starting jobs."),
@@ -86,7 +87,7 @@ class LazyGroup(click.Group):
 
 def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        click.echo(f"rqstack {version('rqstack')}")
+        echo(f"rqstack {version('rqstack')}")
         ctx.exit()
 
 
@@ -114,19 +115,19 @@ def run(arguments: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Stopped.", err=True)
+        echo("Stopped.", err=True)
         return INTERRUPTED
     except RqstackError as error:
-        click.echo(f"Error: {error}", err=True)
+        echo(f"Error: {error}", err=True)
         return error.exit_code
     except OSError as error:
         if error.errno not in _FILE_ERRORS or not isinstance(error.filename, (str, os.PathLike)):
             raise
-        click.echo(f"Error: {os.fspath(error.filename)}: {error.strerror}. Check its owner and permissions.", err=True)
+        echo(f"Error: {os.fspath(error.filename)}: {error.strerror}. Check its owner and permissions.", err=True)
         return 1
     except Exception as error:
         if message := _explain_redis_error(error):
-            click.echo(f"Error: {message}", err=True)
+            echo(f"Error: {message}", err=True)
             return 1
         raise
     return value if isinstance(value, int) else 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rqstack.cli.output import duration, json_option, plural, print_json, show, table
+from rqstack.cli.output import duration, echo, json_option, plural, print_json, show, table
 
 if TYPE_CHECKING:
     from rqstack.cli.snapshot import Snapshot
@@ -115,7 +115,7 @@ def _stream(read: Any, interval: float) -> None:
     import json
 
     while True:
-        click.echo(json.dumps(read().as_dict()))
+        echo(json.dumps(read().as_dict()))
         time.sleep(interval)
 
 

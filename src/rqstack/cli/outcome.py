@@ -61,11 +61,11 @@ def fetch_outcome(job_id: str, connection: Redis, settings: Settings) -> Outcome
     """
     from rq.job import Job, JobStatus
 
-    from rqstack.security import get_serializer
+    from rqstack.security import for_purpose, get_serializer
 
     unknown = NoSuchJob(f"no job has the id {job_id!r}: it never existed, or has expired or been deleted.")
     try:
-        job = Job(job_id, connection=connection, serializer=get_serializer(settings))
+        job = Job(job_id, connection=connection, serializer=for_purpose(get_serializer(settings), "result"))
     except ValueError:  # not a valid id: letters, digits, dashes and underscores
         raise unknown from None
     # Not the whole record: parts of it may be damaged, which is why the job has failed.

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rqstack.processes.printable import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -20,9 +22,18 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 
 
+def echo(text: object, *, err: bool = False) -> None:
+    """Print a line. All that may come from Redis is printed by it: control characters do not reach the terminal.
+
+    Args:
+        err: To stderr.
+    """
+    click.echo(printable(str(text)), err=err)
+
+
 def print_json(value: Any) -> None:
     """Print a JSON document. Values that JSON cannot represent are converted to strings."""
-    click.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+    echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
@@ -42,7 +53,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         result.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         # Text instead of markup, because names and errors may contain square brackets.
-        result.add_row(*(Text("" if value is None else str(value)) for value in row))
+        result.add_row(*(Text("" if value is None else printable(str(value))) for value in row))
     return result
 
 
@@ -52,6 +63,7 @@ def show(*parts: Any) -> None:
 
     console = Console() if sys.stdout.isatty() else Console(width=200, color_system=None)
     for part in parts:
+        part = printable(part) if isinstance(part, str) else part
         console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
 
 

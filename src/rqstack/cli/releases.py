@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rqstack.cli.output import echo
+
 if TYPE_CHECKING:
     from rqstack.stack.releases import Releases
 
@@ -23,8 +25,8 @@ def build(sources: tuple[Path, ...], into: Path) -> None:
     """Build the projects in folders, each with its own dependencies. Used by services/Dockerfile."""
     from rqstack.stack import build_projects
 
-    names = build_projects.build(sources, into, click.echo)
-    click.echo(f"Built: {', '.join(names) or 'no project'}.")
+    names = build_projects.build(sources, into, echo)
+    echo(f"Built: {', '.join(names) or 'no project'}.")
 
 
 @click.command()
@@ -35,7 +37,7 @@ def install(source: Path, into: Path, again: bool) -> None:
     """Install built packages as a new release, and switch to it. A release that cannot be imported is refused."""
     release, new = _releases(into).install(source, again=again)
     done = "installed" if new else "is already current"
-    click.echo(f"Release {release.id} {done}: {', '.join(release.projects)}.")
+    echo(f"Release {release.id} {done}: {', '.join(release.projects)}.")
 
 
 @click.command()
@@ -44,7 +46,7 @@ def install(source: Path, into: Path, again: bool) -> None:
 def rollback(release: str | None, into: Path) -> None:
     """Switch back to the release before the current one, or to RELEASE."""
     current = _releases(into).rollback(release)
-    click.echo(f"Release {current.id} is current again: {', '.join(current.projects)}.")
+    echo(f"Release {current.id} is current again: {', '.join(current.projects)}.")
 
 
 @click.command()
@@ -57,10 +59,10 @@ def releases(into: Path, as_json: bool) -> None:
         import json
 
         rows = [{"id": each.id, "current": each.current, "projects": list(each.projects)} for each in installed]
-        click.echo(json.dumps(rows))
+        echo(json.dumps(rows))
         return
     for each in installed:
-        click.echo(f"{'*' if each.current else ' '} {each.id}  {', '.join(each.projects)}")
+        echo(f"{'*' if each.current else ' '} {each.id}  {', '.join(each.projects)}")
 
 
 def _releases(into: Path) -> Releases:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from rqstack.cli.output import json_option, print_json
+from rqstack.cli.output import echo, json_option, print_json
 
 
 @click.command()
@@ -33,11 +33,11 @@ def result(job: str | None, jobid: str | None, traceback: bool, as_json: bool) -
     if as_json:
         print_json(outcome.as_dict() | ({"traceback": outcome.details or None} if traceback else {}))
     elif outcome.state == "finished":
-        click.echo(format_value(outcome.value))
+        echo(format_value(outcome.value))
     elif outcome.state in FAILURES:
-        click.echo(outcome.details.rstrip() if traceback and outcome.details else outcome.reason)
+        echo(outcome.details.rstrip() if traceback and outcome.details else outcome.reason)
     else:
-        click.echo(outcome.state)
+        echo(outcome.state)
     sys.exit(outcome.exit_code)
 
 

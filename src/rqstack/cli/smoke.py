@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rqstack.cli.output import json_option, plural, print_json, progress, show, table
+from rqstack.cli.output import echo, json_option, plural, print_json, progress, show, table
 from rqstack.transport import keys
 
 if TYPE_CHECKING:
@@ -129,7 +129,9 @@ def _ended(connection: Redis, waiting: Mapping[str, Job]) -> dict[str, str]:
 def _result(job: Job, entry: tuple[bytes, dict[Any, Any]]) -> Any:
     from rq.results import Result
 
-    return Result.restore(job.id, entry[0].decode(), entry[1], job.connection, job.serializer)
+    from rqstack.security import for_purpose
+
+    return Result.restore(job.id, entry[0].decode(), entry[1], job.connection, for_purpose(job.serializer, "result"))
 
 
 def _print(counts: dict[str, Counter[str]], seconds: float, as_json: bool) -> None:
@@ -142,9 +144,9 @@ def _print(counts: dict[str, Counter[str]], seconds: float, as_json: bool) -> No
     rows = [[name, *(count[state] for state in states)] for name, count in counts.items()]
     show(table("", ("Queue", *(state.capitalize() for state in states)), rows))
     failed = number - totals[SUCCEEDED] - totals[NOT_ENDED]
-    click.echo(
+    echo(
         f"{plural(number, 'job')} in {seconds:.1f} s: {totals[SUCCEEDED]} succeeded, {failed} failed, "
         f"{totals[NOT_ENDED]} not ended."
     )
     if totals[NOT_ENDED]:
-        click.echo("Does a worker listen to each queue, and does a scheduler run? See `rqstack info`.", err=True)
+        echo("Does a worker listen to each queue, and does a scheduler run? See `rqstack info`.", err=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
 
 import click
 
-from rqstack.cli.output import INTERRUPTED
+from rqstack.cli.output import INTERRUPTED, echo
 
 MODE = click.option(
     "--mode",
@@ -73,14 +74,28 @@ def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
         except KeyboardInterrupt:
             click.echo("Interrupted. Containers that have started still run. To stop them: make stop", err=True)
             sys.exit(INTERRUPTED)
+        _warn_of_old_redis()
         return
     from rqstack.stack import local
 
-    local.start(home(), click.echo, monitoring=monitoring, scale=scale)
+    local.start(home(), echo, monitoring=monitoring, scale=scale)
     for title, address in local.addresses().items():
         login = local.login() if title == local.JOBS_PAGE else ""
         click.echo(f"{title:12} {address}{login}")
     click.echo("Try:         .venv/bin/rqstack trigger --url https://example.com")
+    _warn_of_old_redis()
+
+
+def _warn_of_old_redis() -> None:
+    from redis.exceptions import RedisError
+
+    from rqstack.settings import Settings, load
+    from rqstack.transport.client import connect
+    from rqstack.transport.redis_version import lua_warning
+
+    with contextlib.suppress(RedisError), connect(load(Settings), retries=0) as client:
+        if warning := lua_warning(client.info("server")):
+            click.echo(f"Warning: {warning}", err=True)
 
 
 @stack.command()
@@ -151,7 +166,7 @@ def logs(mode: str, follow: bool, processes: tuple[str, ...]) -> None:
             sys.exit(compose.logs(home(), processes, follow=follow))
         from rqstack.stack import local
 
-        local.logs(home(), processes, follow=follow, report=click.echo)
+        local.logs(home(), processes, follow=follow, report=echo)
     except KeyboardInterrupt:
         click.echo(STILL_RUNS, err=True)
         sys.exit(INTERRUPTED)

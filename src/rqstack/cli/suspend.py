@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from rqstack.cli.output import echo
+
 
 @click.command()
 @click.option(
@@ -18,7 +20,7 @@ def suspend(duration: int | None) -> None:
 
     with connect(get_settings()) as connection:
         suspend_workers(connection, duration)
-    click.echo(f"Suspended{f' for {duration} s' if duration else ''}. `rqstack resume` ends it.")
+    echo(f"Suspended{f' for {duration} s' if duration else ''}. `rqstack resume` ends it.")
 
 
 @click.command()
@@ -31,4 +33,4 @@ def resume() -> None:
 
     with connect(get_settings()) as connection:
         was_suspended = resume_workers(connection)
-    click.echo("Resumed." if was_suspended else "Workers were not suspended.")
+    echo("Resumed." if was_suspended else "Workers were not suspended.")

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from rqstack.cli.output import json_option, print_json, show, table
+from rqstack.cli.output import echo, json_option, print_json, show, table
 from rqstack.cli.releases import build, install, releases, rollback
 
 
@@ -45,7 +45,7 @@ def list_(as_json: bool) -> None:
         headings = ("Task", "Queue", "Retries", "Rate limit", "Cron", "Description")
         show(table("", headings, [[row[column] for column in columns] for row in rows]))
         for failure in found.failures:
-            click.echo(f"Error: {failure}", err=True)
+            echo(f"Error: {failure}", err=True)
 
 
 @tasks.command()
@@ -59,11 +59,11 @@ def check(traceback: bool) -> None:
     _silence_discovery()
     found = autodiscover(preload())
     for failure in found.failures:
-        click.echo(f"Error: {failure}", err=True)
+        echo(f"Error: {failure}", err=True)
         if traceback and failure.details:
-            click.echo(failure.details, err=True)
+            echo(failure.details, err=True)
     modules = sum(1 for project in found.modules.values() if project)
-    click.echo(f"{len(registry)} tasks; {modules} modules of projects load, {len(found.failures)} fail.")
+    echo(f"{len(registry)} tasks; {modules} modules of projects load, {len(found.failures)} fail.")
     sys.exit(1 if found.failures else 0)
 
 

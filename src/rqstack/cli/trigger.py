@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rqstack.cli.output import json_option, print_json
+from rqstack.cli.output import echo, json_option, print_json
 from rqstack.errors import InvalidJob
 from rqstack.transport import keys
 
@@ -58,10 +58,10 @@ def trigger(
     if as_json:
         print_json({"id": job.id, "task": registered.name, "queue": name})
         return
-    click.echo(f"Enqueued {registered.name} on the queue {name}.", err=True)
+    echo(f"Enqueued {registered.name} on the queue {name}.", err=True)
     if not listened:
-        click.echo(f"No worker listens to {name} now, so the job waits.", err=True)
-    click.echo(job.id)
+        echo(f"No worker listens to {name} now, so the job waits.", err=True)
+    echo(job.id)
 
 
 def parse_value(text: str) -> Any:

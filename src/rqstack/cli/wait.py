@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rqstack.cli.output import json_option, plural, print_json, progress
+from rqstack.cli.output import echo, json_option, plural, print_json, progress
 from rqstack.transport import keys
 from rqstack.transport.replies import decode
 
@@ -51,7 +51,7 @@ def wait(jobs: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
                 waiter.run(deadline, report)
         except KeyboardInterrupt:
             left = len(waiter.pending)
-            click.echo(f"Stopped waiting for {plural(left, 'job')}; they keep running.", err=True)
+            echo(f"Stopped waiting for {plural(left, 'job')}; they keep running.", err=True)
             sys.exit(INTERRUPTED)
         states = waiter.states
         if as_json:
@@ -104,7 +104,7 @@ class JobWaiter:
                 failures = 0
             except (ConnectionLost, TimedOut) as error:
                 if not failures:
-                    click.echo(f"Redis is unavailable ({error}); still waiting.", err=True)
+                    echo(f"Redis is unavailable ({error}); still waiting.", err=True)
                 failures += 1
                 time.sleep(min(2.0, 0.1 * 2**failures))
 
@@ -169,8 +169,6 @@ def _print(ids: list[str], states: dict[str, str], connection: Redis) -> None:
         if states[job] in FAILURES:
             with contextlib.suppress(RqstackError):
                 reason = fetch_outcome(job, connection, get_settings()).reason
-        click.echo(f"{job} {states[job]}" + (f": {reason}" if reason else ""))
+        echo(f"{job} {states[job]}" + (f": {reason}" if reason else ""))
     counted = Counter(states[job] for job in ids)
-    click.echo(
-        f"{plural(len(ids), 'job')}: " + ", ".join(f"{number} {state}" for state, number in counted.most_common())
-    )
+    echo(f"{plural(len(ids), 'job')}: " + ", ".join(f"{number} {state}" for state, number in counted.most_common()))

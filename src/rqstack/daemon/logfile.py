@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rqstack.errors import DaemonError
+from rqstack.settings import ownership
 
 
 class LogFile(io.RawIOBase):
@@ -27,7 +29,7 @@ class LogFile(io.RawIOBase):
         super().__init__()
         self.path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = self._open()
         except OSError as error:
             # mkdir reports "File exists" if a parent is a file.
@@ -71,7 +73,11 @@ class LogFile(io.RawIOBase):
         return self._file
 
     def _open(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if problem := ownership.problem(os.fstat(file)):
+            os.close(file)
+            raise OSError(errno.EPERM, problem, str(self.path))
+        return file
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rqstack.errors import DaemonError
+from rqstack.processes.private_files import open_private, owner_of_process
 
 LOCK_TIMEOUT = 1.0
 """Seconds to wait for the lock, which `owner` takes for a moment."""
@@ -36,10 +37,10 @@ class PidFile:
         The holder itself must not call this, because closing a file releases its POSIX locks.
 
         Raises:
-            DaemonError: The file cannot be read.
+            DaemonError: The file cannot be read, or it or the process belongs to another user.
         """
         try:
-            file = os.open(self.path, os.O_RDONLY)
+            file = open_private(self.path, os.O_RDONLY)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -48,7 +49,13 @@ class PidFile:
             try:
                 fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return self._read(file)
+                pid = self._read(file)
+                owner = owner_of_process(pid)
+                if owner not in (os.fstat(file).st_uid, None):
+                    raise DaemonError(
+                        f"The pid file {self.path} names process {pid}, which belongs to another user."
+                    ) from None
+                return pid
             return None
         finally:
             os.close(file)
@@ -106,8 +113,8 @@ class PidFile:
 
     def _open(self) -> int:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return open_private(self.path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise self._unusable(error) from None
 

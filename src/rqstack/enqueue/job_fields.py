@@ -13,9 +13,11 @@ from collections.abc import Callable
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from rq.job import Job, JobStatus, validate_job_id
-from rq.utils import get_call_string, parse_timeout, resolve_function_reference
+from rq.job import UNEVALUATED, Job, JobStatus, validate_job_id
+from rq.utils import parse_timeout, resolve_function_reference
 
+from rqstack.enqueue.description import describe
+from rqstack.security import for_purpose
 from rqstack.transport.timestamps import format_micros, from_micros
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from rq.job import Retry
 
 Field = str | bytes
-_DESCRIPTION_ARGUMENT = 75  # RQ's Job.get_call_string cuts longer ones
 _NONE_YET: tuple[Field, ...] = (
     *("success_callback_name", "", "failure_callback_name", "", "stopped_callback_name", ""),
     *("started_at", "", "ended_at", "", "last_heartbeat", "", "worker_name", ""),
@@ -103,13 +104,15 @@ class PlainJobs:
     Args:
         origin: The queue's name.
         connection: Its Redis; the jobs get it too.
-        serializer: Its serializer.
+        serializer: Its serializer; the jobs get it too.
     """
 
     def __init__(self, origin: str, connection: Redis, serializer: Any) -> None:
         self.origin = origin
         self.connection = connection
         self.serializer = serializer
+        self._dumps = for_purpose(serializer, "arguments").dumps
+        self._dumps_meta = for_purpose(serializer, "meta").dumps
         self._attributes = vars(Job(connection=connection, serializer=serializer))
         self._attributes |= {"origin": origin, "_instance": None, "_status": JobStatus.QUEUED}
 
@@ -136,7 +139,7 @@ class PlainJobs:
             result_ttl: Seconds its result is kept; None for the worker's default.
             ttl: Seconds it may wait; None for no limit.
             failure_ttl: Seconds it is kept once failed; None for the worker's default.
-            description: Default: the call as text.
+            description: Default: as `describe`.
             job_id: Default: a random one.
 
         Raises:
@@ -150,8 +153,8 @@ class PlainJobs:
         instance, func_name = (None, func) if type(func) is str else resolve_function_reference(func)
         args = () if args is None else args
         kwargs = {} if kwargs is None else kwargs
-        description = description or get_call_string(func_name, args, kwargs, max_length=_DESCRIPTION_ARGUMENT)
-        data = self.serializer.dumps((func_name, instance, args, kwargs))
+        description = description or describe(func_name, args, kwargs)
+        data = self._dumps((func_name, instance, args, kwargs))
         micros = time_ns() // 1000
         attributes = {
             "_id": job_id,
@@ -180,7 +183,7 @@ class PlainJobs:
         if ttl is not None:
             fields += ("ttl", str(ttl))
         if meta:
-            fields += ("meta", self.serializer.dumps(meta))
+            fields += ("meta", self._dumps_meta(meta))
         if retry is not None:
             fields += ("retries_left", str(retry.max), "retry_intervals", json.dumps(retry.intervals))
             attributes["retries_left"] = retry.max
@@ -189,6 +192,13 @@ class PlainJobs:
                 fields += ("enqueue_at_front_on_retry", "1")
                 attributes["enqueue_at_front_on_retry"] = retry.enqueue_at_front
         return PendingJob(job_id, ttl, fields, micros, self._attributes, attributes)
+
+
+def sign_arguments(job: Job) -> None:
+    """Sign a new job's function and arguments, where its serializer signs. RQ would serialize them as anything else."""
+    if job._data is UNEVALUATED and hasattr(job.serializer, "for_purpose"):
+        call = job.func_name, job.instance, job.args, job.kwargs
+        job._data = for_purpose(job.serializer, "arguments").dumps(call)
 
 
 def full_hash(fields: list[Field]) -> list[Field]:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import pickle
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from rqstack.enqueue.publisher import get_publisher
 from rqstack.errors import InvalidJob
 from rqstack.registry.options import TaskOptions
+from rqstack.security import for_purpose
 from rqstack.settings import get_settings
 from rqstack.transport.client import explain
 
@@ -38,10 +39,10 @@ _CONNECTION_OPTIONS = frozenset(("connection", "pipeline"))
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The arguments of one job."""
+    """The arguments of one job. They may be secret, so its text does not show them."""
 
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] | None = None
+    args: tuple[Any, ...] = field(default=(), repr=False)
+    kwargs: dict[str, Any] | None = field(default=None, repr=False)
 
 
 def enqueue(task: EnqueuedTask, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> Job:
@@ -191,7 +192,8 @@ def _as_call(task: EnqueuedTask, call: Call | tuple[Any, ...]) -> Call:
     if isinstance(call, tuple | list):
         call = Call(tuple(call))
     if not isinstance(call, Call):
-        raise InvalidJob(f"{task.name}: enqueue_many() takes f.call(…) or tuples of arguments, not {call!r}.")
+        kind = type(call).__name__
+        raise InvalidJob(f"{task.name}: enqueue_many() takes f.call(…) or tuples of arguments, not {kind}.")
     _check_call(task, call.args, call.kwargs or {})
     return call
 
@@ -245,11 +247,13 @@ def _reason(task: EnqueuedTask, error: Exception, queue: Queue, calls: Iterable[
         return InvalidJob(f"{task.name}: {error}")
     for call in calls:
         try:
-            queue.serializer.dumps((task.name, None, call.args, call.kwargs))
+            for_purpose(queue.serializer, "arguments").dumps((task.name, None, call.args, call.kwargs))
         except Exception as reason:
             return _unstorable(task, reason)
     return error
 
 
 def _unstorable(task: EnqueuedTask, error: Exception) -> InvalidJob:
+    if task.options.secret:  # the text may show a value
+        return InvalidJob(f"{task.name}: the arguments cannot be stored: {type(error).__name__}.")
     return InvalidJob(f"{task.name}: the arguments cannot be stored: {type(error).__name__}: {error}.")

@@ -23,7 +23,17 @@ from rq.utils import get_version
 from rqstack.enqueue import any_job
 from rqstack.enqueue.any_job import AnyJob, IfExists
 from rqstack.enqueue.dependencies import DependencyCycle, in_order
-from rqstack.enqueue.job_fields import Field, PendingJob, PlainJobs, full_hash, job_hash, limits_in_seconds
+from rqstack.enqueue.description import describe
+from rqstack.enqueue.job_fields import (
+    Field,
+    PendingJob,
+    PlainJobs,
+    full_hash,
+    job_hash,
+    limits_in_seconds,
+    sign_arguments,
+)
+from rqstack.security import for_jobs
 from rqstack.transport.pooled import Command, PooledSender
 from rqstack.transport.protocol import pack
 from rqstack.transport.rq_version import check_rq_version
@@ -57,6 +67,8 @@ _QUEUE_STEPS = (
 )
 _JOB_STEPS = ("save", "cleanup", "set_status", "to_dict", "fetch_dependencies", "register_dependency")
 
+_DESCRIPTION = 7  # the place of `description` in RQ's create_job
+
 _SENDER = "_rqstack_sender"  # on the client, so that it lives as long
 _versions: dict[Any, tuple[int, int, int]] = {}
 
@@ -70,6 +82,19 @@ class Queue(RqQueue):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._own_steps = all(getattr(cls, step) is getattr(Queue, step) for step in _QUEUE_STEPS)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.serializer = for_jobs(self.serializer)
+
+    def create_job(self, *args: Any, **kwargs: Any) -> Job:
+        """Make a job, describe it, and sign its arguments. Arguments and errors as `rq.Queue.create_job`."""
+        job = super().create_job(*args, **kwargs)
+        described = kwargs.get("description") or (args[_DESCRIPTION] if args[_DESCRIPTION:] else None)
+        if not described and job.func_name is not None:
+            job.description = describe(job.func_name, job.args, job.kwargs)
+        sign_arguments(job)
+        return job
 
     def get_redis_server_version(self) -> tuple[int, int, int]:
         """The version of Redis, asked once for each server and process, not once for each queue."""
@@ -172,6 +197,7 @@ class Queue(RqQueue):
 
         Unlike RQ, a deferred job whose dependencies have finished is enqueued; RQ leaves it as it is.
         """
+        sign_arguments(job)
         is_refused = unique and (not job._id or job._dependency_ids or job.has_rate_limit)
         if pipeline is not None or is_refused or not self._is_scripted(job):
             return super().enqueue_job(job, pipeline=pipeline, at_front=at_front, unique=unique)
@@ -191,6 +217,7 @@ class Queue(RqQueue):
 
     def schedule_job(self, job: Job, datetime: Datetime, pipeline: Pipeline | None = None, unique: bool = False) -> Job:
         """Enqueue a job that was made before later. Arguments and errors as `rq.Queue.schedule_job`."""
+        sign_arguments(job)
         if pipeline is not None or (unique and not job._id) or not self._is_scripted(job):
             return super().schedule_job(job, datetime, pipeline=pipeline, unique=unique)
         return self._enqueue(job, False, "refuse" if unique else "overwrite", False, datetime)

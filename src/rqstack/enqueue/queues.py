@@ -59,7 +59,8 @@ def get_queue(name: str, connection: Redis | None = None, settings: Settings | N
 
 
 def _make(name: str, connection: Redis, settings: Settings) -> Queue:
-    from rqstack.security import get_serializer
+    from rqstack.security import get_job_serializer
 
     kind = Queue if settings.allow_unregistered else CheckedQueue
-    return kind(name, connection=connection, default_timeout=settings.job_timeout, serializer=get_serializer(settings))
+    serializer = get_job_serializer(settings)
+    return kind(name, connection=connection, default_timeout=settings.job_timeout, serializer=serializer)

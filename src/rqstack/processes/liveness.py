@@ -85,7 +85,9 @@ class Liveness:
     def _write(self, text: str) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self._path.with_name(f".{self._path.name}")
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(file, "w", encoding="utf-8", errors="surrogateescape") as opened:
+            opened.write(text)
         temporary.replace(self._path)
         self._text = text
 

@@ -6,10 +6,19 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
+from rqstack.processes.printable import printable
+
 if TYPE_CHECKING:
     from rqstack.settings import Settings
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class _TextFormatter(logging.Formatter):
+    """Lines for a terminal: names of jobs and queues, and texts of errors, come from Redis."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def configure(settings: Settings) -> None:
@@ -29,7 +38,7 @@ def configure(settings: Settings) -> None:
             )
         )
     else:
-        handler.setFormatter(logging.Formatter(TEXT))
+        handler.setFormatter(_TextFormatter(TEXT))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)

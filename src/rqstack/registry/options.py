@@ -43,6 +43,7 @@ class TaskOptions:
         at_front: Its jobs go to the front of the queue.
         description: What the job list shows. Default: the call.
         meta: The first content of each job's meta.
+        secret: Names of arguments whose values are never shown, also with `RQSTACK_SHOW_ARGUMENTS=1`.
 
     Raises:
         ValueError: An option is out of its range; the message names it.
@@ -66,6 +67,7 @@ class TaskOptions:
     at_front: bool = False
     description: str | None = None
     meta: dict[str, Any] | None = None
+    secret: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.queue, str) or not self.queue.strip():
@@ -88,6 +90,8 @@ class TaskOptions:
                 raise ValueError(f"concurrency_key={self.concurrency_key!r}: needs concurrency=, how many may run.")
         if self.meta is not None and not isinstance(self.meta, dict):
             raise ValueError(f"meta={self.meta!r}: should be a dict.")
+        if not isinstance(self.secret, tuple) or not all(isinstance(name, str) for name in self.secret):
+            raise ValueError(f"secret={self.secret!r}: should be the names of arguments: secret=('card',).")
         if self.cron is not None or self.timezone != "UTC":
             from rqstack.registry import timetable
 
@@ -136,6 +140,7 @@ def make_options(
     *,
     retry_on: Iterable[type[BaseException]] | type[BaseException] | None = None,
     rate_limit: str | RateRule | None = None,
+    secret: Iterable[str] = (),
     **given: Any,
 ) -> TaskOptions:
     """The options from what a decorator was given.
@@ -145,7 +150,8 @@ def make_options(
     """
     types = () if retry_on is None else exception_types(retry_on)
     rate = rate_limit if rate_limit is None or callable(rate_limit) else rates.parse(rate_limit)
-    return TaskOptions(retry_on=types, rate_limit=rate, **given)
+    names = secret if isinstance(secret, str) else tuple(secret)
+    return TaskOptions(retry_on=types, rate_limit=rate, secret=names, **given)  # type: ignore[arg-type]
 
 
 def _check_concurrency_key(key: object) -> None:

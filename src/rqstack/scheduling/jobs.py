@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from rqstack.registry.timetable import Timetable
 
+_PICKLE = 5
+"""The version of pickle that makes ids; the same for every Python, so that an entry keeps its id."""
+
 Function = Callable[..., Any] | Task[..., Any] | str
 """A task, its plain function, or its dotted path."""
 
@@ -106,7 +109,8 @@ def make_entry(
     if arguments is None:
         if source != RUN_TIME and name is None:
             raise ValueError(f"{call.path}: JSON cannot represent its arguments, so the entry needs a name=…")
-        arguments = template["data"].hex()
+        # Not the template's data: their signature changes with the key, and the entry would be a new one.
+        arguments = pickle.dumps((call.args, call.kwargs), _PICKLE).hex()
     return Entry(
         id=entry_id(name, call.path, timetable, arguments),
         name=name or call.path,

@@ -273,9 +273,9 @@ class Scheduler:
         """
         from rq.job import Job
 
-        from rqstack.security import get_serializer
+        from rqstack.security import get_job_serializer
 
-        return Job.fetch(job_id, connection=self.connection, serializer=get_serializer(self.settings))
+        return Job.fetch(job_id, connection=self.connection, serializer=get_job_serializer(self.settings))
 
     def clear(self) -> None:
         """Delete the queued jobs of all queues that this object has used."""

@@ -20,6 +20,9 @@ from rqstack.settings.defaults import DEAD_AFTER, REDIS_URL
 from rqstack.settings.loader import PREFIX, SecretStr, SettingsBase, declared_settings, group, load
 from rqstack.settings.sources import framework_settings
 
+SHORTEST_KEY = 16
+"""Characters that a signing key has at least."""
+
 
 def _check_redis_url(value: str) -> None:
     if is_cluster(value):
@@ -47,6 +50,14 @@ def _check_redis_url(value: str) -> None:
         databases.append(unquote(parts.path).strip("/") or "0")
     if not all(database.isascii() and database.isdecimal() for database in databases):
         raise ValueError("a URL whose database is a number, 0 or more")
+
+
+def _check_keys(value: SecretStr) -> None:
+    text = value.get_secret_value()
+    if text and any(len(key.strip()) < SHORTEST_KEY for key in text.split(",")):
+        raise ValueError(
+            f"keys of at least {SHORTEST_KEY} random characters, separated by commas; `openssl rand -hex 24` makes one"
+        )
 
 
 RedisUrl = Annotated[str, Meta(extra={"check": _check_redis_url})]
@@ -78,8 +89,15 @@ class Settings(SettingsBase, frozen=True):
     )
 
     secret_key: Annotated[
-        MaybeSecret, _jobs("Signs job payloads. Several, comma-separated: the first signs, all verify.")
+        MaybeSecret,
+        _jobs(
+            "Signs job payloads; at least 16 characters. Several, comma-separated: the first signs, all verify.",
+            check=_check_keys,
+        ),
     ] = None
+    accept_rq_signatures: Annotated[
+        bool, _jobs("1 accepts what RQ's own queues and workers sign by rqstack.security.Default.")
+    ] = False
     serializer: Annotated[Literal["pickle", "json"], _jobs("How arguments and results are stored.")] = "pickle"
     tasks_path: Annotated[Path, _jobs("The folder of task projects, from the project's root.")] = Path("tasks")
     projects: Annotated[Names, _jobs("Projects of that folder to use; empty for all.")] = ()
@@ -87,6 +105,9 @@ class Settings(SettingsBase, frozen=True):
     modules: Annotated[Names, _jobs("Further modules with tasks, by dotted name.")] = ()
     allow_unregistered: Annotated[
         bool, _jobs("1 lets workers run any importable function, for plain RQ producers.")
+    ] = False
+    show_arguments: Annotated[
+        bool, _jobs("1 shows the values of arguments in the descriptions of jobs, not their names alone.")
     ] = False
     job_timeout: Annotated[int, _jobs("Seconds a job may run, where its task does not say.", ge=1)] = 180
     result_ttl: Annotated[int, _jobs("Seconds a result is kept; -1 forever.", ge=-1)] = 500

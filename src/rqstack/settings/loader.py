@@ -17,6 +17,7 @@ import msgspec
 
 from rqstack.errors import SettingsError
 from rqstack.settings.paths import home
+from rqstack.settings.redaction import safe_url
 from rqstack.settings.sources import Sources
 
 PREFIX = "RQSTACK_"
@@ -78,6 +79,17 @@ class SettingsBase(msgspec.Struct, frozen=True, kw_only=True, rename=lambda fiel
                     errors.append(setting.error_message(value, error))
         if errors:
             raise SettingsError("\n".join(errors))
+
+    def __repr__(self) -> str:
+        shown = ((field, getattr(self, field)) for field in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(f'{field}={_without_passwords(value)!r}' for field, value in shown)})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(field, _without_passwords(getattr(self, field))) for field in self.__struct_fields__]
+
+
+def _without_passwords(value: Any) -> Any:
+    return safe_url(value) if isinstance(value, str) else value
 
 
 class Setting(NamedTuple):
@@ -174,11 +186,17 @@ def group(title: str) -> Callable[..., msgspec.Meta]:
 
     Returns:
         A function that makes the `Meta` of a field in this group. It takes the description, `also` for a second
-        environment variable, and limits such as `ge`, as `Meta` does.
+        environment variable, `check` for a function as in `SettingsBase`, and limits such as `ge`, as `Meta` does.
     """
 
-    def meta(description: str, *, also: str = "", **limits: Any) -> msgspec.Meta:
-        extra = {"group": title, "also": also} if also else {"group": title}
+    def meta(
+        description: str, *, also: str = "", check: Callable[[Any], None] | None = None, **limits: Any
+    ) -> msgspec.Meta:
+        extra: dict[str, Any] = {"group": title}
+        if also:
+            extra["also"] = also
+        if check:
+            extra["check"] = check
         return msgspec.Meta(description=description, extra=extra, **limits)
 
     return meta
@@ -239,7 +257,17 @@ def explicit_values(cls: type[SettingsBase]) -> dict[str, Any]:
     for setting in declared_settings(cls).values():
         if given := sources.find(*setting.names, secret=setting.is_secret):
             found[setting.field], _source = given
+            if setting.is_secret:
+                _secrets_read.add((setting.field, str(found[setting.field])))
     return found
+
+
+_secrets_read: set[tuple[str, str]] = set()
+
+
+def is_from_sources(field: str, secret: SecretStr | None) -> bool:
+    """Whether a secret is one that `load` has found in the sources, in this process; not one that the program gave."""
+    return secret is not None and (field, secret.get_secret_value()) in _secrets_read
 
 
 def load(cls: type[_T], **overrides: Any) -> _T:

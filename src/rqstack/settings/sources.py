@@ -9,10 +9,12 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from rqstack.errors import SettingsError
+from rqstack.settings import ownership
 from rqstack.settings.paths import home
 
 framework_settings: dict[str, Any] = {}
@@ -32,8 +34,8 @@ class Sources:
     6. framework: the settings of a web framework, such as Django
     7. the stack of this home: where `.env` has its port and its passwords, but no source says where Redis is
 
-    An empty value counts as none. Names may be in lower case in the environment and in files. The two files of `home()`
-    are read when an object is created.
+    An empty value counts as none, but a secret's file must not be empty. Names may be in lower case in the environment
+    and in files. The two files of `home()` are read when an object is created.
 
     Raises:
         SettingsError: A file cannot be read or parsed.
@@ -57,7 +59,7 @@ class Sources:
             The value as written, and the source that gave it; None if no source has one.
 
         Raises:
-            SettingsError: The file that `<NAME>_FILE` names cannot be read.
+            SettingsError: The file that `<NAME>_FILE` names cannot be read, or is empty.
         """
         for source, values in (
             ("environment", self._environment),
@@ -90,18 +92,52 @@ class Sources:
 
 def _secret_file(name: str, values: Mapping[str, str], folder: Path) -> dict[str, str]:
     path = values.get(f"{name}_FILE")
-    return {name: _read(folder / path, f"{name}_FILE: ").strip()} if path else {}
+    if not path:
+        return {}
+    if not (value := _read(folder / path, f"{name}_FILE: ").strip()):
+        raise SettingsError(f"{name}_FILE: {folder / path} is empty. Write the secret into it, or unset {name}_FILE.")
+    return {name: value}
+
+
+def stamp(secret: str) -> tuple[object, ...]:
+    """What changes whenever a file changes that may hold a secret.
+
+    Args:
+        secret: Its environment variable.
+    """
+    root = home()
+    env_file = root / ".env"
+    found = [_stamp(env_file), _stamp(root / "var" / "stack.env")]
+    if path := os.environ.get(f"{secret}_FILE"):
+        found.append(_stamp(Path(path)))
+    if path := _file_named_in(env_file, found[0], secret):
+        found.append(_stamp(root / path))
+    return tuple(found)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+@lru_cache(maxsize=16)
+def _file_named_in(env_file: Path, as_of: object, secret: str) -> str | None:
+    """The file that a line of `.env` names for a secret; read again when `as_of` has changed."""
+    return read_env_file(env_file).get(f"{secret}_FILE") if as_of else None
 
 
 def read_env_file(path: Path) -> dict[str, str]:
     """The values in a file such as `.env`, by name in upper case; empty if there is no file.
 
     Raises:
-        SettingsError: It cannot be read, or a line is not NAME=value.
+        SettingsError: It cannot be read, belongs to another user, or a line is not NAME=value.
     """
     if not path.is_file():
         return {}
-    return parse_env(_read(path), path)
+    return parse_env(_read(path, is_checked=True), path)
 
 
 def parse_env(text: str, path: Path) -> dict[str, str]:
@@ -132,9 +168,17 @@ def _normalize(values: Mapping[str, str | None]) -> dict[str, str]:
     return {name.upper(): value for name, value in values.items() if value}
 
 
-def _read(path: Path, prefix: str = "") -> str:
+def _read(path: Path, prefix: str = "", *, is_checked: bool = False) -> str:
+    """The text of a file.
+
+    Args:
+        is_checked: Whether the file must belong to this user, which matters if nobody has named it.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            if is_checked and (problem := ownership.problem(os.fstat(file.fileno()))):
+                raise SettingsError(f"{path} is not read: {problem}. Use a folder of your own, or change its owner.")
+            return file.read()
     except OSError as error:
         reason = error.strerror
     except UnicodeDecodeError as error:

@@ -6,7 +6,7 @@ no selectors, and no commands that are newer than 6.2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 from rqstack.errors import SettingsError
@@ -16,8 +16,9 @@ KEYS = f"resetkeys ~{PREFIX}:* ~{STACK}*"
 CHANNELS = f"resetchannels &{PREFIX}:pubsub:* &{STACK}*"
 
 # `@dangerous` contains FLUSHALL, CONFIG, KEYS, DEBUG and the like; `@scripting` also SCRIPT FLUSH and functions. In
-# Redis 6.2 `@dangerous` contains all CLIENT subcommands, so those that clients need are allowed again.
-_SAFE = "-@dangerous -@admin -@scripting"
+# Redis 6.2 `@dangerous` contains all CLIENT subcommands, so those that clients need are allowed again. SCAN, RANDOMKEY
+# and DBSIZE show keys that a user may not read; neither RQ nor this package needs them.
+_SAFE = "-@dangerous -@admin -@scripting -scan -randomkey -dbsize"
 _CONNECTION = "+@connection +@transaction"
 _CLIENT = "+client|setname +client|getname +client|id +client|info +info +time"
 _SCRIPTS = "+eval +evalsha +script|load +script|exists"
@@ -40,11 +41,17 @@ RULES: Mapping[str, str] = {
 ROLES = tuple(RULES)
 
 
-def users_acl(passwords: Mapping[str, str]) -> str:
-    """The text of Redis's ACL file, with one line per user.
+def digest(password: str) -> str:
+    """How Redis stores a password: its SHA-256, in hexadecimal digits."""
+    return sha256(password.encode()).hexdigest()
+
+
+def password_digests(passwords: Mapping[str, str], old: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The digests of all passwords that each of `ROLES` may log in with, the current one first.
 
     Args:
-        passwords: The plaintext password of each of `ROLES`. The file contains only their SHA-256.
+        passwords: The current password of each role.
+        old: Digests of passwords that are still accepted, by role.
 
     Raises:
         SettingsError: A role has no password, or an empty one.
@@ -53,10 +60,24 @@ def users_acl(passwords: Mapping[str, str]) -> str:
     if missing:
         names = ", ".join(f"REDIS_{role.upper()}_PASSWORD" for role in missing)
         raise SettingsError(f"{names}: no value. Set it in .env, or remove the line and run `make setup`.")
+    return {role: list(dict.fromkeys((digest(passwords[role]), *old.get(role, ())))) for role in ROLES}
+
+
+def users_acl(passwords: Mapping[str, str], old: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The text of Redis's ACL file, with one line per user. It contains digests, and no password.
+
+    Args:
+        passwords: As for `password_digests`.
+        old: As for `password_digests`. Default: none.
+
+    Raises:
+        SettingsError: A role has no password, or an empty one.
+    """
+    digests = password_digests(passwords, old or {})
     # The default user is off, so no client can use it. But Redis replays its append-only file as this user, and skips
     # transactions that it may not run: without these rights a restart loses jobs.
     lines = ["user default off resetpass ~* &* +@all"]
     for role, rules in RULES.items():
-        digest = sha256(passwords[role].encode()).hexdigest()
-        lines.append(f"user {role} on resetpass #{digest} -@all {rules}")
+        accepted = " ".join(f"#{each}" for each in digests[role])
+        lines.append(f"user {role} on resetpass {accepted} -@all {rules}")
     return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ from rqstack.errors import RqstackError
 from rqstack.settings import StackSettings, load
 from rqstack.settings.loader import declared_settings
 from rqstack.stack import build_projects, choices, env, generated, images, project
+from rqstack.stack.redis_users import RedisUsers
 from rqstack.stack.reporting import Report
 
 BASE = "docker-compose.yml"
@@ -133,6 +134,7 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
         ForeignStack: The containers of this project belong to another folder.
         SettingsError: A setting is missing or invalid.
     """
+    users = RedisUsers(root)
     if env.setup(root):
         report("Created .env with random secrets.")
     compose = Compose(root, monitoring=monitoring)
@@ -143,6 +145,8 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
     services = list(config["services"])
     check_scale(config, scale or {})
     check_ports(root, config, services, compose.containers(), report)
+    if any(row["Service"] == "redis" and row["State"] == "running" for row in compose.containers()):
+        users.apply()
     build_projects.copy_outside_projects([root / path for path in settings.tasks_outside], root / "tasks")
     report("Building the images of rqstack and of the tasks.")
     compose.run("build", "--quiet", *services, purpose="build the images")

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from rqstack.errors import SettingsError
+from rqstack.processes.private_files import open_private, private_folder
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.loader import SecretStr, Setting, declared_settings
 from rqstack.settings.paths import home
 from rqstack.settings.sources import read_env_file
-from rqstack.stack import choices
+from rqstack.stack import choices, generated
 from rqstack.stack.acl import ROLES, users_acl
-from rqstack.stack.files import create, write_atomically
+from rqstack.stack.files import create, write_atomically, write_in_place
 from rqstack.stack.rq_settings import rq_settings
 from rqstack.transport.keys import PREFIX
 
@@ -26,6 +29,9 @@ HEADER = """\
 # A line that is commented out shows its default.
 """
 NOTE = "# Written by the running stack, removed when it stops.\n"
+OLD_PASSWORDS = "old_redis_passwords.json"
+"""The file in var/secrets with the digests of replaced passwords that are still accepted."""
+
 NOT_GENERATED = {"REDIS_PASSWORD"}  # each process gets the password of its role instead
 
 
@@ -52,6 +58,11 @@ def generated_secrets() -> tuple[str, ...]:
     """Names of the secrets that `setup` generates: keys and passwords, but not URLs that contain one."""
     names = [setting.name for _, settings in groups() for setting in settings if setting.is_secret]
     return tuple(name for name in names if name.endswith(("_PASSWORD", "_KEY")) and name not in NOT_GENERATED)
+
+
+def new_secret() -> str:
+    """A random key or password, of characters that need no quoting in a shell, a URL or a compose file."""
+    return secrets.token_urlsafe(24)
 
 
 def example(values: Mapping[str, str] | None = None) -> str:
@@ -99,8 +110,7 @@ def setup(root: Path | None = None) -> bool:
     root = root or home()
     is_new = False
     if not (root / ".env").exists():
-        # Characters that need no quoting in a shell, a URL or a compose file.
-        values = {name: secrets.token_urlsafe(24) for name in generated_secrets()}
+        values = {name: new_secret() for name in generated_secrets()}
         create(root / ".env", example(values))
         is_new = True
     choices.complete(root, is_new=is_new)
@@ -117,16 +127,58 @@ def setup(root: Path | None = None) -> bool:
             f"{root / '.env'} has no value for {', '.join(missing)}. Add a line `NAME=` with a long random value for "
             "each, for example from `openssl rand -hex 24`."
         )
-    folder = root / "var" / "secrets"
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    # Files from before this was so lie in it, too: the append-only file has the arguments of jobs.
+    private_folder(root / "var")
+    folder = private_folder(root / "var" / "secrets")
     for name in generated_secrets():
         # World-readable, because containers mount them as other users; the folder is private to its owner.
-        write_atomically(folder / name.lower(), known[name], 0o444)
-    (root / "var" / "redis").mkdir(exist_ok=True)
-    acl = users_acl({role: known[f"REDIS_{role.upper()}_PASSWORD"] for role in ROLES})
-    write_atomically(root / "var" / "redis" / "users.acl", acl, 0o644)
+        write_in_place(folder / name.lower(), known[name], 0o444)
+    private_folder(root / "var" / "redis")
+    passwords = {role: known[f"REDIS_{role.upper()}_PASSWORD"] for role in ROLES}
+    acl = users_acl(passwords, old_passwords(root))
+    write_in_place(root / "var" / "redis" / "users.acl", acl, 0o644)
     return is_new
+
+
+def old_passwords(root: Path) -> dict[str, list[str]]:
+    """The digests of the Redis passwords that `rqstack secrets rotate` has replaced, and that are still accepted."""
+    path = root / "var" / "secrets" / OLD_PASSWORDS
+    try:
+        found = {role: list(digests) for role, digests in json.loads(path.read_text()).items()}
+        return {role: [each for each in found[role] if re.fullmatch("[0-9a-f]{64}", each)] for role in found}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}. Remove it: no old password is accepted then.") from None
+
+
+def write_old_passwords(root: Path, digests: Mapping[str, Sequence[str]]) -> None:
+    """Set what `old_passwords` returns."""
+    write_atomically(root / "var" / "secrets" / OLD_PASSWORDS, json.dumps(digests), 0o600)
+
+
+def set_values(root: Path, values: Mapping[str, str]) -> None:
+    """Set values in `.env`. Its other lines and its permissions stay as they are.
+
+    Args:
+        root: The home of the stack.
+        values: By environment variable; they need no quotation marks.
+
+    Raises:
+        SettingsError: The file cannot be written.
+    """
+    path = (root / ".env").resolve()
+    with generated.lock(root):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for name, value in values.items():
+            # The last line counts where there are several.
+            is_set = re.compile(rf"\s*(export\s+)?{name}\s*=", re.IGNORECASE).match
+            places = [at for at, line in enumerate(lines) if is_set(line)]
+            if places:
+                lines[places[-1]] = f"{name}={value}"
+            else:
+                lines.append(f"{name}={value}")
+        write_atomically(path, "\n".join(lines) + "\n", path.stat().st_mode & 0o777)
 
 
 def secret_values(settings: Settings | StackSettings) -> dict[str, str]:
@@ -155,7 +207,7 @@ def write_stack_env(mode: str, values: Mapping[str, str | int], root: Path | Non
         "REDIS_PASSWORD": password.get_secret_value() if password else "",
         **values,
     }
-    (root / "var").mkdir(exist_ok=True)
+    private_folder(root / "var")
     remove_stack_env(root)
     update_stack_env(lines, root)
 
@@ -173,7 +225,7 @@ def update_stack_env(values: Mapping[str, str | int], root: Path | None = None) 
     """
     root = root or home()
     path = root / "var" / "stack.env"
-    with (root / "var" / ".stack.env.lock").open("w") as lock:
+    with open(root / "var" / ".stack.env.lock", "w", opener=open_private) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lines = read_stack_env(root) | {name: str(value) for name, value in values.items()}
         write_atomically(path, NOTE + "".join(f"{name}={value}\n" for name, value in lines.items()), 0o600)

@@ -27,6 +27,35 @@ def write_atomically(path: Path, text: str, mode: int) -> None:
     temporary.replace(path)
 
 
+def write_in_place(path: Path, text: str, mode: int) -> None:
+    """Write a file that a container may have mounted: replacing it would leave the container with the old one.
+
+    Args:
+        path: Its folder must exist, and belong to this user alone.
+        mode: Permissions of the file.
+
+    Raises:
+        SettingsError: The file cannot be written.
+    """
+    with contextlib.suppress(OSError):
+        if path.read_text() == text and path.stat().st_mode & 0o777 == mode:
+            return
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.chmod(0o600)  # it may be read-only for its owner, too
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            data = text.encode()
+            # In one piece, and cut only afterwards: who reads meanwhile finds no half of a secret.
+            os.pwrite(file, data, 0)
+            os.ftruncate(file, len(data))
+            os.fchmod(file, mode)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise SettingsError(f"cannot write {path}: {error.strerror}.") from error
+
+
 def create(path: Path, text: str, mode: int = 0o600) -> None:
     """Create a file that does not exist yet.
 

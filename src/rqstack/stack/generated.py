@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rqstack.errors import SettingsError
+from rqstack.processes.private_files import open_private, private_folder
 from rqstack.settings.sources import parse_env, read_env_file
 from rqstack.stack.files import write_atomically
 
@@ -63,7 +64,7 @@ def update(root: Path, values: Mapping[str, str | int | None]) -> None:
         SettingsError: The file cannot be read or written, or the block has no end.
     """
     root = Path(os.path.realpath(root))
-    with _lock(root):
+    with lock(root):
         before, block, after = _split(root)
         known = parse_env("".join(block), root / ".env")
         wanted = known | {name: str(value) for name, value in values.items() if value is not None}
@@ -103,8 +104,9 @@ def _split(root: Path) -> tuple[list[str], list[str], list[str]]:
 
 
 @contextmanager
-def _lock(root: Path) -> Iterator[None]:
-    (root / "var").mkdir(exist_ok=True)
-    with (root / "var" / ".env.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def lock(root: Path) -> Iterator[None]:
+    """Keep other processes of rqstack from changing `.env` meanwhile."""
+    private_folder(root / "var")
+    with open(root / "var" / ".env.lock", "w", opener=open_private) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield

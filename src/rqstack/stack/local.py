@@ -16,10 +16,12 @@ from honcho.environ import expand_processes, parse_procfile
 
 from rqstack.errors import RqstackError
 from rqstack.processes.liveness import WORKER, alive
+from rqstack.processes.private_files import open_private, private_folder
 from rqstack.processes.signals import is_alive, send_signal
 from rqstack.registry.code_version import code_version, mark_deploy
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.stack import choices, dependencies, env, locks, ports, processes, runner
+from rqstack.stack.redis_users import RedisUsers
 from rqstack.stack.reporting import Report
 
 BASE = "Procfile"
@@ -76,6 +78,7 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
         RqstackError: A requirement is missing, or the stack already runs with another number of instances.
     """
     asked, scale = scale or {}, with_workers(scale)
+    users = RedisUsers(root)
     if env.setup(root):
         report(f"Created {root / '.env'} with random secrets.")
     dependencies.prepare_projects(root, report)
@@ -88,6 +91,7 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
         for name, number in asked.items():
             if (now := sum(each.partition(".")[0] == name for each in running)) != number:
                 raise RqstackError(f"{name} runs {now} times. To run it {number} times: make stop, then this again.")
+        users.apply()
         _wait_until_healthy([name for name in running if name in names])
     else:
         _start_runner(root, BASE, scale)
@@ -170,10 +174,10 @@ def _start_runner(root: Path, procfile: str, scale: Mapping[str, int]) -> None:
     """Run a Procfile in the background, and wait until its processes are healthy."""
     wanted = [name for name in process_names(root, procfile, scale) if scale.get(name.partition(".")[0], 1)]
     folder = root / "var" / "log"
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     command = [sys.executable, "-m", "rqstack.stack.runner", str(root), procfile]
     command += [f"{name}={number}" for name, number in scale.items()]
-    with (folder / f"{procfile}.log").open("w") as log:
+    with open(folder / f"{procfile}.log", "w", opener=open_private) as log:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=root, start_new_session=True
         )

@@ -6,12 +6,14 @@ The kernel releases the lock however the process ends, so a stale file is never 
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from rqstack.errors import RqstackError
+from rqstack.processes.private_files import open_private, owner_of_process, private_folder
 
 
 class AlreadyRunning(RqstackError):
@@ -19,10 +21,13 @@ class AlreadyRunning(RqstackError):
 
 
 def folder(root: Path) -> Path:
-    """The folder of the lock files. Created if needed."""
-    path = root / "var" / "run"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    """The folder of the lock files. Created if needed.
+
+    Raises:
+        RqstackError: It belongs to another user.
+    """
+    private_folder(root / "var")
+    return private_folder(root / "var" / "run")
 
 
 def acquire(root: Path, name: str, pid: int) -> IO[str]:
@@ -34,8 +39,9 @@ def acquire(root: Path, name: str, pid: int) -> IO[str]:
 
     Raises:
         AlreadyRunning: Another process holds the lock.
+        RqstackError: The file is a symbolic link, or belongs to another user.
     """
-    file = (folder(root) / name).open("a+")
+    file = _open(folder(root) / name, "a+")
     deadline = time.monotonic() + 1
     while True:
         try:
@@ -58,11 +64,24 @@ def acquire(root: Path, name: str, pid: int) -> IO[str]:
 
 
 def running_processes(root: Path) -> Iterator[tuple[str, int]]:
-    """The running processes as (name, process id), ordered by name."""
+    """The running processes as (name, process id), ordered by name.
+
+    Raises:
+        RqstackError: A lock file is a symbolic link, or belongs to another user.
+    """
     for path in sorted(folder(root).iterdir()):
-        with path.open() as file:
+        with _open(path, "r") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                if (text := file.read().strip()).isdigit():
+                text = file.read().strip()
+                # A process of another user is none of the stack, whatever the file says.
+                if text.isdigit() and owner_of_process(int(text)) in (os.fstat(file.fileno()).st_uid, None):
                     yield path.name, int(text)
+
+
+def _open(path: Path, mode: str) -> IO[str]:
+    try:
+        return open(path, mode, opener=open_private)
+    except OSError as error:
+        raise RqstackError(f"The lock file {path} cannot be used: {error.strerror}. Remove it.") from None

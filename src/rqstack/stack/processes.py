@@ -38,11 +38,13 @@ class Process:
         command: Called with the stack's home, returns the command line. It may write files and choose a port.
         role: Its Redis user; None if it does not connect to Redis.
         health: Returns the arguments of `rqstack health`, or a URL that responds when the process is healthy.
+        runs_tasks: Whether files that it writes are those of tasks, with the user's own permissions.
     """
 
     command: Callable[[Path], Sequence[str]]
     role: str | None
     health: Callable[[], Sequence[str] | str]
+    runs_tasks: bool = False
 
 
 def rqstack(*arguments: str) -> list[str]:
@@ -145,11 +147,14 @@ SCALABLE = (*WORKERS, "scheduler")
 
 PROCESSES: dict[str, Process] = {
     "redis": Process(redis, None, list),
-    "worker": Process(lambda _: rqstack("worker", "run"), "worker", lambda: _worker_health(load(Settings).queues)),
+    "worker": Process(
+        lambda _: rqstack("worker", "run"), "worker", lambda: _worker_health(load(Settings).queues), runs_tasks=True
+    ),
     "long-worker": Process(
         lambda _: rqstack("worker", "run", *load(Settings).long_queues),
         "worker",
         lambda: _worker_health(load(Settings).long_queues),
+        runs_tasks=True,
     ),
     "scheduler": Process(lambda _: rqstack("scheduler"), "worker", lambda: ["--ready", "--scheduler"]),
     "rq-exporter": Process(_exporter, "exporter", _url("/metrics", lambda settings: settings.rq_exporter_port)),

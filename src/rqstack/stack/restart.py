@@ -21,6 +21,7 @@ from types import FrameType
 from redis.exceptions import RedisError
 
 from rqstack.processes.parent import die_with
+from rqstack.processes.private_files import UMASK
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.paths import home
 from rqstack.stack import env, locks, processes
@@ -117,6 +118,7 @@ class RestartingProcess:
             cwd=self.root,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            umask=-1 if self.process.runs_tasks else UMASK,
             # If this process is killed. Linux only; elsewhere `stack stop` finds the child.
             preexec_fn=partial(die_with, os.getpid(), signal.SIGTERM),
         )

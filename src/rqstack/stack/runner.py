@@ -10,6 +10,7 @@ import logging.handlers
 import os
 import sys
 from collections.abc import Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from honcho.environ import expand_processes, parse_procfile
 from honcho.printer import Printer
 
 from rqstack.errors import RqstackError
+from rqstack.processes.private_files import open_private, private_folder
 from rqstack.settings import Settings, load
 from rqstack.stack import locks
 
@@ -25,6 +27,15 @@ LOG_BYTES = 10 * 2**20
 LOG_FILES = 3
 STOP_MARGIN = 20.0
 """Seconds that a stop may take in addition to the grace period of workers, because Redis stops last."""
+
+
+class PrivateLog(logging.handlers.RotatingFileHandler):
+    """A log file that no other user may read: it may show what jobs are called with."""
+
+    def _open(self) -> TextIOWrapper:
+        file = open(self.baseFilename, self.mode, opener=open_private)  # noqa: SIM115 - the handler closes it
+        assert isinstance(file, TextIOWrapper)
+        return file
 
 
 class LogPrinter(Printer):  # type: ignore[misc]
@@ -41,7 +52,7 @@ class LogPrinter(Printer):  # type: ignore[misc]
             return
         if message.name not in self.files:
             path = self.folder / f"{message.name}.log"
-            handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
+            handler = PrivateLog(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
             self.files[message.name] = handler
         text = message.data.decode("utf-8", "replace") if isinstance(message.data, bytes) else message.data
         for line in text.splitlines():
@@ -71,7 +82,7 @@ def run(root: Path, procfile: str, concurrency: Mapping[str, int]) -> int:
         raise RqstackError(f"cannot read {root / procfile}: {error.strerror}.") from error
     with locks.acquire(root, procfile, os.getpid()):
         folder = root / "var" / "log"
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         manager = honcho.manager.Manager(LogPrinter(folder))
         for process in expand_processes(lines, concurrency=dict(concurrency)):
             environment = {**os.environ, **process.env, "RQSTACK_KILL_WAIT": str(wait)}

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from redis import Redis, exceptions
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.credentials import CredentialProvider
 from redis.retry import Retry
 
-from rqstack.errors import BrokerUnavailable
+from rqstack.errors import BrokerUnavailable, SettingsError
 from rqstack.settings import get_settings
 from rqstack.settings.cluster_url import is_cluster
+from rqstack.settings.loader import is_from_sources
+from rqstack.settings.redaction import safe_url
+from rqstack.settings.watch import Watch
 from rqstack.transport import keys
 
 if TYPE_CHECKING:
     from rqstack.settings import Settings
+
+__all__ = ["CONNECT_TIMEOUT", "client_url", "connect", "explain", "safe_url"]
 
 CONNECT_TIMEOUT = 5.0
 
@@ -43,15 +51,52 @@ def connect(settings: Settings | None = None, *, retries: int = 3, **options: An
     if url.scheme == "unix":
         # A socket file has nothing to keep alive.
         del given["socket_keepalive"]
-    if settings.redis_username and not url.username:
-        given["username"] = settings.redis_username
-    if settings.redis_password and not url.password:
-        given["password"] = settings.redis_password.get_secret_value()
+    given |= _credentials(settings, url, options)
     if is_cluster(settings.redis_url):
         from rqstack.transport.cluster import connect_to_cluster
 
         return connect_to_cluster(settings.redis_url, **(given | options))
     return Redis.from_url(settings.redis_url, **(given | options))
+
+
+def _credentials(settings: Settings, url: SplitResult, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options for the user name and password of a client, where neither its URL nor its options have them."""
+    in_url = {"username": url.username or "", "password": url.password or ""} | dict(parse_qsl(url.query))
+    username = in_url["username"] or settings.redis_username
+    password = settings.redis_password
+    given: dict[str, Any] = {} if in_url["username"] or not username else {"username": username}
+    if password is None or in_url["password"]:
+        return given
+    if (
+        in_url["username"]
+        or options.keys() & {"username", "password"}
+        or not is_from_sources("redis_password", password)
+    ):
+        return {**given, "password": password.get_secret_value()}
+    return {"credential_provider": RotatedPassword(username, password.get_secret_value())}
+
+
+class RotatedPassword(CredentialProvider):
+    """The user name and the password of the settings, read again before a connection is made if a file has changed.
+
+    So a process that runs while passwords are rotated needs no restart.
+
+    Args:
+        username: None for Redis's default user.
+        password: That of the settings, which may change.
+    """
+
+    def __init__(self, username: str | None, password: str) -> None:
+        self._username = username
+        self._password = password
+        self._watch = Watch("REDIS_PASSWORD", lambda settings: settings.redis_password)
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """What redis-py logs in with."""
+        with contextlib.suppress(SettingsError):  # the file is being written, or cannot be read any more
+            if found := self._watch.changed():
+                self._password = found.get_secret_value()
+        return (self._username, self._password) if self._username else (self._password,)
 
 
 def client_url(client: Redis) -> str:
@@ -61,15 +106,6 @@ def client_url(client: Redis) -> str:
         return f"unix://{path}"
     host, port, database = options.get("host"), options.get("port", 6379), options.get("db") or 0
     return f"redis://{host}:{port}/{database}" if host else ""
-
-
-def safe_url(url: str) -> str:
-    """The URL as it may be shown: without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
 
 
 def explain(error: Exception, url: str) -> BrokerUnavailable:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from typing import Any
 
 from rq import Worker as RqWorker
 
+from rqstack.security import for_jobs
 from rqstack.transport.rq_version import check_rq_version
 
 check_rq_version()
@@ -20,6 +22,10 @@ class BaseWorker(RqWorker):
 
     killed_on_purpose: bool = False
     """Whether the horse was killed by a command, so that the job fails at once instead of running again."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.serializer = for_jobs(self.serializer)
 
     def register_again(self, *, busy: bool) -> None:
         """Write this worker's record again, where it was lost while the worker lives (RQ never does: rq#469).

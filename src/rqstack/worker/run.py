@@ -181,10 +181,10 @@ def _names(name: str | None, count: int) -> list[str]:
 
 def _worker(client: Redis, settings: Settings, queues: Sequence[str], name: str) -> Worker:
     from rqstack.enqueue.queue import Queue
-    from rqstack.security import get_serializer
+    from rqstack.security import get_job_serializer
     from rqstack.worker.worker import Worker
 
-    serializer = get_serializer(settings)
+    serializer = get_job_serializer(settings)
     return Worker(
         [Queue(queue, connection=client, serializer=serializer) for queue in queues],
         name=name,
@@ -214,6 +214,7 @@ def _wait_for(client: Redis, settings: Settings, liveness: Liveness) -> bool:
     from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
     from rqstack.transport.client import explain
+    from rqstack.transport.redis_version import lua_warning
 
     stopped: list[int] = []
     previous = {number: signal.signal(number, lambda signum, _: stopped.append(signum)) for number in _STOPS}
@@ -221,7 +222,9 @@ def _wait_for(client: Redis, settings: Settings, liveness: Liveness) -> bool:
     try:
         while not stopped:
             try:
-                client.ping()
+                # Not `ping`: what the server says of itself is an answer as well.
+                if warning := lua_warning(client.info("server")):
+                    log.warning("%s", warning)
                 return True
             except (AuthenticationError, NoPermissionError, ResponseError) as error:
                 raise explain(error, settings.redis_url) from None

@@ -37,7 +37,7 @@ else:
     }
 
 # What a site says about its jobs: a dict, or single names.
-RQSTACK = {"QUEUES": ["post"], "SECRET_KEY": "the site's key", **json.loads(os.environ.get("SITE_RQSTACK", "{}"))}
+RQSTACK = {"QUEUES": ["post"], "SECRET_KEY": "the site key 000", **json.loads(os.environ.get("SITE_RQSTACK", "{}"))}
 RQSTACK_GRACE = 3
 if backend := os.environ.get("SITE_BACKEND"):
     QUEUE_BACKEND = backend

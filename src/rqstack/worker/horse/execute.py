@@ -17,6 +17,7 @@ from rq.utils import parse_timeout
 
 from rqstack.errors import InvalidJob, PayloadRejected
 from rqstack.registry.discovery import resolve
+from rqstack.security import for_purpose
 from rqstack.worker.horse.lazy_job import lazy_job
 from rqstack.worker.horse.timeout import JobTimeout
 
@@ -38,8 +39,8 @@ class Executor:
 
     def __init__(self, worker: BaseWorker) -> None:
         self._worker = worker
-        self._loads = worker.serializer.loads
-        self._dumps = worker.serializer.dumps
+        self._loads = for_purpose(worker.serializer, "arguments").loads
+        self._dumps = for_purpose(worker.serializer, "result").dumps
         self._timeout = JobTimeout() if worker.death_penalty_class is UnixSignalDeathPenalty else None
 
     def execute(self, running: RunningJob, data: bytes) -> Any:
@@ -58,16 +59,8 @@ class Executor:
         worker = self._worker
         with contextlib.suppress(zlib.error):  # RQ reads payloads that are not compressed, too
             data = zlib.decompress(data)
-        try:
-            name, instance, args, kwargs = self._loads(data)
-            if type(name) is not str or type(kwargs) is not dict or not isinstance(args, list | tuple):
-                raise TypeError("they are not a name, an object, positional and named arguments")
-            running.name = name
-            running.arguments = args, kwargs
-        except PayloadRejected:
-            raise
-        except Exception as error:
-            raise DeserializationError(f"the job's function and arguments cannot be read: {error}") from error
+        running.name, instance, args, kwargs = self.read(data)
+        running.arguments = args, kwargs
         function = resolve(running.name, instance)
         running.job = lazy_job(worker.job_class, running.job_id, worker.connection, worker.serializer)
         token = _current_job.set(running.job)
@@ -81,6 +74,26 @@ class Executor:
                 return _call(function, args, kwargs)
         finally:
             _current_job.reset(token)
+
+    def read(self, data: bytes) -> tuple[str, Any, tuple[Any, ...] | list[Any], dict[str, Any]]:
+        """The name of a job's function, the object it belongs to, and its arguments, once their signature is verified.
+
+        Args:
+            data: The job's payload, not compressed.
+
+        Raises:
+            PayloadRejected: It is not signed as arguments, or by another key.
+            DeserializationError: It cannot be read.
+        """
+        try:
+            name, instance, args, kwargs = self._loads(data)
+            if type(name) is not str or type(kwargs) is not dict or not isinstance(args, list | tuple):
+                raise TypeError("they are not a name, an object, positional and named arguments")
+        except PayloadRejected:
+            raise
+        except Exception as error:
+            raise DeserializationError(f"the job's function and arguments cannot be read: {error}") from error
+        return name, instance, args, kwargs
 
     def serialize_result(self, value: Any) -> bytes:
         """A return value, as RQ stores it.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import NoScriptError, RedisError
 
 from rqstack.processes import hooks
+from rqstack.security import for_purpose
 from rqstack.transport import keys
 from rqstack.transport.protocol import pack
 from rqstack.transport.raw import Lost, RawConnection
@@ -96,7 +97,7 @@ class Horse:
         self._sent_counts: Sequence[bytes | str] = ()
         self._parent = os.getppid()
         self._release = release
-        self._meta = worker.serializer.dumps({"release": release}) if release else b""
+        self._meta = for_purpose(worker.serializer, "meta").dumps({"release": release}) if release else b""
 
     def open(self) -> None:
         """Connect, in the process that will fork this one; `run` connects again where that failed.

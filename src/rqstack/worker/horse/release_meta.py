@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
+from rqstack.security import for_purpose
 from rqstack.transport import keys
 from rqstack.transport.job_record import set_fields
 
@@ -25,9 +26,10 @@ def note_release(worker: BaseWorker, job_id: str, release: str) -> None:
     key = keys.JOB + job_id
     with contextlib.suppress(RedisError):
         raw = worker.connection.hget(key, "meta")
+        serializer = for_purpose(worker.serializer, "meta")
         try:
-            meta = worker.serializer.loads(raw)  # type: ignore[arg-type]
+            meta = serializer.loads(raw)  # type: ignore[arg-type]
         except Exception:
             return
         if isinstance(meta, dict):
-            set_fields(worker.connection, key, {"meta": worker.serializer.dumps({**meta, "release": release})})
+            set_fields(worker.connection, key, {"meta": serializer.dumps({**meta, "release": release})})

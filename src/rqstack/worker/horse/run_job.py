@@ -104,6 +104,8 @@ class JobRunner:
         job = running.job = self._read(running)
         if job is None:
             return None  # deleted meanwhile: settle.lua finds that too
+        # RQ's job would take what was signed as a result, too.
+        job._func_name, job._instance, job._args, job._kwargs = self._executor.read(job.data)
         running.name = job.func_name or ""
         resolve(running.name, job.instance)
         with worker.death_penalty_class(running.timeout, JobTimeoutException, job_id=job.id):

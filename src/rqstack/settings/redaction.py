@@ -1,0 +1,18 @@
+"""Hides passwords in URLs that are shown."""
+
+from __future__ import annotations
+
+import re
+
+_IN_QUERY = re.compile(r"(\w*password=)[^&;#\s]*", re.IGNORECASE)
+
+
+def safe_url(url: str) -> str:
+    """A URL, or text such as host:port:db, as it may be shown: without its password."""
+    url = _IN_QUERY.sub(r"\1***", url)
+    # The last @: a password may contain others, and slashes, where it should not.
+    head, at, rest = url.rpartition("@")
+    scheme, separator, credentials = head.rpartition("://") if "://" in head else ("", "", head)
+    if not at or ":" not in credentials:
+        return url
+    return f"{scheme}{separator}{credentials.partition(':')[0]}:***@{rest}"
