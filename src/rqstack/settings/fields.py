@@ -72,6 +72,7 @@ _jobs = group("Jobs")
 _workers = group("Workers")
 _store = group("Message backend and database")
 _framework = group("Frameworks")
+_requests = group("Requests to other machines")
 _logs = group("Logs")
 
 
@@ -155,6 +156,17 @@ class Settings(SettingsBase, frozen=True):
     django_settings_module: Annotated[
         str | None, _framework("Django's settings module; if set, workers load the site.")
     ] = field(default=None, name="DJANGO_SETTINGS_MODULE")
+
+    private_hosts: Annotated[
+        Names,
+        _requests(
+            "Hosts, addresses and networks that webhooks and word counts may reach though they are not public, such as "
+            "10.0.0.0/8."
+        ),
+    ] = ()
+    webhook_hosts: Annotated[
+        Names, _requests("Hosts to which webhooks go that are not signed, such as those of plain RQ producers.")
+    ] = ()
 
     log_level: Annotated[LogLevel, _logs("Minimum log level.")] = "INFO"
     log_format: Annotated[Literal["text", "json"], _logs("text for people, json for log collectors.")] = "text"
