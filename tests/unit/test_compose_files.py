@@ -70,6 +70,32 @@ def test_each_image_is_a_target_of_the_one_dockerfile() -> None:
         assert name in stages
 
 
+def test_who_reaches_whom() -> None:
+    """Services reach each other if they share a network, and what is outside if one of theirs is not internal."""
+    services: dict[str, list[str]] = {}
+    networks: dict[str, dict[str, bool]] = {}
+    for file in FILES:
+        content = yaml.safe_load(file.read_text())
+        found = content["services"].items()
+        services |= {name: service["networks"] for name, service in found if "networks" in service}
+        networks |= {name: network or {} for name, network in content["networks"].items()}
+
+    def reached(service: str) -> set[str]:
+        return {name for name, others in services.items() if name != service and set(others) & set(services[service])}
+
+    def has_way_out(service: str) -> bool:
+        return any(not networks[name].get("internal") for name in services[service])
+
+    runners = {"worker", "long-worker"}
+    assert set(networks) == {name for names in services.values() for name in names}
+    for name in runners:
+        assert reached(name) - runners == {"redis", "postgres", "scheduler"}
+        assert has_way_out(name)
+    assert not has_way_out("scheduler")
+    assert reached("prometheus") == {"rq-exporter", "alertmanager", "grafana"}
+    assert reached("dashboard") == {"redis", "rq-exporter"}
+
+
 def test_no_file_needs_a_registry_to_be_read() -> None:
     """A `# syntax=` line makes the builder fetch its frontend."""
     for path in [*ROOT.glob("services/**/Dockerfile"), *ROOT.glob("deploy/**/Dockerfile")]:

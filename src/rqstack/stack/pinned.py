@@ -1,0 +1,98 @@
+"""Pins the public images of the compose files by digest: `.env` then names each by its content."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic
+
+from rqstack.errors import RqstackError, SettingsError
+from rqstack.settings import StackSettings, load
+from rqstack.stack.files import write_atomically
+from rqstack.stack.images import IMAGES_ENV
+from rqstack.stack.reporting import Report
+
+IMAGES = ("PYTHON_IMAGE", "REDIS_IMAGE", "POSTGRES_IMAGE", "PROMETHEUS_IMAGE", "ALERTMANAGER_IMAGE", "GRAFANA_IMAGE")
+"""Settings of images that others publish."""
+
+
+class PinFailed(RqstackError):
+    """An image cannot be pinned. The message has its name; `.env` is as it was."""
+
+
+def pin(root: Path, report: Report) -> None:
+    """Pull each public image, and write it into `.env` with its digest. One that is pinned is pinned anew by its tag.
+
+    Args:
+        root: The home of the stack.
+
+    Raises:
+        PinFailed: An image cannot be pulled. Nothing is changed then.
+        SettingsError: There is no `.env`.
+    """
+    if not (root / ".env").is_file():
+        raise SettingsError(f"{root / '.env'} does not exist. Run: make setup")
+    settings = load(StackSettings)
+    deadline = monotonic() + settings.pull_timeout
+    pinned = {}
+    for name in IMAGES:
+        image = getattr(settings, name.lower()).partition("@")[0]
+        report(f"Pulling {image}.")
+        pinned[name] = f"{image}@{_digest(image, name, max(1.0, deadline - monotonic()))}"
+    set_values(root / ".env", pinned)
+    # Images that were built because no registry answered would come before those of .env.
+    (root / IMAGES_ENV).unlink(missing_ok=True)
+    for name, image in pinned.items():
+        report(f"{name}={image}")
+
+
+def _digest(image: str, name: str, timeout: float) -> str:
+    try:
+        done = subprocess.run(
+            ["docker", "pull", "--quiet", image], capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except FileNotFoundError:
+        raise PinFailed("There is no docker command. Install Docker to pin images.") from None
+    except subprocess.TimeoutExpired:
+        raise PinFailed(f"{name}: {image} was not pulled within RQSTACK_PULL_TIMEOUT. Nothing was changed.") from None
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise PinFailed(f"{name}: {image} cannot be pulled: {reason}. Nothing was changed.")
+    shown = subprocess.run(
+        ["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", image],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    digests = dict(each.split("@", 1) for each in json.loads(shown.stdout or "[]"))
+    found = digests.get(repository(image))
+    if found is None:
+        raise PinFailed(f"{name}: the registry of {image} gives no digest. Nothing was changed.")
+    return str(found)
+
+
+def repository(image: str) -> str:
+    """An image's name without its tag.
+
+    Args:
+        image: Without a digest. A port of a registry is no tag.
+    """
+    head, colon, tag = image.rpartition(":")
+    return head if colon and "/" not in tag else image
+
+
+def set_values(path: Path, values: Mapping[str, str]) -> None:
+    """Set settings in a `.env`, each in its line if it has one, commented out or not; the rest stays as it is."""
+    text = path.read_text()
+    for name, value in values.items():
+        line = f"{name}={value}"
+        for pattern in (rf"^{name}=.*$", rf"^#\s*{name}=.*$"):
+            text, count = re.subn(pattern, line, text, count=1, flags=re.MULTILINE)
+            if count:
+                break
+        else:
+            text = f"{text.rstrip()}\n{line}\n"
+    write_atomically(path, text, 0o600)
