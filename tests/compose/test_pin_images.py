@@ -9,11 +9,13 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rqstack.settings.sources import read_env_file
-from rqstack.stack.pinned import IMAGES, repository, set_values
+from rqstack.stack import generated, pinned
+from rqstack.stack.pinned import IMAGES, repository
 from support.ports import free_port
 from support.processes import end, rqstack_command, start
 from support.waiting import until
@@ -73,7 +75,6 @@ def pin(home: Path) -> subprocess.CompletedProcess[str]:
 def test_images_are_pinned_by_digest_or_nothing_changes(registry: str, image: str, tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / "var").mkdir(parents=True)
-    (home / "var" / "images.env").write_text("REDIS_IMAGE=built-here\n")
     names = {name: f"{registry}/{name.lower().removesuffix('_image')}:8" for name in IMAGES}
     settings = "# mine\nDASHBOARD_USERNAME=me\n" + "".join(f"{name}={value}\n" for name, value in names.items())
     (home / ".env").write_text(settings)
@@ -95,7 +96,6 @@ def test_images_are_pinned_by_digest_or_nothing_changes(registry: str, image: st
     for name, plain in names.items():
         assert re.fullmatch(rf"{re.escape(plain)}@sha256:[0-9a-f]{{64}}", found[name])
         assert docker("image", "inspect", "--format", "{{.Id}}", found[name])
-    assert not (home / "var" / "images.env").exists()
     assert pin(home).returncode == 0
     assert read_env_file(home / ".env") == found
 
@@ -119,10 +119,22 @@ def test_a_port_is_no_tag(image: str, expected: str) -> None:
     assert repository(image) == expected
 
 
-def test_the_lines_of_others_stay(tmp_path: Path) -> None:
-    path = tmp_path / ".env"
-    path.write_text("# Redis.\n#REDIS_IMAGE=redis:8\nX=1\n# REDIS_IMAGE=old\nPYTHON_IMAGE=a\n#PYTHON_IMAGE=b")
-    set_values(path, {"REDIS_IMAGE": "r@1", "PYTHON_IMAGE": "p@1", "GRAFANA_IMAGE": "g@1"})
-    assert path.read_text() == (
-        "# Redis.\nREDIS_IMAGE=r@1\nX=1\n# REDIS_IMAGE=old\nPYTHON_IMAGE=p@1\n#PYTHON_IMAGE=b\nGRAFANA_IMAGE=g@1\n"
+def test_what_the_user_has_not_named_goes_into_the_block(
+    registry: str, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that was built here, because no registry had answered, gives way."""
+    name = f"{registry}/any:1"
+    docker("tag", image, name)
+    docker("push", "--quiet", name)
+    monkeypatch.setenv("RQSTACK_HOME", str(tmp_path))
+    (tmp_path / ".env").write_text("".join(f"{each}={name}\n" for each in IMAGES if each != "REDIS_IMAGE"))
+    generated.update(tmp_path, {"REDIS_IMAGE": "rqstack-base/redis:trixie", "REDIS_PORT": 7000})
+    monkeypatch.setattr(
+        pinned, "declared_settings", lambda _: {"redis": SimpleNamespace(name="REDIS_IMAGE", default=name)}
     )
+    pinned.pin(tmp_path, print)
+    block = generated.read(tmp_path)
+    assert block["REDIS_PORT"] == "7000"
+    assert block["REDIS_IMAGE"].startswith(f"{name}@sha256:")
+    assert set(block) == {"REDIS_PORT", "REDIS_IMAGE"}
+    assert generated.own(tmp_path)["PYTHON_IMAGE"] == block["REDIS_IMAGE"]

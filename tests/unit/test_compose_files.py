@@ -16,7 +16,7 @@ from rqstack.stack import env
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(ROOT.glob("docker-compose*.yml"))
-VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>[A-Z_]+)(?::(?P<kind>[-?])(?P<value>[^}]*))?\}")
+VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>[A-Z_]+)(?::(?P<kind>[-?+])(?P<value>[^}]*))?\}")
 OTHER_DEFAULTS = {"${GRAFANA_PROFILE:-postgres}"}
 """Where Grafana needs no profile, it is started with the only other one too."""
 
@@ -44,6 +44,8 @@ def test_each_default_is_that_of_settings_py(file: Path) -> None:
 NOT_IN_CONTAINERS = {
     "REDIS_PASSWORD": "a file",
     "RQSTACK_SECRET_KEY": "a file",
+    "REDIS_TLS_CERT": "Redis's own, a file",
+    "REDIS_TLS_KEY": "Redis's own, a file",
     "RQSTACK_LONG_QUEUES": "the RQSTACK_QUEUES of the service long-worker",
     "RQSTACK_RELOAD": "for development without containers",
     "RQSTACK_QUEUE_BACKEND": "another message store than the stack's Redis is an override file's",

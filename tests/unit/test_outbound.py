@@ -6,15 +6,18 @@ import contextlib
 import gzip
 import ipaddress
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rqstack.outbound import AddressRules, RequestFailed, RequestRefused, RequestTimeout, open_url
+from rqstack.outbound import AddressRules, RequestFailed, RequestRefused, RequestTimeout, open_url, request
+from support.certificates import Authority
 
 HERE = AddressRules(["127.0.0.1"])
 PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"]
@@ -64,6 +67,8 @@ def test_exceptions_name_addresses_networks_and_hosts() -> None:
 class Server:
     """A TCP server of this machine that answers each connection by a function, and counts connections."""
 
+    peek = 0
+
     def __init__(self, answer: Callable[[socket.socket, Server], None]) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._answer = answer
@@ -80,7 +85,7 @@ class Server:
             with link, contextlib.suppress(OSError):
                 if self.closed.is_set():
                     return
-                self.requests.append(link.recv(65536))
+                self.requests.append(link.recv(65536, self.peek))
                 self._answer(link, self)
 
     def close(self) -> None:
@@ -348,3 +353,29 @@ def test_a_proxy_of_the_environment_is_used(serve: Callable[..., Server], monkey
     direct = serve(response(b"direct"))
     assert fetch(f"http://direct.example:{direct.port}/") == b"direct"
     assert len(proxy.requests) == 1
+
+
+def test_certificates_are_checked_by_the_name_of_the_url(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    authority = Authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("secure.example"))
+
+    def answer(link: socket.socket, _: Server) -> None:
+        with context.wrap_socket(link, server_side=True) as secure:
+            secure.recv(65536)
+            secure.sendall(response(b"secret"))
+
+    # The server reads a little before it answers, which TLS cannot have.
+    monkeypatch.setattr(Server, "peek", socket.MSG_PEEK)
+    server = serve(answer)
+    resolve_to(monkeypatch, ["127.0.0.1"])
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca))
+    request._tls.cache_clear()
+    try:
+        assert fetch(f"https://secure.example:{server.port}/") == b"secret"
+        with pytest.raises(RequestFailed, match=r"cannot be reached: .*ertificate"):
+            fetch(f"https://other.example:{server.port}/")
+    finally:
+        request._tls.cache_clear()

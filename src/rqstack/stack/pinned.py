@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 
 from rqstack.errors import RqstackError, SettingsError
 from rqstack.settings import StackSettings, load
-from rqstack.stack.files import write_atomically
-from rqstack.stack.images import IMAGES_ENV
+from rqstack.settings.loader import declared_settings
+from rqstack.stack import env, generated
 from rqstack.stack.reporting import Report
 
 IMAGES = ("PYTHON_IMAGE", "REDIS_IMAGE", "POSTGRES_IMAGE", "PROMETHEUS_IMAGE", "ALERTMANAGER_IMAGE", "GRAFANA_IMAGE")
@@ -26,6 +24,8 @@ class PinFailed(RqstackError):
 def pin(root: Path, report: Report) -> None:
     """Pull each public image, and write it into `.env` with its digest. One that is pinned is pinned anew by its tag.
 
+    An image that the user has named is changed in the user's own line, others go into the generated block.
+
     Args:
         root: The home of the stack.
 
@@ -35,16 +35,17 @@ def pin(root: Path, report: Report) -> None:
     """
     if not (root / ".env").is_file():
         raise SettingsError(f"{root / '.env'} does not exist. Run: make setup")
-    settings = load(StackSettings)
-    deadline = monotonic() + settings.pull_timeout
+    own = generated.own(root)
+    defaults = {setting.name: setting.default for setting in declared_settings(StackSettings).values()}
+    deadline = monotonic() + load(StackSettings).pull_timeout
     pinned = {}
     for name in IMAGES:
-        image = getattr(settings, name.lower()).partition("@")[0]
+        # Not what the generated block has: an image that was built here, or an earlier digest.
+        image = (own.get(name) or defaults[name]).partition("@")[0]
         report(f"Pulling {image}.")
         pinned[name] = f"{image}@{_digest(image, name, max(1.0, deadline - monotonic()))}"
-    set_values(root / ".env", pinned)
-    # Images that were built because no registry answered would come before those of .env.
-    (root / IMAGES_ENV).unlink(missing_ok=True)
+    generated.update(root, {name: None if own.get(name) else image for name, image in pinned.items()})
+    env.set_values(root, {name: image for name, image in pinned.items() if own.get(name)})
     for name, image in pinned.items():
         report(f"{name}={image}")
 
@@ -82,17 +83,3 @@ def repository(image: str) -> str:
     """
     head, colon, tag = image.rpartition(":")
     return head if colon and "/" not in tag else image
-
-
-def set_values(path: Path, values: Mapping[str, str]) -> None:
-    """Set settings in a `.env`, each in its line if it has one, commented out or not; the rest stays as it is."""
-    text = path.read_text()
-    for name, value in values.items():
-        line = f"{name}={value}"
-        for pattern in (rf"^{name}=.*$", rf"^#\s*{name}=.*$"):
-            text, count = re.subn(pattern, line, text, count=1, flags=re.MULTILINE)
-            if count:
-                break
-        else:
-            text = f"{text.rstrip()}\n{line}\n"
-    write_atomically(path, text, 0o600)
