@@ -89,7 +89,7 @@ class Queue(RqQueue):
         self.serializer = for_jobs(self.serializer)
 
     def create_job(self, *args: Any, **kwargs: Any) -> Job:
-        """Make a job, describe it, and sign its arguments and webhooks. Arguments and errors as `rq.Queue.create_job`."""
+        """Make a job, described and signed. Arguments and errors as `rq.Queue.create_job`."""
         job = super().create_job(*args, **kwargs)
         described = kwargs.get("description") or (args[_DESCRIPTION] if args[_DESCRIPTION:] else None)
         if not described and job.func_name is not None:

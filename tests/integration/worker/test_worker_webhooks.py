@@ -38,7 +38,7 @@ def keyed(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site whose workers and producers have a key."""
     monkeypatch.setenv("RQSTACK_SECRET_KEY", KEY)
     get_settings.cache_clear()
-    site.environment["RQSTACK_SECRET_KEY"] = KEY
+    site.environment |= {"RQSTACK_SECRET_KEY": KEY, "RQSTACK_ACCEPT_RQ_SIGNATURES": "1"}
     site.add_project("shop")
     return site
 
