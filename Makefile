@@ -12,7 +12,7 @@ MOVED := $(if $(wildcard .venv/bin/rqstack),$(shell grep -qsF '$(realpath .venv)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup start stop status logs start-rq-mon stop-rq-mon stop-mon deploy-tasks rollback-tasks test lint dashboards lock package-table diagram bench faults clean
+.PHONY: help setup start stop status logs start-rq-mon stop-rq-mon stop-mon deploy-tasks rollback-tasks pin-images test lint dashboards lock package-table diagram bench faults clean
 
 help: ## Print this
 	@echo "make TARGET [MODE=auto|local|compose] [SCALE=worker=8] [PYTHON=python3]"
@@ -74,6 +74,9 @@ deploy-tasks: .venv/.installed ## Ship the code in tasks/ to the running workers
 
 rollback-tasks: .venv/.installed ## Go back to the task code before it, or to RELEASE=...
 	@$(RUN) stack rollback-tasks --mode $(MODE) $(RELEASE)
+
+pin-images: .venv/.installed ## Write the digests of the public images into .env; needs a registry
+	@$(RUN) stack pin-images
 
 # -- Development
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -151,3 +152,57 @@ def test_a_lost_redis_raises_one_alert_and_the_exporter_stays(monitored: Compose
     finally:
         monitored.compose("start", "redis")
     monitored.until(lambda: "redis_up 1.0" in get(monitored, "RQ_EXPORTER", "/metrics"))
+
+
+TRY = """
+import json, socket, sys
+def answers(host, port):
+    try:
+        socket.create_connection((host, port), 3).close()
+    except OSError:
+        return False
+    return True
+print(json.dumps([answers(*place) for place in json.loads(sys.argv[1])]))
+"""
+
+
+def reaches(stack: ComposeStack, service: str, *places: tuple[str, int]) -> list[bool]:
+    """Which places a process in a service's container can connect to."""
+    (container, *_) = stack.containers(service)
+    return list(json.loads(stack.docker("exec", container["Id"], "python3", "-c", TRY, json.dumps(places))))
+
+
+def addresses(stack: ComposeStack, service: str) -> list[str]:
+    """The name of a service, and the addresses of its container in each network."""
+    (container, *_) = stack.containers(service)
+    return [service, *(network["IPAddress"] for network in container["NetworkSettings"]["Networks"].values())]
+
+
+def test_workers_reach_redis_and_the_way_out_and_not_the_monitoring(monitored: ComposeStack) -> None:
+    ports = {"rq-exporter": 9726, "dashboard": 9181, "prometheus": 9090, "alertmanager": 9093}
+    watched = [(address, port) for service, port in ports.items() for address in addresses(monitored, service)]
+    # A server on this machine, at an address that containers reach by their way out.
+    outside = json.loads(monitored.docker("network", "inspect", f"{monitored.project}_outside"))[0]
+    gateway = outside["IPAM"]["Config"][0]["Gateway"]
+    with socket.create_server((gateway, 0)) as server:
+        away = (gateway, server.getsockname()[1])
+        for service in ("worker", "long-worker"):
+            assert reaches(monitored, service, ("redis", 6379), away) == [True, True]
+            assert not any(reaches(monitored, service, *watched)), service
+    assert reaches(monitored, "scheduler", ("redis", 6379), *watched) == [True] + [False] * len(watched)
+    assert reaches(monitored, "rq-exporter", ("redis", 6379), ("alertmanager", 9093)) == [True, True]
+    assert reaches(monitored, "dashboard", ("redis", 6379), ("prometheus", 9090)) == [True, False]
+    for service in ("prometheus", "alertmanager"):
+        (container,) = monitored.containers(service)
+        assert list(container["NetworkSettings"]["Networks"]) == [f"{monitored.project}_monitoring"], service
+
+
+def test_the_monitoring_reaches_no_worker(monitored: ComposeStack) -> None:
+    """A worker that listens, which none does, is found by its own network's members alone."""
+    (worker, *_) = monitored.containers("worker")
+    listen = "import socket, time; s = socket.create_server(('', 7777)); time.sleep(600)"
+    monitored.docker("exec", "--detach", worker["Id"], "python3", "-c", listen)
+    places = [(network["IPAddress"], 7777) for network in worker["NetworkSettings"]["Networks"].values()]
+    assert monitored.until(lambda: any(reaches(monitored, "scheduler", *places)), 30)
+    for service in ("rq-exporter", "dashboard"):
+        assert not any(reaches(monitored, service, *places)), service

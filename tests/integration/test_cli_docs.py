@@ -36,6 +36,7 @@ def site(tmp_path: Path) -> Iterator[str]:
 def worker(redis_url: str, connection: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A worker of the word count."""
     monkeypatch.setenv("RQSTACK_SECRET_KEY", "a key of the tests")
+    monkeypatch.setenv("RQSTACK_PRIVATE_HOSTS", "127.0.0.1")
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "wordcount").symlink_to(ROOT / "tasks" / "wordcount")
     command = rqstack_command("worker", "run")

@@ -55,8 +55,9 @@ def rqstack(home: Path, redis_url: str) -> Run:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[str]:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a real HTTP server, whose index has seven words."""
+    monkeypatch.setenv("RQSTACK_PRIVATE_HOSTS", "127.0.0.1")
     with serve(tmp_path / "site", "<title>A page</title><p>with five words in it</p>") as address:
         yield address
 

@@ -151,6 +151,7 @@ def test_the_documents_work_on_a_bare_machine(tmp_path: Path, page: str) -> None
         "HOME": str(tmp_path),
         "LANG": "C.UTF-8",
         "MODE": "local",
+        "RQSTACK_PRIVATE_HOSTS": "127.0.0.1",
         "PATH": bare_path(tmp_path / "bin"),
         **{name: value for name, value in os.environ.items() if name.startswith("PIP_") or name.endswith("_proxy")},
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +18,7 @@ from datetime import timedelta
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import pytest
 from redis import Redis
@@ -87,22 +89,22 @@ def make_user(server: RedisServer) -> None:
     server.client().execute_command("ACL", "SETUSER", role, "on", ">secret", "-@all", *RULES[role].split())
 
 
-@pytest.fixture
-def page(own_redis: RedisServer, dashboard_python: Path, tmp_path: Path) -> Iterator[Page]:
-    """The page of an empty Redis, as the user that the stack gives it, running."""
-    make_user(own_redis)
+@contextlib.contextmanager
+def running_page(server: RedisServer, python: Path, home: Path, **settings: str) -> Iterator[Page]:
+    """The page, as the Redis user that the stack gives it."""
+    make_user(server)
     port = free_port()
     environment = os.environ | {
-        "REDIS_URL": own_redis.url,
+        "REDIS_URL": server.url,
         "REDIS_USERNAME": processes.get("dashboard").role or "",
         "REDIS_PASSWORD": "secret",
         "RQSTACK_SECRET_KEY": KEY,
-        "RQSTACK_HOME": str(tmp_path),
+        "RQSTACK_HOME": str(home),
     }
-    (tmp_path / ".env").write_text(f'DASHBOARD_PASSWORD="{PASSWORD}"\n')
-    command = [str(dashboard_python), "-m", "rqstack.cli.main", "dashboard", "--port", str(port)]
-    log = tmp_path / "page.log"
-    process = start(command, log, env=environment)
+    (home / ".env").write_text(f'DASHBOARD_PASSWORD="{PASSWORD}"\n')
+    command = [str(python), "-m", "rqstack.cli.main", "dashboard", "--port", str(port)]
+    log = home / "page.log"
+    process = start(command, log, env=environment | settings)
     found = Page(f"http://127.0.0.1:{port}")
 
     def answers() -> bool:
@@ -118,6 +120,13 @@ def page(own_redis: RedisServer, dashboard_python: Path, tmp_path: Path) -> Iter
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(15) == 0
+
+
+@pytest.fixture
+def page(own_redis: RedisServer, dashboard_python: Path, tmp_path: Path) -> Iterator[Page]:
+    """The page of an empty Redis, running."""
+    with running_page(own_redis, dashboard_python, tmp_path) as found:
+        yield found
 
 
 @pytest.fixture
@@ -284,14 +293,122 @@ def test_its_redis_user_may_do_what_the_page_does_and_no_more(page: Page, queue:
     assert not Job.exists(other.id, connection=queue.connection)
 
 
-def test_who_tries_many_passwords_waits(page: Page) -> None:
+def login_link(page: Page, dashboard_python: Path, home: Path) -> str:
+    command = [str(dashboard_python), "-m", "rqstack.cli.main", "dashboard", "--login-link"]
+    environment = os.environ | {"RQSTACK_HOME": str(home), "DASHBOARD_PORT": page.url.rpartition(":")[2]}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_who_tries_many_passwords_waits_and_locks_out_nobody_else(
+    page: Page, dashboard_python: Path, tmp_path: Path
+) -> None:
+    """All come from one address, as behind Docker."""
+    admin = Page(page.url)
+    assert admin.log_in() == 302
     stranger = Page(page.url)
-    assert [stranger.log_in(password=f"guess {number}") for number in range(6)] == [401] * 5 + [429]
+    statuses = [stranger.log_in(password=f"guess {number}") for number in range(6)]
+    assert statuses[-1] == 429
+    assert set(statuses[:-1]) <= {401, 429}
     status, body, headers = stranger.ask("/login", {"username": "admin", "password": PASSWORD})
-    assert (status, "Too many attempts" in body) == (429, True)
+    assert (status, "Too many attempts" in body, "--login-link" in body) == (429, True, True)
     assert 0 < int(headers["Retry-After"]) <= 60
     assert stranger.ask("/0/data/queues.json")[0] == 401
     assert stranger.ask("/login")[0] == 200
+
+    assert admin.log_in() == 302, "a browser that has logged in before has a limit of its own"
+    elsewhere = Page(page.url)
+    link = login_link(page, dashboard_python, tmp_path)
+    assert elsewhere.ask(link.removeprefix(page.url))[0] == 302
+    assert elsewhere.ask("/0/data/queues.json")[0] == 401, "the link alone opens nothing"
+    assert [elsewhere.log_in(password=f"guess {number}") for number in range(6)] == [401] * 5 + [429]
+    second = Page(page.url)
+    second.ask(login_link(page, dashboard_python, tmp_path).removeprefix(page.url))
+    assert second.log_in() == 302
+    forged = Page(page.url)
+    assert forged.ask("/login?device=me.0123")[0] == 200
+    assert forged.log_in() == 429
+
+
+def test_a_logout_ends_the_session_for_good(page: Page) -> None:
+    assert page.log_in() == 302
+    stolen = "; ".join(f"{cookie.name}={cookie.value}" for cookie in page.cookies)
+    thief = Page(page.url)
+    assert thief.ask("/0/data/queues.json", Cookie=stolen)[0] == 200
+    assert page.ask("/logout")[0] == 405
+    assert page.ask("/logout", {}, Sec_Fetch_Site="cross-site")[0] == 403
+    assert page.ask("/logout", {})[0] == 302
+    assert page.ask("/0/data/queues.json")[0] == 401
+    assert thief.ask("/0/data/queues.json", Cookie=stolen)[0] == 401
+
+
+def test_no_page_allows_scripts(page: Page, queue: Queue) -> None:
+    job = failed_job(queue)
+    nonces = set()
+    assert page.log_in() == 302
+    views = ["/login", "/", "/0/view/jobs", "/0/view/workers", f"/0/view/job/{job.id}", "/health", "/no/such/page"]
+    for path in [*views, "/0/view/jobs/short-running/failed/8/asc/1", "/0/data/queues.json"]:
+        _, body, headers = page.ask(path)
+        policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+        assert policy["default-src"] == "'none'", path
+        assert not {"script-src", "script-src-elem", "object-src"} & set(policy)
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+        nonces.add(policy["style-src"])
+        assert "<script" not in body
+        assert not re.search(r"\son\w+=", body)
+    assert len(nonces) > 8, "each answer has its own"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/1/view/queues", "/1/data/queues.json", "/0/view/jobs/q/other/8/asc/1", "/0/data/jobs/q/other/8/asc/1.json"),
+        *("/0/data/jobs/q/failed/0/asc/1.json", "/0/data/jobs/q/failed/8/up/1.json"),
+        *("/0/data/jobs/q/failed/x/asc/1.json", "/0/data/jobs/q/failed/8/asc/-1.json"),
+        *("/0/view/jobs/q/failed/100000/asc/1", "/0/data/jobs/q/failed/8/asc/99999999999999999999.json"),
+        *("/0/view/job/none", "/0/data/job/none.json", "/0/view/job/no%3Cid", "/0/data/job/no%3Cid.json"),
+    ],
+)
+def test_what_is_not_there_is_404(page: Page, path: str) -> None:
+    assert page.log_in() == 302
+    assert page.ask(path)[0] == 404
+
+
+def test_actions_that_came_too_late_are_said_so(page: Page, queue: Queue) -> None:
+    assert page.log_in() == 302
+    assert page.ask("/job/none/requeue", {})[0] == 404
+    waiting = queue.enqueue("time.sleep", 0)
+    assert page.ask(f"/job/{waiting.id}/requeue", {})[0] == 409
+    job = failed_job(queue)
+    status, _, headers = page.ask(f"/job/{job.id}/requeue", {"back": "/0/view/queues"})
+    assert (status, headers["Location"]) == (303, "/0/view/queues")
+    for elsewhere in ("//evil.example", "https://evil.example", "/\\evil.example"):
+        assert page.ask("/queue/short-running/compact", {"back": elsewhere})[0] == 200
+
+
+@pytest.mark.parametrize("settings", [{"RQSTACK_ALLOW_UNREGISTERED": "1"}, {"RQSTACK_SECRET_KEY": ""}], ids=str)
+def test_unsigned_results_are_not_unpickled_whatever_workers_accept(
+    own_redis: RedisServer, dashboard_python: Path, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    marker = tmp_path / "executed"
+
+    class Forged:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(marker),)
+
+    from rq.results import Result
+
+    forged = Queue("forged", connection=own_redis.client()).enqueue("time.sleep", 0, description="forged")
+    own_redis.client().hset(forged.key, mapping={"data": pickle.dumps(Forged()), "meta": pickle.dumps(Forged())})
+    Result.create(forged, Result.Type.SUCCESSFUL, ttl=60, return_value=Forged())
+    marker.rmdir() if marker.exists() else None
+    with running_page(own_redis, dashboard_python, tmp_path, **settings) as page:
+        assert page.log_in() == 302
+        status, body, _ = page.ask(f"/0/data/job/{forged.id}.json")
+        assert (status, "cannot be shown" in json.loads(body)["result"]) == (200, True)
+        for path in (f"/0/view/job/{forged.id}", "/0/view/jobs/forged/queued/8/asc/1"):
+            assert page.ask(path)[0] == 200
+    assert not marker.exists()
 
 
 def test_without_a_password_it_does_not_start(dashboard_python: Path, tmp_path: Path) -> None:
@@ -366,3 +483,80 @@ def test_a_browser_logs_in_sees_the_queues_and_requeues(
     wait.until(expected.element_to_be_clickable((By.CSS_SELECTOR, "[data-role=requeue-job-btn]"))).click()
     wait.until(lambda _: job.get_status(refresh=True) == "queued")
     assert queue.job_ids == [job.id]
+
+
+SCRIPTS = [
+    "<script>window.ran = 1</script>",
+    "<img src=x onerror=window.ran=1>",
+    "\"'><svg onload=window.ran=1>",
+    "</title></pre></textarea><script>window.ran = 1</script>",
+    "<%= window.ran = 1 %>{{ 7 * 191 }}{% raw %}${window.ran=1}",
+    "javascript:window.ran=1//",
+    "<iframe srcdoc='<script>parent.ran = 1</script>'></iframe>",
+    "<a href=javascript:window.ran=1 autofocus onfocus=window.ran=1>x</a><base href=//evil.example>",
+    "<meta http-equiv=refresh content='0;url=javascript:window.ran=1'>",
+]
+
+
+def test_a_browser_runs_no_script_that_is_stored_in_redis(browser: Chrome, page: Page, queue: Queue) -> None:
+    """Script in arguments, results, errors, metadata, and in the names of queues, jobs and workers."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    redis, key = queue.connection, queue.serializer
+    named = [Queue(script, connection=redis, serializer=key) for script in SCRIPTS]
+    done = [queue.enqueue("json.dumps", script, meta={"note": script}) for script in SCRIPTS]
+    failed = [each.enqueue("json.loads", each.name, description=each.name) for each in named]
+    SimpleWorker([queue, *named], connection=redis, serializer=key).work(burst=True, logging_level=50)
+    paths = ["/0/view/queues", "/0/view/workers", "/0/view/jobs"]
+    for number, (script, other) in enumerate(zip(SCRIPTS, named, strict=True)):
+        waiting = other.enqueue("time.sleep", script, job_id=f"waiting-{number}", description=script)
+        # RQ's classes refuse such names and ids; somebody with a producer's password writes what he likes.
+        redis.lpush(other.key, script)
+        redis.hset(f"rq:job:{script}", mapping=redis.hgetall(waiting.key))
+        worker = Worker([other], connection=redis, name=f"worker-{number}")
+        worker.register_birth()
+        record = redis.hgetall(worker.key) | {b"state": script.encode(), b"current_job": waiting.id.encode()}
+        redis.hset(f"rq:worker:{script}", mapping=record)
+        redis.sadd("rq:workers", f"rq:worker:{script}")
+        redis.hset(failed[number].key, "origin", script)
+        paths += [f"/0/view/job/{job.id}" for job in (done[number], failed[number])]
+        if "/" not in script:  # rq-dashboard's addresses have no place for such names
+            paths += [f"/0/view/jobs/{quote(script)}/{name}/8/asc/1" for name in ("queued", "failed")]
+    paths += [f"/0/view/jobs/short-running/{name}/50/dsc/1" for name in ("finished", "failed")]
+
+    browser.get(f"{page.url}/login")
+    browser.find_element(By.ID, "username").send_keys("admin")
+    browser.find_element(By.ID, "password").send_keys(PASSWORD)
+    browser.find_element(By.CSS_SELECTOR, "button").click()
+    WebDriverWait(browser, 20).until(lambda _: browser.find_elements(By.ID, "queues"))
+    browser.get_log("browser")
+    shown = ""
+    for path in paths:
+        browser.get(page.url + path)
+        assert not browser.current_url.endswith("/login"), path
+        assert browser.execute_script("return window.ran") is None, path
+        assert not browser.find_elements(By.CSS_SELECTOR, "script, iframe, img, svg, base, main [onerror]"), path
+        assert browser.find_elements(By.TAG_NAME, "footer"), path
+        for opener in browser.find_elements(By.TAG_NAME, "summary"):
+            opener.click()
+        shown += browser.find_element(By.TAG_NAME, "body").text
+    for script in SCRIPTS:
+        assert script in shown, "as text"
+    # What the browser had to refuse would be here, by the policy that is behind the escaping.
+    assert [entry for entry in browser.get_log("browser") if "Content Security" in entry["message"]] == []
+
+
+def test_the_policy_holds_where_escaping_would_fail(browser: Chrome, page: Page) -> None:
+    """Script that does get into the page's elements does not run."""
+    browser.get(f"{page.url}/login")
+    browser.execute_script(
+        "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=window.ran=1>');"
+        "const s = document.createElement('script'); s.text = 'window.ran = 1'; document.body.append(s);"
+    )
+    until(
+        lambda: any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser")),
+        10,
+        "the browser to refuse it",
+    )
+    assert browser.execute_script("return window.ran") is None

@@ -46,6 +46,7 @@ class Site:
             "RQSTACK_HEARTBEAT": "1",
             "RQSTACK_DEAD_AFTER": "4",
             "RQSTACK_GRACE": "20",
+            "RQSTACK_PRIVATE_HOSTS": "127.0.0.1",  # where the tests' web servers are
             "PYTHONUNBUFFERED": "1",
         }
 

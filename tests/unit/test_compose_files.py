@@ -16,7 +16,7 @@ from rqstack.stack import env
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(ROOT.glob("docker-compose*.yml"))
-VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>[A-Z_]+)(?::(?P<kind>[-?])(?P<value>[^}]*))?\}")
+VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>[A-Z_]+)(?::(?P<kind>[-?+])(?P<value>[^}]*))?\}")
 OTHER_DEFAULTS = {"${GRAFANA_PROFILE:-postgres}"}
 """Where Grafana needs no profile, it is started with the only other one too."""
 
@@ -44,6 +44,8 @@ def test_each_default_is_that_of_settings_py(file: Path) -> None:
 NOT_IN_CONTAINERS = {
     "REDIS_PASSWORD": "a file",
     "RQSTACK_SECRET_KEY": "a file",
+    "REDIS_TLS_CERT": "Redis's own, a file",
+    "REDIS_TLS_KEY": "Redis's own, a file",
     "RQSTACK_LONG_QUEUES": "the RQSTACK_QUEUES of the service long-worker",
     "RQSTACK_RELOAD": "for development without containers",
     "RQSTACK_QUEUE_BACKEND": "another message store than the stack's Redis is an override file's",
@@ -68,6 +70,32 @@ def test_each_image_is_a_target_of_the_one_dockerfile() -> None:
     for name, build in built.items():
         assert (build["dockerfile"], build["target"]) == ("services/Dockerfile", name)
         assert name in stages
+
+
+def test_who_reaches_whom() -> None:
+    """Services reach each other if they share a network, and what is outside if one of theirs is not internal."""
+    services: dict[str, list[str]] = {}
+    networks: dict[str, dict[str, bool]] = {}
+    for file in FILES:
+        content = yaml.safe_load(file.read_text())
+        found = content["services"].items()
+        services |= {name: service["networks"] for name, service in found if "networks" in service}
+        networks |= {name: network or {} for name, network in content["networks"].items()}
+
+    def reached(service: str) -> set[str]:
+        return {name for name, others in services.items() if name != service and set(others) & set(services[service])}
+
+    def has_way_out(service: str) -> bool:
+        return any(not networks[name].get("internal") for name in services[service])
+
+    runners = {"worker", "long-worker"}
+    assert set(networks) == {name for names in services.values() for name in names}
+    for name in runners:
+        assert reached(name) - runners == {"redis", "postgres", "scheduler"}
+        assert has_way_out(name)
+    assert not has_way_out("scheduler")
+    assert reached("prometheus") == {"rq-exporter", "alertmanager", "grafana"}
+    assert reached("dashboard") == {"redis", "rq-exporter"}
 
 
 def test_no_file_needs_a_registry_to_be_read() -> None:

@@ -16,6 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rqstack.settings import get_settings
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tasks" / "wordcount"))
 
@@ -67,7 +69,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A server on this machine, which requests may reach."""
+    monkeypatch.setenv("RQSTACK_PRIVATE_HOSTS", "127.0.0.1")
     server = Site()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -155,6 +159,42 @@ def test_a_deep_page_is_counted_in_linear_time(nested: str) -> None:
 def test_charsets(site: Site, body: bytes, kind: str) -> None:
     page = fetching.fetch(site.page(body, kind))
     assert text.visible_text(page).strip() == "naïve café"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["undefined", "idna", "punycode", "zlib", "rot13", "utf-7", "unicode_escape", "mbcs", "utf-8\0", "x" * 5000, "é"],
+)
+@pytest.mark.parametrize("where", ["header", "page"])
+def test_odd_charsets_raise_nothing(name: str, where: str) -> None:
+    body = (f'<meta charset="{name}">' if where == "page" else "").encode() + b"one two \\ud800 \xff " * 100_000
+    page = fetching.Page("http://x/", body, name if where == "header" else None, True)
+    assert text.count_words(text.visible_text(page)) >= 200_000
+
+
+def test_a_private_address_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RQSTACK_PRIVATE_HOSTS")
+    get_settings.cache_clear()
+    assert "127.0.0.1 has the address 127.0.0.1, which is not public" in reason(site.page("secret"))
+
+
+def test_a_redirect_s_body_is_never_inflated(site: Site) -> None:
+    import tracemalloc
+
+    target = site.page("one two three")
+    bomb = gzip.compress(bytes(200_000_000), 9)
+    url = site.page(bomb, status=302, Location=target, Content_Encoding="gzip")
+    tracemalloc.start()
+    try:
+        assert count(url) == 3
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_password_is_in_a_message(site: Site) -> None:
+    url = site.page("x", status=404).replace("http://", "http://name:word@")
+    assert "word" not in reason(url)
 
 
 def test_a_url_without_a_scheme_means_http(site: Site) -> None:
@@ -271,10 +311,10 @@ def test_a_slow_drip_ends(site: Site) -> None:
 
 def test_silence_ends(site: Site) -> None:
     url = site.page(lambda handler: site.stop.wait(20))
-    assert "did not answer within 0.3 seconds" in reason(url, max_seconds=0.3)
+    assert "took longer than 0.3 seconds" in reason(url, max_seconds=0.3)
 
 
-def test_what_is_no_http() -> None:
+def test_what_is_no_http(site: Site) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:

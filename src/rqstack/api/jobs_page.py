@@ -1,27 +1,27 @@
 """The jobs page: rq-dashboard 0.9.0 behind a login, served by waitress.
 
-rq-dashboard has no login by default, requeues all failed jobs of a queue on a plain GET, and unpickles unverified
-results. This module adds:
+rq-dashboard has no login by default, requeues all failed jobs of a queue on a plain GET, unpickles unverified results,
+and its templates put text of jobs into the page as HTML. This module adds:
 
-- A login for everything but the login page and `/health`. The session cookie is HttpOnly and SameSite=Strict, so other
-  sites cannot use it in links, images or forms.
+- Templates of its own, in which Jinja escapes all text, and a Content-Security-Policy that allows no script at all.
+- A login for everything but the login page and `/health` (see `rqstack.api.login`). The session cookie is HttpOnly and
+  SameSite=Strict, so other sites cannot use it in links, images or forms.
 - CSRF protection: changes need a POST from the page itself. A GET (a prefetch, a crawler) gets 405, a POST from another
   origin 403.
-- The stack's serializer: results are unpickled only after their signature is verified.
-- A limit of five login attempts per address and minute.
+- The stack's serializer: results are unpickled only after their signature is verified, whatever workers accept.
 - Redis ACL credentials, and one client for all threads (rq-dashboard opens one per request).
 """
 
 from __future__ import annotations
 
-import hmac
+import json
 import logging
-import math
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from rqstack.errors import SettingsError
+from rqstack.api.login import SESSION_HOURS, require_login
+from rqstack.errors import PayloadRejected, SettingsError
 from rqstack.settings import Settings, StackSettings, load
 
 if TYPE_CHECKING:
@@ -29,26 +29,13 @@ if TYPE_CHECKING:
     from redis import Redis
     from werkzeug.wrappers import Response
 
-PUBLIC_ENDPOINTS = {"login", "health"}
+log = logging.getLogger(__name__)
 
-SESSION_HOURS = 12
-SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 THREADS = 8
-
-_LOGIN = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Jobs: log in</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; background: #f4f5f7; display: grid; place-items: center; height: 90vh }
-form { background: #fff; padding: 2rem; border-radius: 8px; box-shadow: 0 1px 4px #0003; width: 18rem }
-label, input, button { display: block; width: 100%; box-sizing: border-box; margin-bottom: .5rem; font: inherit }
-input, button { padding: .5rem } h1 { font-size: 1.25rem; margin-top: 0 } p { color: #b00020 }
-</style></head><body>
-<form method="post"><h1>Jobs</h1>{% if error %}<p role="alert">{{ error }}</p>{% endif %}
-<label for="username">User name</label><input id="username" name="username" autocomplete="username" autofocus required>
-<label for="password">Password</label>
-<input id="password" name="password" type="password" autocomplete="current-password" required>
-<button type="submit">Log in</button></form></body></html>"""
+REGISTRIES = ("queued", "scheduled", "deferred", "started", "finished", "failed", "canceled")
+_MOST_PER_PAGE = 200
+_MOST_SHOWN = 20_000
+"""Characters of a text that are shown."""
 
 
 def create_app(settings: Settings | None = None, stack: StackSettings | None = None) -> Flask:
@@ -65,22 +52,24 @@ def create_app(settings: Settings | None = None, stack: StackSettings | None = N
     from rq_dashboard import default_settings
     from rq_dashboard.web import blueprint
 
-    from rqstack.transport.client import connect, explain, safe_url
+    from rqstack.transport.client import connect, safe_url
 
     settings = settings or load(Settings)
     stack = stack or load(StackSettings)
-    password = stack.dashboard_password.get_secret_value() if stack.dashboard_password else ""
-    if not password:
-        raise SettingsError("DASHBOARD_PASSWORD is not set, and the jobs page needs it for its login. Set it in .env.")
-
-    # rq-dashboard's pages load style sheets and scripts from the application, not from its blueprint.
-    app = Flask("rqstack.jobs_page", static_folder=blueprint.static_folder)
+    password = dashboard_password(stack)
+    # Templates of the application come before those of the blueprint with the same names.
+    app = Flask(
+        "rqstack.jobs_page",
+        static_folder=blueprint.static_folder,
+        template_folder=str(Path(__file__).parent / "templates"),
+    )
     app.config.from_object(default_settings)
     app.config.update(
         SECRET_KEY=secrets.token_bytes(32),  # random per process: a restart ends all sessions
         SESSION_COOKIE_NAME="rqstack_jobs",
         SESSION_COOKIE_SAMESITE="Strict",
         SESSION_COOKIE_HTTPONLY=True,
+        SESSION_REFRESH_EACH_REQUEST=False,
         PERMANENT_SESSION_LIFETIME=SESSION_HOURS * 3600,
         MAX_CONTENT_LENGTH=64 * 1024,
         RQ_DASHBOARD_REDIS_URL=[safe_url(settings.redis_url)],
@@ -90,16 +79,31 @@ def create_app(settings: Settings | None = None, stack: StackSettings | None = N
     app.json.default = repr  # type: ignore[attr-defined]  # results may be any object
     client = connect(settings, socket_timeout=30)
     _adapt_rq_dashboard(app, client, settings)
-    _require_login(app, stack.dashboard_username, password)
+    require_login(app, stack.dashboard_username, password)
+    _check_addresses(app)
+    _set_headers(app)
+    _answer_forms(app)
+    _handle_errors(app, settings)
+    _give_data(app)
     app.register_blueprint(blueprint)
 
-    from redis.exceptions import RedisError
-
-    @app.errorhandler(RedisError)
-    def redis_failed(error: RedisError) -> tuple[str, int]:
-        return str(explain(error, settings.redis_url)), 503
+    @app.route("/health")
+    def health() -> dict[str, str]:
+        return {"status": "ok"}
 
     return app
+
+
+def dashboard_password(stack: StackSettings) -> str:
+    """The password of the page.
+
+    Raises:
+        SettingsError: It is not set.
+    """
+    password = stack.dashboard_password.get_secret_value() if stack.dashboard_password else ""
+    if not password:
+        raise SettingsError("DASHBOARD_PASSWORD is not set, and the jobs page needs it for its login. Set it in .env.")
+    return password
 
 
 def _adapt_rq_dashboard(app: Flask, client: Redis, settings: Settings) -> None:
@@ -108,16 +112,21 @@ def _adapt_rq_dashboard(app: Flask, client: Redis, settings: Settings) -> None:
     It has no option for either. It makes clients from a URL and drops its user name, and it passes no serializer to RQ,
     so RQ's default serializer must be patched.
     """
+    from redis.exceptions import RedisError
     from rq.job import Job
     from rq.serializers import DefaultSerializer
     from rq_dashboard import web
 
     from rqstack.security import get_job_serializer
 
+    # Workers may read unsigned payloads, which run code when they are read. Here nothing needs them.
     serializer = get_job_serializer(settings, allow_unsigned=False)
+    is_unchecked = settings.serializer == "pickle" and not settings.secret_keys()
 
     def loads(data: bytes) -> Any:
         try:
+            if is_unchecked:
+                raise PayloadRejected("it is not signed, because RQSTACK_SECRET_KEY is not set")
             return serializer.loads(data)
         except Exception as error:  # a class of a task project that is not installed here, or a forged payload
             return f"(cannot be shown: {type(error).__name__}: {error})"
@@ -139,74 +148,138 @@ def _adapt_rq_dashboard(app: Flask, client: Redis, settings: Settings) -> None:
         def decode(self, encoding: str) -> str:
             return str(self)
 
+    class ReadableQueue(web.Queue):  # type: ignore[misc]
+        """Leaves out jobs that cannot be read, so that the others are shown."""
+
+        def fetch_job(self, job_id: str) -> Any:
+            try:
+                return super().fetch_job(job_id)
+            except RedisError:
+                raise
+            except Exception as error:
+                log.warning("%.100r of queue %.100r cannot be shown: %.200s", job_id, self.name, error)
+                return None
+
     job_class: Any = Job
     dependency_ids = job_class.dependency_ids.fget
     job_class.dependency_ids = property(lambda job: [EncodedId(each) for each in dependency_ids(job)])
     DefaultSerializer.loads = staticmethod(loads)
     DefaultSerializer.dumps = staticmethod(serializer.dumps)
     web.serialize_current_job = current_job
+    web.Queue = ReadableQueue
     web.from_url = lambda *args, **kwargs: (None, client)
     app.redis_conn = client  # type: ignore[attr-defined]
 
 
-def _require_login(app: Flask, username: str, password: str) -> None:
-    """Require a login for all endpoints but `PUBLIC_ENDPOINTS`."""
-    from flask import abort, redirect, render_template_string, request, session, url_for
-
-    from rqstack.api.login_limiter import LoginLimiter
-
-    limiter = LoginLimiter()
+def _check_addresses(app: Flask) -> None:
+    """Answer 404 to addresses that rq-dashboard fails on."""
+    from flask import abort, request
+    from rq.job import validate_job_id
 
     @app.before_request
-    def guard() -> Response | None:
-        origin = request.headers.get("Origin")
-        if request.method not in SAFE_METHODS and (
-            request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin"
-            or (origin is not None and urlsplit(origin).netloc != request.host)
+    def check() -> None:
+        given = request.view_args or {}
+        number = {name: str(given.get(name, 1)) for name in ("per_page", "page")}
+        if (
+            given.get("instance_number", 0) != 0
+            or given.get("registry_name", "queued") not in REGISTRIES
+            or given.get("order", "asc") not in ("asc", "dsc")
+            or not all(text.isascii() and text.isdecimal() and int(text[:9]) > 0 for text in number.values())
+            or len(number["page"]) > 9
+            or int(number["per_page"][:9]) > _MOST_PER_PAGE
         ):
-            abort(403, "Cross-site requests are not allowed.")
-        if request.endpoint in PUBLIC_ENDPOINTS:
-            return None
-        if session.get("user") != username:
-            if request.method == "GET" and (request.path == "/" or "/view" in request.path):
-                return redirect(url_for("login"))
-            abort(401, "Log in at /login first.")
-        rule = request.url_rule
-        if request.method in SAFE_METHODS and rule is not None and rule.methods and "POST" in rule.methods:
-            abort(405, valid_methods=["POST"], description="This changes jobs, so it needs a POST.")
-        return None
+            abort(404)
+        try:
+            validate_job_id(given.get("job_id", "none"))
+        except ValueError:
+            abort(404)
+
+
+def _set_headers(app: Flask) -> None:
+    from flask import g
+
+    def nonce() -> str:
+        if "nonce" not in g:
+            g.nonce = secrets.token_urlsafe(16)
+        return str(g.nonce)
+
+    app.jinja_env.globals["nonce"] = nonce
 
     @app.after_request
-    def headers(response: Any) -> Any:
+    def headers(response: Response) -> Response:
+        policy = {
+            "default-src": "'none'",
+            "style-src": f"'self' 'nonce-{nonce()}'",
+            "img-src": "'self'",
+            "form-action": "'self'",
+            "base-uri": "'none'",
+            "frame-ancestors": "'none'",
+        }
+        response.headers["Content-Security-Policy"] = "; ".join(f"{name} {value}" for name, value in policy.items())
         response.headers["X-Frame-Options"] = "DENY"
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "same-origin"
+        response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+        response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        response.headers.setdefault("Cache-Control", "no-store")
         return response
 
-    @app.route("/login", methods=["GET", "POST"])
-    def login() -> Any:
-        if request.method == "POST":
-            # Not a forwarded header, which clients can forge. All clients behind a proxy count as one address.
-            address = request.remote_addr or ""
-            if (wait := limiter.acquire(address)) > 0:
-                seconds = math.ceil(wait)
-                page = render_template_string(_LOGIN, error=f"Too many attempts. Try again in {seconds} s.")
-                return page, 429, {"Retry-After": str(seconds)}
-            name_matches = hmac.compare_digest(request.form.get("username", "").encode(), username.encode())
-            password_matches = hmac.compare_digest(request.form.get("password", "").encode(), password.encode())
-            if name_matches and password_matches:
-                limiter.reset(address)
-                session.clear()
-                session.permanent = True
-                session["user"] = username
-                return redirect(url_for("rq_dashboard.queues_overview"))
-            logging.getLogger(__name__).warning("failed login from %s", address)
-            return render_template_string(_LOGIN, error="User name or password is wrong."), 401
-        return render_template_string(_LOGIN, error="")
 
-    @app.route("/health")
-    def health() -> dict[str, str]:
-        return {"status": "ok"}
+def _answer_forms(app: Flask) -> None:
+    """Send a person who has pressed a button back to a page, where rq-dashboard answers with JSON."""
+    from flask import redirect, request
+
+    @app.after_request
+    def back(response: Response) -> Response:
+        target = request.form.get("back", "") if request.method == "POST" and response.status_code == 200 else ""
+        if target.startswith("/") and not target.startswith(("//", "/\\")):
+            return redirect(target, 303)
+        return response
+
+
+def _handle_errors(app: Flask, settings: Settings) -> None:
+    from redis.exceptions import RedisError
+    from rq.exceptions import InvalidJobOperation, NoSuchJobError
+
+    from rqstack.transport.client import explain
+
+    def answer(text: str, status: int) -> tuple[str, int, dict[str, str]]:
+        return text, status, {"Content-Type": "text/plain; charset=utf-8"}
+
+    @app.errorhandler(RedisError)
+    def redis_failed(error: RedisError) -> Any:
+        return answer(str(explain(error, settings.redis_url)), 503)
+
+    @app.errorhandler(NoSuchJobError)
+    def no_job(error: NoSuchJobError) -> Any:
+        return answer("There is no such job, or not any more.", 404)
+
+    @app.errorhandler(InvalidJobOperation)
+    def refused(error: InvalidJobOperation) -> Any:
+        return answer("The job's status has changed, so this is not possible any more.", 409)
+
+
+def _give_data(app: Flask) -> None:
+    """Give the templates what rq-dashboard's own scripts fetch as JSON."""
+    from rq_dashboard import web
+
+    @app.context_processor
+    def data() -> dict[str, Any]:
+        return {
+            "registries": REGISTRIES,
+            "list_queues": lambda: web.list_queues.__wrapped__(0)["queues"],
+            "list_workers": lambda: web.list_workers.__wrapped__(0)["workers"],
+            "list_jobs": lambda *which: web.list_jobs.__wrapped__(0, *which),
+            "job_info": lambda job_id: web.job_info.__wrapped__(0, job_id),
+            "shortened": shortened,
+            "as_text": lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=repr),
+        }
+
+
+def shortened(text: Any) -> str:
+    """A text as it is shown: not longer than a person reads."""
+    text = "" if text is None else str(text)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} … ({len(text)} characters)"
 
 
 def serve(host: str = "127.0.0.1", port: int | None = None) -> None:
@@ -229,5 +302,5 @@ def serve(host: str = "127.0.0.1", port: int | None = None) -> None:
         raise SettingsError(
             f"DASHBOARD_PORT: cannot listen on {host}:{port}: {error.strerror}. Choose another port."
         ) from error
-    logging.getLogger(__name__).info("Serving the jobs page on http://%s:%d/", host, port)
+    log.info("Serving the jobs page on http://%s:%d/", host, port)
     server.run()

@@ -11,11 +11,24 @@ import click
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port. Default: DASHBOARD_PORT.")
-def dashboard(host: str, port: int | None) -> None:
+@click.option(
+    "--login-link",
+    is_flag=True,
+    help="Print a link to the login that works while too many attempts come from your address, and end.",
+)
+def dashboard(host: str, port: int | None, login_link: bool) -> None:
     """Serve the jobs page (rq-dashboard) behind a login, until SIGTERM or Ctrl-C."""
     from rqstack.api.jobs_page import serve
     from rqstack.errors import RqstackError
 
+    if login_link:
+        from rqstack.api import login
+        from rqstack.api.jobs_page import dashboard_password
+        from rqstack.settings import StackSettings, load
+
+        stack = load(StackSettings)
+        click.echo(login.login_link(dashboard_password(stack), port or stack.dashboard_port))
+        return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         serve(host, port)

@@ -11,13 +11,15 @@ from rqstack.cli.resp import Client, RespError, open_client
 from rqstack.errors import SettingsError
 from rqstack.settings.defaults import DEAD_AFTER, REDIS_URL
 from rqstack.settings.sources import Sources
+from rqstack.settings.tls_url import tls_url
 from rqstack.transport import keys
 from rqstack.transport.timestamps import parse
 
 TIMEOUT = 2.0
 """Seconds that Redis gets to answer."""
 
-SETTINGS = ("REDIS_URL", "REDIS_USERNAME", "REDIS_PASSWORD", "RQSTACK_DEAD_AFTER")
+TLS = ("REDIS_TLS_CA", "REDIS_TLS_CERT", "REDIS_TLS_KEY")
+SETTINGS = ("REDIS_URL", "REDIS_USERNAME", "REDIS_PASSWORD", "RQSTACK_DEAD_AFTER", *TLS)
 SECRETS = {"REDIS_PASSWORD"}
 WORKER_FIELDS = ("hostname", "last_heartbeat", "queues", "death")
 
@@ -66,7 +68,7 @@ def check(question: Question) -> str:
         NotReady: Something is not, or a setting is wrong.
     """
     settings = read_settings()
-    url = settings.get("REDIS_URL", REDIS_URL)
+    url = tls_url(settings.get("REDIS_URL", REDIS_URL), *map(settings.get, TLS))
     try:
         max_age = question.max_age or float(settings.get("RQSTACK_DEAD_AFTER", DEAD_AFTER))
     except ValueError:

@@ -184,6 +184,15 @@ def setup() -> None:
     click.echo(f"{'Created' if is_new else 'Kept'} {home() / '.env'}.")
 
 
+@stack.command("pin-images")
+def pin_images() -> None:
+    """Write the digest of each public image into .env, so that a tag that moves changes nothing."""
+    from rqstack.settings.paths import home
+    from rqstack.stack import pinned
+
+    pinned.pin(home(), click.echo)
+
+
 @stack.command()
 @click.argument("process")
 def run(process: str) -> None:

@@ -34,6 +34,7 @@ from rqstack.enqueue.job_fields import (
     sign_arguments,
 )
 from rqstack.security import for_jobs
+from rqstack.security.webhooks import sign_webhooks
 from rqstack.transport.pooled import Command, PooledSender
 from rqstack.transport.protocol import pack
 from rqstack.transport.rq_version import check_rq_version
@@ -88,12 +89,13 @@ class Queue(RqQueue):
         self.serializer = for_jobs(self.serializer)
 
     def create_job(self, *args: Any, **kwargs: Any) -> Job:
-        """Make a job, describe it, and sign its arguments. Arguments and errors as `rq.Queue.create_job`."""
+        """Make a job, described and signed. Arguments and errors as `rq.Queue.create_job`."""
         job = super().create_job(*args, **kwargs)
         described = kwargs.get("description") or (args[_DESCRIPTION] if args[_DESCRIPTION:] else None)
         if not described and job.func_name is not None:
             job.description = describe(job.func_name, job.args, job.kwargs)
         sign_arguments(job)
+        sign_webhooks(job)
         return job
 
     def get_redis_server_version(self) -> tuple[int, int, int]:
@@ -198,6 +200,7 @@ class Queue(RqQueue):
         Unlike RQ, a deferred job whose dependencies have finished is enqueued; RQ leaves it as it is.
         """
         sign_arguments(job)
+        sign_webhooks(job)
         is_refused = unique and (not job._id or job._dependency_ids or job.has_rate_limit)
         if pipeline is not None or is_refused or not self._is_scripted(job):
             return super().enqueue_job(job, pipeline=pipeline, at_front=at_front, unique=unique)
@@ -218,6 +221,7 @@ class Queue(RqQueue):
     def schedule_job(self, job: Job, datetime: Datetime, pipeline: Pipeline | None = None, unique: bool = False) -> Job:
         """Enqueue a job that was made before later. Arguments and errors as `rq.Queue.schedule_job`."""
         sign_arguments(job)
+        sign_webhooks(job)
         if pipeline is not None or (unique and not job._id) or not self._is_scripted(job):
             return super().schedule_job(job, datetime, pipeline=pipeline, unique=unique)
         return self._enqueue(job, False, "refuse" if unique else "overwrite", False, datetime)

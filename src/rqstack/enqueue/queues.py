@@ -51,7 +51,7 @@ def get_queue(name: str, connection: Redis | None = None, settings: Settings | N
         return known[1]
     password = settings.redis_password
     secret = password.get_secret_value() if password else None
-    queue = _make(name, _client(settings.redis_url, settings.redis_username, secret), settings)
+    queue = _make(name, _client(settings.full_redis_url(), settings.redis_username, secret), settings)
     if len(_queues) >= _MOST_QUEUES:  # generated names must not leak memory
         _queues.clear()
     _queues[name] = (settings, queue)

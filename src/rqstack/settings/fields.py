@@ -18,7 +18,9 @@ from rqstack.errors import SettingsError
 from rqstack.settings.cluster_url import is_cluster, node_urls
 from rqstack.settings.defaults import DEAD_AFTER, REDIS_URL
 from rqstack.settings.loader import PREFIX, SecretStr, SettingsBase, declared_settings, group, load
+from rqstack.settings.paths import home
 from rqstack.settings.sources import framework_settings
+from rqstack.settings.tls_url import tls_url
 
 SHORTEST_KEY = 16
 """Characters that a signing key has at least."""
@@ -72,6 +74,7 @@ _jobs = group("Jobs")
 _workers = group("Workers")
 _store = group("Message backend and database")
 _framework = group("Frameworks")
+_requests = group("Requests to other machines")
 _logs = group("Logs")
 
 
@@ -86,6 +89,16 @@ class Settings(SettingsBase, frozen=True):
     )
     redis_password: Annotated[MaybeSecret, _redis("Its password, where REDIS_URL has none.")] = field(
         default=None, name="REDIS_PASSWORD"
+    )
+
+    redis_tls_ca: Annotated[
+        Path | None, _redis("File with the certificate of the authority that signed Redis's; turns TLS on.")
+    ] = field(default=None, name="REDIS_TLS_CA")
+    redis_tls_cert: Annotated[
+        Path | None, _redis("File with Redis's own certificate; on other hosts what a client shows, if asked.")
+    ] = field(default=None, name="REDIS_TLS_CERT")
+    redis_tls_key: Annotated[Path | None, _redis("File with the key of REDIS_TLS_CERT.")] = field(
+        default=None, name="REDIS_TLS_KEY"
     )
 
     secret_key: Annotated[
@@ -156,17 +169,42 @@ class Settings(SettingsBase, frozen=True):
         str | None, _framework("Django's settings module; if set, workers load the site.")
     ] = field(default=None, name="DJANGO_SETTINGS_MODULE")
 
+    private_hosts: Annotated[
+        Names,
+        _requests(
+            "Hosts, addresses and networks that webhooks and word counts may reach though they are not public, such as "
+            "10.0.0.0/8."
+        ),
+    ] = ()
+    webhook_hosts: Annotated[
+        Names, _requests("Hosts to which webhooks go that are not signed, such as those of plain RQ producers.")
+    ] = ()
+
     log_level: Annotated[LogLevel, _logs("Minimum log level.")] = "INFO"
     log_format: Annotated[Literal["text", "json"], _logs("text for people, json for log collectors.")] = "text"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.redis_tls_cert is None) != (self.redis_tls_key is None):
+            missing = "REDIS_TLS_KEY" if self.redis_tls_key is None else "REDIS_TLS_CERT"
+            raise SettingsError(f"{missing} is not set. REDIS_TLS_CERT and REDIS_TLS_KEY go together.")
         # Otherwise a live worker counts as dead between two heartbeats, and its jobs run twice.
         if self.dead_after < 2 * self.heartbeat:
             raise SettingsError(
                 f"RQSTACK_DEAD_AFTER: {self.dead_after:g} is not allowed: should be at least twice "
                 f"RQSTACK_HEARTBEAT, which is {self.heartbeat:g}."
             )
+
+    def full_redis_url(self) -> str:
+        """REDIS_URL with what the settings of TLS add to it.
+
+        Raises:
+            SettingsError: A file of TLS does not exist.
+        """
+        for name in ("redis_tls_ca", "redis_tls_cert", "redis_tls_key"):
+            if (path := getattr(self, name)) is not None and not (home() / path).is_file():
+                raise SettingsError(f"{name.upper()}: {home() / path} is not a file.")
+        return tls_url(self.redis_url, self.redis_tls_ca, self.redis_tls_cert, self.redis_tls_key)
 
     def secret_keys(self) -> tuple[bytes, ...]:
         """The signing keys, the one that signs first; empty if there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from typing import Annotated, Literal
 
 from msgspec import Meta, field
@@ -14,7 +15,14 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 _stack = group("The stack: `make start` chooses mode and project once")
 _secrets = group("Secrets: `make start` writes random ones into .env")
 _containers = group("Images and limits of the containers")
-_ports = group("Ports, all on 127.0.0.1")
+_ports = group("Ports, on 127.0.0.1 but for REDIS_BIND")
+
+
+def _check_bind(value: str) -> None:
+    try:
+        IPv4Address(value)
+    except ValueError:
+        raise ValueError("an IPv4 address of this machine, or 0.0.0.0 for all") from None
 
 
 class StackSettings(SettingsBase, frozen=True, rename="upper"):
@@ -92,6 +100,9 @@ class StackSettings(SettingsBase, frozen=True, rename="upper"):
     health_interval: Annotated[str, _containers("Time between health checks.")] = "5s"
 
     redis_port: Annotated[Port, _ports("Redis.")] = 6379
+    redis_bind: Annotated[
+        str, Meta(extra={"check": _check_bind}), _ports("Address on which Redis listens, for producers on other hosts.")
+    ] = "127.0.0.1"
     postgres_port: Annotated[Port, _ports("PostgreSQL.")] = 5432
     rq_exporter_port: Annotated[Port, _ports("rq-exporter.")] = 9726
     prometheus_port: Annotated[Port, _ports("Prometheus.")] = 9090

@@ -12,7 +12,7 @@ from typing import Any
 from rqstack.errors import RqstackError
 from rqstack.settings import StackSettings, load
 from rqstack.settings.loader import declared_settings
-from rqstack.stack import build_projects, choices, env, generated, images, project
+from rqstack.stack import build_projects, choices, env, generated, images, project, redis_tls
 from rqstack.stack.redis_users import RedisUsers
 from rqstack.stack.reporting import Report
 
@@ -29,7 +29,7 @@ HEALTHY, UNHEALTHY, NOT_RUNNING = 0, 1, 3
 """Exit codes of `status`."""
 
 ADDRESSES = {
-    "redis": ("Redis", "redis://127.0.0.1:{}/0"),
+    "redis": ("Redis", "{}"),
     "postgres": ("PostgreSQL", "127.0.0.1:{}"),
     "rq-exporter": ("rq-exporter", "http://127.0.0.1:{}/metrics"),
     "dashboard": ("Jobs page", "http://127.0.0.1:{}"),
@@ -137,6 +137,8 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
     users = RedisUsers(root)
     if env.setup(root):
         report("Created .env with random secrets.")
+    if warning := redis_tls.check_bind(env.redis_passwords()):
+        report(warning)
     compose = Compose(root, monitoring=monitoring)
     settings = load(StackSettings)
     name = compose.project()
@@ -161,13 +163,19 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
     choices.remember_mode(root, "compose")
     images.remove_former(name, report)
     published = _published_ports(compose.containers())
-    values = {"REDIS_URL": f"redis://127.0.0.1:{published['redis']}/0"}
+    values = {"REDIS_URL": redis_tls.redis_url(published["redis"])}
     values |= {_port_setting(name): str(port) for name, port in published.items()}
     env.write_stack_env("compose", values, root)
     for service, port in published.items():
-        title, address = ADDRESSES.get(service, (service, "127.0.0.1:{}"))
-        report(f"{title:12} {address.format(port)}{LOGINS.get(service, '').format(settings=settings)}")
+        title, address = _address(service, port)
+        report(f"{title:12} {address}{LOGINS.get(service, '').format(settings=settings)}")
     report("Try:         .venv/bin/rqstack trigger --url https://example.com")
+
+
+def _address(service: str, port: int) -> tuple[str, str]:
+    """The title and the address of a service."""
+    title, address = ADDRESSES.get(service, (service, "127.0.0.1:{}"))
+    return title, address.format(redis_tls.redis_url(port) if service == "redis" else port)
 
 
 def _provide_images(compose: Compose, pull_timeout: float, report: Report) -> None:
@@ -292,10 +300,7 @@ def status(root: Path, report: Report, *, as_json: bool = False) -> int:
         }
         for container in containers
     ]
-    addresses = {
-        service: ADDRESSES.get(service, ("", "{}"))[1].format(port)
-        for service, port in _published_ports(containers).items()
-    }
+    addresses = {service: _address(service, port)[1] for service, port in _published_ports(containers).items()}
     if as_json:
         report(json.dumps({"mode": "compose", "project": name, "processes": rows, "listening": addresses}))
     elif not rows:

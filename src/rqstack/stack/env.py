@@ -18,7 +18,7 @@ from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.loader import SecretStr, Setting, declared_settings
 from rqstack.settings.paths import home
 from rqstack.settings.sources import read_env_file
-from rqstack.stack import choices, generated
+from rqstack.stack import choices, generated, redis_tls
 from rqstack.stack.acl import ROLES, users_acl
 from rqstack.stack.files import create, write_atomically, write_in_place
 from rqstack.stack.rq_settings import rq_settings
@@ -105,7 +105,8 @@ def setup(root: Path | None = None) -> bool:
         Whether `.env` was created.
 
     Raises:
-        SettingsError: An existing `.env` lacks a secret, has an invalid value, or sets RQ_KEY_PREFIX.
+        SettingsError: An existing `.env` lacks a secret, has an invalid value, or sets RQ_KEY_PREFIX; or Redis's
+            certificates do not fit, or its passwords are too short for REDIS_BIND.
     """
     root = root or home()
     is_new = False
@@ -133,6 +134,8 @@ def setup(root: Path | None = None) -> bool:
     for name in generated_secrets():
         # World-readable, because containers mount them as other users; the folder is private to its owner.
         write_in_place(folder / name.lower(), known[name], 0o444)
+    redis_tls.write_files(root)
+    redis_tls.check_bind(redis_passwords())
     private_folder(root / "var" / "redis")
     passwords = {role: known[f"REDIS_{role.upper()}_PASSWORD"] for role in ROLES}
     acl = users_acl(passwords, old_passwords(root))
@@ -179,6 +182,12 @@ def set_values(root: Path, values: Mapping[str, str]) -> None:
             else:
                 lines.append(f"{name}={value}")
         write_atomically(path, "\n".join(lines) + "\n", path.stat().st_mode & 0o777)
+
+
+def redis_passwords() -> dict[str, str]:
+    """The passwords of Redis's users that are set, by environment variable."""
+    known = secret_values(load(StackSettings))
+    return {name: password for name, password in known.items() if name.startswith("REDIS_")}
 
 
 def secret_values(settings: Settings | StackSettings) -> dict[str, str]:

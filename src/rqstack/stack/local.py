@@ -20,7 +20,7 @@ from rqstack.processes.private_files import open_private, private_folder
 from rqstack.processes.signals import is_alive, send_signal
 from rqstack.registry.code_version import code_version, mark_deploy
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.stack import choices, dependencies, env, locks, ports, processes, runner
+from rqstack.stack import choices, dependencies, env, locks, ports, processes, redis_tls, runner
 from rqstack.stack.redis_users import RedisUsers
 from rqstack.stack.reporting import Report
 
@@ -81,6 +81,8 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
     users = RedisUsers(root)
     if env.setup(root):
         report(f"Created {root / '.env'} with random secrets.")
+    if warning := redis_tls.check_bind(env.redis_passwords()):
+        report(warning)
     dependencies.prepare_projects(root, report)
     dependencies.ensure_redis_server(root, report)
     check_tasks()

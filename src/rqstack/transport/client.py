@@ -37,7 +37,7 @@ def connect(settings: Settings | None = None, *, retries: int = 3, **options: An
         options: Passed to `redis.Redis`, and win over what is set here.
 
     Raises:
-        SettingsError: The URL is that of a cluster, and RQ_KEY_PREFIX has no hash tag.
+        SettingsError: The URL is that of a cluster, and RQ_KEY_PREFIX has no hash tag; or a file of TLS is missing.
     """
     settings = settings or get_settings()
     given: dict[str, Any] = {
@@ -52,11 +52,12 @@ def connect(settings: Settings | None = None, *, retries: int = 3, **options: An
         # A socket file has nothing to keep alive.
         del given["socket_keepalive"]
     given |= _credentials(settings, url, options)
-    if is_cluster(settings.redis_url):
+    address = settings.full_redis_url()
+    if is_cluster(address):
         from rqstack.transport.cluster import connect_to_cluster
 
-        return connect_to_cluster(settings.redis_url, **(given | options))
-    return Redis.from_url(settings.redis_url, **(given | options))
+        return connect_to_cluster(address, **(given | options))
+    return Redis.from_url(address, **(given | options))
 
 
 def _credentials(settings: Settings, url: SplitResult, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,5 +143,15 @@ def explain(error: Exception, url: str) -> BrokerUnavailable:
         return BrokerUnavailable(
             f"{where} is a node of a Redis Cluster. Set REDIS_URL to redis+cluster:// with its nodes{prefix}."
         )
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return BrokerUnavailable(
+            f"{where} has a certificate that does not fit: {_tls_reason(error)}. Check REDIS_TLS_CA, and that the "
+            "certificate names the host as REDIS_URL does."
+        )
     reason = str(error).rstrip(".") or type(error).__name__
     return BrokerUnavailable(f"{where} cannot be reached: {reason}. Is it running? Check REDIS_URL.")
+
+
+def _tls_reason(error: Exception) -> str:
+    """The end of 'Error 1 connecting to h:1. [SSL: …] certificate verify failed: self-signed (_ssl.c:1006).'"""
+    return str(error).rpartition("verify failed: ")[2].partition(" (_ssl")[0].rstrip(".")

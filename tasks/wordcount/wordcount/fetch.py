@@ -1,31 +1,29 @@
-"""Fetches a page within limits of time, size and redirects.
+"""Fetches a page within limits of time, size, redirects and addresses.
 
-What is guarded: only http and https, also after a redirect; bounded time, size (after decompression) and redirects;
-no credentials, cookies or headers of this machine are sent. What is not: addresses. A worker fetches whatever its
-network lets it reach, internal services included, so take URLs only from people who may use that network, or put the
-worker on a network (or behind a proxy: HTTP_PROXY is honoured) that reaches no more than it should.
+`rqstack.outbound` guards the request: only http and https, only public addresses (and those that RQSTACK_PRIVATE_HOSTS
+names), also after a redirect; one deadline for everything. This module adds the limit of size, which holds after
+decompression.
 """
 
 from __future__ import annotations
 
-import time
 import zlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import httpx
-
+from rqstack.outbound import RequestFailed, open_url
 from wordcount.errors import PageError
+
+if TYPE_CHECKING:
+    import httpx
 
 MAX_BYTES = 5_000_000
 """Size above which a page is refused, after decompression."""
 MAX_SECONDS = 30.0
 """Time above which the download of a page is given up."""
-MAX_REDIRECTS = 5
-STEP_TIMEOUT = 10.0
-"""Seconds for the connection, and for each wait for more data."""
 
 HEADERS = {
-    "User-Agent": "rqstack-wordcount/0.1",
+    "User-Agent": "rqstack-wordcount/0.2",
     "Accept": "text/html, text/*;q=0.9, application/xhtml+xml",
     "Accept-Encoding": "gzip",
 }
@@ -60,70 +58,28 @@ def fetch(url: str, *, max_bytes: int = MAX_BYTES, max_seconds: float = MAX_SECO
     Raises:
         PageError: It cannot be had, or is not text.
     """
-    address = parse_url(url)
-    shown = str(address)
-    deadline = time.monotonic() + max_seconds
-    timeout = httpx.Timeout(min(STEP_TIMEOUT, max_seconds))
-    try:
-        with (
-            httpx.Client(
-                timeout=timeout, headers=HEADERS, follow_redirects=True, max_redirects=MAX_REDIRECTS
-            ) as client,
-            client.stream("GET", address) as response,
-        ):
-            if response.status_code != 200:
-                status = f"{response.status_code} {response.reason_phrase}".strip()
-                raise PageError(f"{shown} answered {status}.")
-            kind, charset = _content_type(response, shown)
-            content = _read(response, shown, max_bytes, max_seconds, deadline)
-            if _is_binary(content, charset):
-                raise PageError(f"{shown} is not text: its content is binary.")
-            return Page(str(response.url), content, charset, kind in MARKUP or kind.endswith("+xml"))
-    except httpx.TimeoutException as error:
-        raise PageError(f"{shown} did not answer within {timeout.read:g} seconds.") from error
-    except httpx.TooManyRedirects as error:
-        raise PageError(f"{shown} redirects more than {MAX_REDIRECTS} times.") from error
-    except httpx.UnsupportedProtocol as error:
-        raise PageError(f"{shown} redirects to an address that is neither http nor https.") from error
-    except (httpx.InvalidURL, httpx.RemoteProtocolError, UnicodeError, ValueError) as error:
-        raise PageError(f"{shown} answered something that is not HTTP: {_reason(error)}.") from error
-    except httpx.HTTPError as error:
-        raise PageError(f"{shown} cannot be reached: {_reason(error)}.") from error
-
-
-def parse_url(url: str) -> httpx.URL:
-    """A URL as a person types it.
-
-    Args:
-        url: http or https; without a scheme it means http.
-
-    Raises:
-        PageError: It is no such URL.
-    """
-    text = url.strip() if isinstance(url, str) else ""
-    if not text:
+    address = url.strip() if isinstance(url, str) else ""
+    if not address:
         raise PageError(f"{url!r} is not a web address.")
-    if "://" not in text:
-        text = f"http://{text}"
+    if "://" not in address:
+        address = f"http://{address}"
     try:
-        address = httpx.URL(text)
-    except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-        raise PageError(f"{url!r} is not a web address: {_reason(error)}.") from error
-    if address.scheme not in ("http", "https"):
-        raise PageError(f"{url!r} is not a web address: only http and https are fetched.")
-    if not address.host:
-        raise PageError(f"{url!r} is not a web address: it names no host.")
-    return address
+        with open_url(address, headers=HEADERS, seconds=max_seconds) as response:
+            return _read_page(response, max_bytes)
+    except RequestFailed as error:
+        raise PageError(str(error)) from error
 
 
-def _reason(error: Exception) -> str:
-    """The innermost cause's words: httpx wraps the operating system's error three times."""
-    cause: BaseException = error
-    while inner := cause.__cause__ or cause.__context__:
-        cause = inner
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror[:1].lower() + cause.strerror[1:]
-    return (str(cause).splitlines() or [type(cause).__name__])[0].rstrip(".")
+def _read_page(response: httpx.Response, max_bytes: int) -> Page:
+    shown = str(response.url.copy_with(userinfo=b""))
+    if response.status_code != 200:
+        status = f"{response.status_code} {response.reason_phrase}".strip()
+        raise PageError(f"{shown} answered {status}.")
+    kind, charset = _content_type(response, shown)
+    content = _read_body(response, shown, max_bytes)
+    if _is_binary(content, charset):
+        raise PageError(f"{shown} is not text: its content is binary.")
+    return Page(shown, content, charset, kind in MARKUP or kind.endswith("+xml"))
 
 
 def _content_type(response: httpx.Response, shown: str) -> tuple[str, str | None]:
@@ -134,14 +90,13 @@ def _content_type(response: httpx.Response, shown: str) -> tuple[str, str | None
     return kind or "text/html", response.charset_encoding
 
 
-def _read(response: httpx.Response, shown: str, max_bytes: int, max_seconds: float, deadline: float) -> bytes:
-    """The body, never holding more than the limit: httpx would inflate a bomb before anyone could look."""
+def _read_body(response: httpx.Response, shown: str, max_bytes: int) -> bytes:
+    """The body, never holding more than the limit."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip", ""):
         raise PageError(f"{shown} is compressed by {encoding}, which was not asked for.")
     inflater = zlib.decompressobj(wbits=31) if "gzip" in encoding else None
     content = bytearray()
-    # Without a chunk size, which would wait until a chunk is full: a slow drip must be seen.
     for chunk in response.iter_raw():
         if inflater is None:
             content += chunk
@@ -152,8 +107,6 @@ def _read(response: httpx.Response, shown: str, max_bytes: int, max_seconds: flo
                 raise PageError(f"{shown} cannot be decompressed: {error}.") from error
         if len(content) > max_bytes:
             raise PageError(f"{shown} is longer than {max_bytes / 1e6:g} MB.")
-        if time.monotonic() > deadline:
-            raise PageError(f"{shown} took longer than {max_seconds:g} seconds.")
     if inflater is not None and not inflater.eof:
         raise PageError(f"{shown} cannot be decompressed: it ends too early.")
     return bytes(content)

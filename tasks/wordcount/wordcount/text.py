@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 import regex
+import webencodings
 from lxml import etree
 
 if TYPE_CHECKING:
@@ -72,10 +73,9 @@ def decode(content: bytes, charset: str | None) -> str:
     if found := _META_CHARSET.search(content, 0, 1024):
         names.append(found[1].decode("ascii"))
     for name in filter(None, names):
-        try:
-            return content.decode(name, "replace")
-        except LookupError:
-            continue
+        # Only those of the web: Python's own include some that raise in any case, or take quadratic time.
+        if encoding := webencodings.lookup(name.replace("-16-", "-16")):
+            return str(encoding.codec_info.decode(content, "replace")[0])
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:

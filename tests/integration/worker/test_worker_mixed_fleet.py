@@ -5,7 +5,6 @@ Queues: `ours` has workers of rqstack only, `theirs` workers of RQ only, `both` 
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,10 +12,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import psutil
@@ -29,6 +26,7 @@ from rq.registry import ReadyJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
 
+from support.hooks import Hooks
 from support.processes import rqstack_command, start
 from support.redis_server import RedisServer
 from support.worker_site import Site
@@ -311,36 +309,6 @@ def test_json_payloads_of_rq_s_producers(fleet: Fleet, kind: str) -> None:
     job = good.enqueue("harbour.tasks.work", 0.0)
     fleet.until_ended(pickled.id, job.id)
     assert (fleet.status(pickled.id), fleet.status(job.id)) == ("failed", "finished")
-
-
-class Hooks:
-    """An HTTP server that keeps what it is sent."""
-
-    def __init__(self) -> None:
-        received: list[tuple[str, str, dict[str, Any]]] = []
-        self.received = received
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                received.append((self.path, str(self.headers.get("X-Harbour")), json.loads(body)))
-                self.send_response(500 if "broken" in self.path else 200)
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Say nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/{path}"
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
 
 @pytest.fixture

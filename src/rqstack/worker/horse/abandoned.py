@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import RedisError
-from rq.job import JobStatus
 
 from rqstack.registry.registry import registry
 from rqstack.transport import keys
@@ -14,6 +13,7 @@ from rqstack.transport.raw import RawConnection
 from rqstack.worker.horse.callbacks import call_back
 from rqstack.worker.horse.counters import field
 from rqstack.worker.horse.rq_job import read_job
+from rqstack.worker.horse.webhooks import send_stored_webhooks
 from rqstack.worker.outcome import Outcome, encode_traceback
 from rqstack.worker.scripts import JOB_TIMEOUT
 from rqstack.worker.settle import new_call_id, settle
@@ -104,8 +104,8 @@ def fail_abandoned(worker: BaseWorker, abandoned: AbandonedJob) -> bool:
                 recorded = (status or b"failed").decode()
             if recorded != "fenced":
                 _count(worker, lease, job, "stopped" if abandoned.stopped else "killed")
-            if job is not None and recorded == "failed" and job.webhooks:
-                job.send_webhooks(JobStatus.FAILED, exc_string=abandoned.reason)
+            if job is not None and recorded == "failed":
+                send_stored_webhooks(job, "failed", abandoned.reason)
             # If it runs again, with better code perhaps, its crashes are counted from zero.
             worker.connection.delete(keys.crashes(lease.job_id))
             return True

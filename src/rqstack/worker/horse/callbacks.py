@@ -1,10 +1,8 @@
-"""Calls a job's callbacks, exception handlers and webhooks."""
+"""Calls a job's callbacks and exception handlers."""
 
 from __future__ import annotations
 
 import inspect
-import json
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,6 @@ from rq.defaults import CALLBACK_TIMEOUT
 from rq.job_lifecycle import call_exception_handlers
 from rq.timeouts import JobTimeoutException
 from rq.utils import import_attribute
-from rq.webhook import Webhook
 
 from rqstack.registry.discovery import check_callback
 from rqstack.worker.horse.execute import seconds
@@ -23,8 +20,6 @@ if TYPE_CHECKING:
 
     from rqstack.worker.base import BaseWorker
     from rqstack.worker.horse.running import Extras, RunningJob
-
-log = logging.getLogger("rq.worker")
 
 
 def check_names(extras: Extras) -> None:
@@ -86,22 +81,3 @@ def handle_exception(worker: BaseWorker, running: RunningJob, job: Job, text: st
         call_exception_handlers(worker._exc_handlers, job, *exc_info)
     except Exception:
         worker.log.exception("Job %s: an exception handler has failed", running.job_id)
-
-
-def send_webhooks(job: Job, stored: bytes, status: str, text: str = "") -> None:
-    """Send the webhooks of a job that has ended. Failures are logged, as by RQ.
-
-    Args:
-        job: The job.
-        stored: Its webhooks, as in its record.
-        status: finished or failed.
-        text: The traceback.
-    """
-    try:
-        webhooks = [Webhook.from_dict(data) for data in json.loads(stored)]
-    except Exception:
-        log.warning("Job %s: its webhooks cannot be read, so none is sent", job.id, exc_info=True)
-        return
-    for webhook in webhooks:
-        if webhook.job_status == status:
-            webhook.send(job, exc_string=text)

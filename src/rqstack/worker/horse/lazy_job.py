@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _OURS = frozenset(("_id", "connection", "serializer", "_status", "ended_at", "_result"))
 """Attributes of a lazy job that its task has not used: set when it is made, and for its callbacks."""
 
-_STORED = "_rqstack_stored"
+STORED = "_rqstack_stored"
 """Attribute with the record as it was read; absent before."""
 
 _KEPT = frozenset(
@@ -52,7 +52,7 @@ def load(job: Any, raw: dict[bytes, bytes]) -> None:
         raw: The fields of its hash.
     """
     job.restore(raw)
-    job.__dict__[_STORED] = raw
+    job.__dict__[STORED] = raw
 
 
 def changes(job: Any) -> dict[str, str]:
@@ -67,7 +67,7 @@ def changes(job: Any) -> dict[str, str]:
         return {}
     try:
         job._data  # noqa: B018 - loads it, where a task has only assigned attributes
-        stored = job.__dict__[_STORED]
+        stored = job.__dict__[STORED]
         fields = job.to_dict(include_meta=False, include_result=False)
     except Exception:
         return {}  # deleted meanwhile, damaged, or Redis is unavailable
@@ -82,7 +82,7 @@ def changes(job: Any) -> dict[str, str]:
 def _load(job: Any, name: str) -> Any:
     # Called only while the instance lacks an attribute: before its data are read, or for a name that no job has.
     known = job.__dict__
-    if _STORED in known or name.startswith("__"):
+    if STORED in known or name.startswith("__"):
         raise AttributeError(f"{type(job).__name__!r} object has no attribute {name!r}")
     job_id, connection, serializer = known["_id"], known["connection"], known["serializer"]
     assigned = {key: value for key, value in known.items() if key not in ("_id", "connection", "serializer")}

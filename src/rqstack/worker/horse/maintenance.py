@@ -9,6 +9,8 @@ from rq.job import Job
 
 from rqstack.errors import UnknownTask
 from rqstack.registry.discovery import check_callbacks
+from rqstack.worker.horse.lazy_job import STORED
+from rqstack.worker.horse.webhooks import send_stored_webhooks
 
 if TYPE_CHECKING:
     from rqstack.worker.base import BaseWorker
@@ -23,7 +25,16 @@ class Maintenance(NamedTuple):
 
 
 class CheckedJob(Job):
-    """A job of a dead RQ worker. Its callback is held to the allow-list."""
+    """A job of a dead RQ worker. Its callback is held to the allow-list, and its webhooks must be signed."""
+
+    def restore(self, raw_data: Any) -> None:
+        """As RQ's."""
+        super().restore(raw_data)
+        vars(self)[STORED] = raw_data
+
+    def send_webhooks(self, status: Any, *, exc_string: str | None = None) -> None:
+        """As RQ's, but for webhooks that must not be sent."""
+        send_stored_webhooks(self, str(getattr(status, "value", status)), exc_string or "")
 
     @property
     def failure_callback(self) -> Any:
@@ -56,9 +67,9 @@ def maintain(worker: BaseWorker) -> int:
             )
             return 0
         worker.scheduler = None
-        if worker.job_class is Job:
-            for queue in worker.queues:
-                queue.job_class = CheckedJob
+        checked = type(worker.job_class.__name__, (CheckedJob, worker.job_class), {})
+        for queue in worker.queues:
+            queue.job_class = checked
         worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
     except Exception:
         worker.log.exception("Worker %s: the registries could not be cleaned", worker.name)

@@ -20,10 +20,11 @@ from rqstack.security import count_rejected
 from rqstack.transport.raw import Lost
 from rqstack.transport.timestamps import from_micros
 from rqstack.worker.horse import execute
-from rqstack.worker.horse.callbacks import call_back, check_names, handle_exception, send_webhooks
+from rqstack.worker.horse.callbacks import call_back, check_names, handle_exception
 from rqstack.worker.horse.execute import Executor, result_ttl, seconds
 from rqstack.worker.horse.lazy_job import changes, lazy_job
 from rqstack.worker.horse.rq_job import read_job
+from rqstack.worker.horse.webhooks import send_webhooks
 from rqstack.worker.outcome import Outcome, encode_traceback
 
 if TYPE_CHECKING:
@@ -88,8 +89,9 @@ class JobRunner:
         Args:
             recorded: What settle.lua has recorded it as.
         """
-        if running.extras is not None and running.extras.webhooks and recorded in ("finished", "failed"):
-            send_webhooks(running.job, running.extras.webhooks, recorded, outcome.traceback)
+        extras = running.extras
+        if extras is not None and extras.webhooks and recorded in ("finished", "failed"):
+            send_webhooks(running.job, extras.webhooks, extras.webhooks_signature, recorded, outcome.traceback)
 
     def _leave(self, running: RunningJob) -> NoReturn:
         """End a process that a task has forked: it would go on as a second horse, with the same connection."""

@@ -19,6 +19,7 @@ class Extras(NamedTuple):
         on_failure_timeout: Seconds it may run.
         webhooks: JSON.
         rate_limit: The key of its RateLimit.
+        webhooks_signature: See `rqstack.security.webhooks`.
     """
 
     on_success: bytes | None = None
@@ -27,6 +28,7 @@ class Extras(NamedTuple):
     on_failure_timeout: bytes | None = None
     webhooks: bytes | None = None
     rate_limit: bytes | None = None
+    webhooks_signature: bytes | None = None
 
 
 @dataclass(slots=True)

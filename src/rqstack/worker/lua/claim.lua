@@ -63,7 +63,8 @@ end
 
 local function job_reply(queue, id, execution, f, meta)
   local extras = is_plain(f) and '' or call('HMGET', '<prefix>:job:' .. id, 'success_callback_name',
-    'success_callback_timeout', 'failure_callback_name', 'failure_callback_timeout', 'webhooks', 'rate_limit_key')
+    'success_callback_timeout', 'failure_callback_name', 'failure_callback_timeout', 'webhooks', 'rate_limit_key',
+    'rqstack_webhooks_signature')
   return {queue, id, execution, f[1] or false, f[2] or false, f[3] or false, f[4] or false, meta, extras}
 end
 

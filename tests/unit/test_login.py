@@ -1,0 +1,105 @@
+"""The sessions, devices and addresses of the jobs page's login."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rq.job import Job
+from rq.serializers import DefaultSerializer
+from rq_dashboard import web
+
+from rqstack.api import login
+from rqstack.api.jobs_page import create_app
+from rqstack.api.login import Devices, Sessions, network
+from rqstack.settings import Settings, StackSettings
+
+HOUR = 3600.0
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(login, "time", made)
+    return made
+
+
+def test_a_session_ends_after_twelve_hours_however_much_it_is_used(clock: Clock) -> None:
+    sessions = Sessions()
+    name = sessions.begin()
+    for _ in range(11):
+        clock.now += HOUR
+        assert sessions.is_alive(name)
+    clock.now += HOUR - 1
+    assert sessions.is_alive(name)
+    clock.now += 2
+    assert not sessions.is_alive(name)
+
+
+def test_a_used_session_ends_over_http_too(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The page changes these in its process.
+    for place, name in ((DefaultSerializer, "loads"), (DefaultSerializer, "dumps"), (Job, "dependency_ids")):
+        monkeypatch.setattr(place, name, vars(place)[name])
+    for name in ("Queue", "from_url", "serialize_current_job"):
+        monkeypatch.setattr(web, name, getattr(web, name))
+    stack = StackSettings(dashboard_password="word", dashboard_username="me")  # type: ignore[arg-type]
+    browser = create_app(Settings(), stack).test_client()
+    assert browser.post("/login", data={"username": "me", "password": "word"}).status_code == 302
+    for _ in range(11):
+        clock.now += HOUR
+        answer = browser.get("/logout")
+        assert answer.status_code == 405, "logged in"
+        assert "Set-Cookie" not in answer.headers, "the cookie is not renewed"
+    clock.now += HOUR + 1
+    assert browser.get("/logout").status_code == 401
+
+
+def test_sessions_are_bounded_and_end_when_told(clock: Clock) -> None:
+    sessions = Sessions(most=2)
+    first, second, third = (sessions.begin() for _ in range(3))
+    assert [sessions.is_alive(each) for each in (first, second, third)] == [False, True, True]
+    sessions.end(second)
+    sessions.end(second)
+    assert [sessions.is_alive(each) for each in (second, third, None, 7, "x")] == [False, True, False, False, False]
+
+
+DEVICES = Devices("word")
+
+
+@given(st.text())
+def test_no_other_token_is_a_device(token: str) -> None:
+    assert DEVICES.name(token) is None
+
+
+def test_a_token_is_good_for_one_password() -> None:
+    token = DEVICES.make()
+    assert DEVICES.name(token)
+    assert Devices("word").name(token)
+    assert Devices("other").name(token) is None
+    assert DEVICES.name(token + "0") is None
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("a socket", "a socket"),
+    ],
+)
+def test_what_counts_as_one_address(address: str, expected: str) -> None:
+    assert network(address) == expected
