@@ -63,12 +63,4 @@ def open_private(path: Path | str, flags: int) -> int:
             os.fchmod(file, stat.S_IMODE(status.st_mode) & ~UMASK)
         return file
     os.close(file)
-    raise OSError(errno.EPERM, problem or "it is no regular file", str(path))
-
-
-def owner_of_process(pid: int) -> int | None:
-    """The user id of a process; None if it has ended, or this system does not tell."""
-    try:
-        return Path(f"/proc/{pid}").stat().st_uid
-    except OSError:
-        return None
+    raise OSError(errno.EPERM, problem or "it is not a regular file", str(path))

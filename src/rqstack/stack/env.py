@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import secrets
@@ -13,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from rqstack.errors import SettingsError
-from rqstack.processes.private_files import open_private, private_folder
+from rqstack.processes.private_files import private_folder
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.loader import SecretStr, Setting, declared_settings
 from rqstack.settings.paths import home
 from rqstack.settings.sources import read_env_file
 from rqstack.stack import choices, generated, redis_tls
-from rqstack.stack.acl import ROLES, users_acl
-from rqstack.stack.files import create, write_atomically, write_in_place
+from rqstack.stack.acl import PASSWORDS, users_acl
+from rqstack.stack.files import create, locked, write_atomically, write_in_place
 from rqstack.stack.rq_settings import rq_settings
 from rqstack.transport.keys import PREFIX
 
@@ -137,7 +136,7 @@ def setup(root: Path | None = None) -> bool:
     redis_tls.write_files(root)
     redis_tls.check_bind(redis_passwords())
     private_folder(root / "var" / "redis")
-    passwords = {role: known[f"REDIS_{role.upper()}_PASSWORD"] for role in ROLES}
+    passwords = {role: known[name] for role, name in PASSWORDS.items()}
     acl = users_acl(passwords, old_passwords(root))
     write_in_place(root / "var" / "redis" / "users.acl", acl, 0o644)
     return is_new
@@ -234,8 +233,7 @@ def update_stack_env(values: Mapping[str, str | int], root: Path | None = None) 
     """
     root = root or home()
     path = root / "var" / "stack.env"
-    with open(root / "var" / ".stack.env.lock", "w", opener=open_private) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(root / "var" / ".stack.env.lock"):
         lines = read_stack_env(root) | {name: str(value) for name, value in values.items()}
         write_atomically(path, NOTE + "".join(f"{name}={value}\n" for name, value in lines.items()), 0o600)
         if "REDIS_URL" in lines:

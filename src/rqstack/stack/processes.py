@@ -80,8 +80,8 @@ def redis(root: Path) -> Sequence[str]:
     overrides = {
         "bind": redis_tls.bind_addresses(),
         "port": str(port),
-        "dir": _quote(folder),
-        "aclfile": _quote(folder / "users.acl"),
+        "dir": redis_tls.quoted(folder),
+        "aclfile": redis_tls.quoted(folder / "users.acl"),
     }
     # The other options are those of compose. They are copied, because with `include` Redis would apply its `dir` first.
     common = (root / "services" / "redis" / "redis.conf").read_text().splitlines()
@@ -96,10 +96,6 @@ def redis(root: Path) -> Sequence[str]:
     write_atomically(configuration, "\n".join(lines) + "\n", 0o600)
     env.write_stack_env("local", {"REDIS_URL": redis_tls.redis_url(port), "REDIS_PORT": port}, root)
     return [server, str(configuration)]
-
-
-def _quote(path: Path) -> str:
-    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _prometheus(root: Path) -> Sequence[str]:

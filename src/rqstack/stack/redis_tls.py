@@ -21,9 +21,9 @@ LEAST_PASSWORD = 16
 _OPTIONS = """\
 port 0
 tls-port {port}
-tls-cert-file "{folder}/redis_tls_cert"
-tls-key-file "{folder}/redis_tls_key"
-tls-ca-cert-file "{folder}/redis_tls_ca"
+tls-cert-file {redis_tls_cert}
+tls-key-file {redis_tls_key}
+tls-ca-cert-file {redis_tls_ca}
 tls-auth-clients no
 """
 
@@ -55,8 +55,13 @@ def options_of_redis(folder: str, port: int) -> str:
         folder: Where it finds the files that `write_files` writes.
         port: Where it listens.
     """
-    quoted = folder.replace("\\", "\\\\").replace('"', '\\"')
-    return _OPTIONS.format(folder=quoted, port=port)
+    files = {name: quoted(f"{folder}/{name}") for name in NAMES}
+    return _OPTIONS.format(port=port, **files)
+
+
+def quoted(path: str | Path) -> str:
+    """A path as redis.conf takes it, whatever characters it has."""
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def serves_tls() -> bool:

@@ -17,7 +17,7 @@ from rqstack.security.signing import is_signed
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.sources import Sources
 from rqstack.stack import env
-from rqstack.stack.acl import ROLES, digest
+from rqstack.stack.acl import PASSWORDS, digest
 from rqstack.stack.redis_users import RedisUsers
 from rqstack.transport import keys
 from rqstack.transport.client import connect
@@ -26,7 +26,6 @@ _CHUNK = 500
 _LONGEST = 64 * 2**20
 
 SIGNING = "RQSTACK_SECRET_KEY"
-PASSWORDS = {role: f"REDIS_{role.upper()}_PASSWORD" for role in ROLES}
 
 
 def rotate_signing_key(root: Path) -> None:
