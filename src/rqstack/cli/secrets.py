@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rqstack.cli.output import plural
+from rqstack.cli.output import echo, plural
 
 
 @click.group()
@@ -30,11 +30,11 @@ def rotate(redis: bool, signing: bool) -> None:
 
     if redis or not signing:
         rotation.rotate_redis_passwords(home())
-        click.echo("The Redis users have new passwords. Those before are still accepted.")
+        echo("The Redis users have new passwords. Those before are still accepted.")
     if signing or not redis:
         rotation.rotate_signing_key(home())
-        click.echo("New jobs are signed by a new key. What the key before has signed is still accepted.")
-    click.echo(f"Give {home() / '.env'} to programs that have a copy; then end the old ones: rqstack secrets retire")
+        echo("New jobs are signed by a new key. What the key before has signed is still accepted.")
+    echo(f"Give {home() / '.env'} to programs that have a copy; then end the old ones: rqstack secrets retire")
 
 
 @secrets.command()
@@ -58,7 +58,7 @@ def retire(redis: bool, signing: bool, yes: bool) -> None:
         )
     if redis or not signing:
         count = rotation.retire_redis_passwords(home())
-        click.echo(f"{plural(count, 'old Redis password')} no longer accepted.")
+        echo(f"{plural(count, 'old Redis password')} no longer accepted.")
     if signing or not redis:
         count = rotation.retire_signing_keys(home())
-        click.echo(f"{plural(count, 'old signing key')} no longer accepted by processes that start from now on.")
+        echo(f"{plural(count, 'old signing key')} no longer accepted by processes that start from now on.")

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rqstack.processes.private_files import open_private
 from rqstack.processes.signals import is_alive
 from rqstack.settings.paths import home
 
@@ -85,9 +86,8 @@ class Liveness:
     def _write(self, text: str) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self._path.with_name(f".{self._path.name}")
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(file, "w", encoding="utf-8", errors="surrogateescape") as opened:
-            opened.write(text)
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", opener=open_private) as file:
+            file.write(text)
         temporary.replace(self._path)
         self._text = text
 

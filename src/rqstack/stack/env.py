@@ -20,6 +20,7 @@ from rqstack.settings.sources import read_env_file
 from rqstack.stack import choices, generated, redis_tls
 from rqstack.stack.acl import PASSWORDS, users_acl
 from rqstack.stack.files import create, locked, write_atomically, write_in_place
+from rqstack.stack.reporting import Report
 from rqstack.stack.rq_settings import rq_settings
 from rqstack.transport.keys import PREFIX
 
@@ -105,7 +106,7 @@ def setup(root: Path | None = None) -> bool:
 
     Raises:
         SettingsError: An existing `.env` lacks a secret, has an invalid value, or sets RQ_KEY_PREFIX; or Redis's
-            certificates do not fit, or its passwords are too short for REDIS_BIND.
+            certificates do not match, or its passwords are too short for REDIS_BIND.
     """
     root = root or home()
     is_new = False
@@ -134,12 +135,24 @@ def setup(root: Path | None = None) -> bool:
         # World-readable, because containers mount them as other users; the folder is private to its owner.
         write_in_place(folder / name.lower(), known[name], 0o444)
     redis_tls.write_files(root)
-    redis_tls.check_bind(redis_passwords())
+    redis_tls.check_passwords(redis_passwords())
     private_folder(root / "var" / "redis")
     passwords = {role: known[name] for role, name in PASSWORDS.items()}
     acl = users_acl(passwords, old_passwords(root))
     write_in_place(root / "var" / "redis" / "users.acl", acl, 0o644)
     return is_new
+
+
+def setup_and_report(root: Path, report: Report) -> None:
+    """Run `setup`, and report whether `.env` is new and whether Redis is exposed.
+
+    Raises:
+        SettingsError: As `setup`.
+    """
+    if setup(root):
+        report(f"Created {root / '.env'} with random secrets.")
+    if warning := redis_tls.exposure_warning():
+        report(warning)
 
 
 def old_passwords(root: Path) -> dict[str, list[str]]:

@@ -74,9 +74,7 @@ def redis(root: Path) -> Sequence[str]:
             f"{MIN_FREE_SPACE >> 20} MiB. Free some space, then start again."
         )
     settings = load(StackSettings)
-    port = choices.move_port(root, "REDIS_PORT", settings.redis_port)
-    if port != settings.redis_port:
-        log_line(f"Port {settings.redis_port} is in use, so Redis listens on {port} from now on.")
+    port = choices.move_port(root, "REDIS_PORT", settings.redis_port, log_line)
     overrides = {
         "bind": redis_tls.bind_addresses(),
         "port": str(port),
