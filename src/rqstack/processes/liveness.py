@@ -1,4 +1,4 @@
-"""Signs of life: a file that a process touches while its loop goes round, which health checks read.
+"""Liveness: a file that a process touches while its loop goes round, which health checks read.
 
 It says nothing of Redis, so an outage of Redis restarts nobody. The files are in `var/alive/` of the home; in a
 container that is in memory. Imports next to nothing, because the health check uses it.
@@ -21,15 +21,15 @@ WORKER, SCHEDULER = "worker", "scheduler"
 """Kinds of processes."""
 
 MAX_AGE = 60.0
-"""Seconds without a sign of life after which a process counts as hung. A loop that cannot reach Redis, or find its
-address, takes ten and more to go round."""
+"""Seconds after which a process that has not touched its file counts as hung. A loop that cannot reach Redis, or find
+its address, takes ten and more to go round."""
 
 _INTERVAL = 1.0
-"""Seconds between two signs of life."""
+"""Seconds between two touches of the file."""
 
 
-class SignOfLife(NamedTuple):
-    """A sign of life of a process of this host.
+class LiveProcess(NamedTuple):
+    """A process of this host that is alive.
 
     Args:
         queues: The queues that it serves.
@@ -57,7 +57,7 @@ class Liveness:
         self._is_broken = False
 
     def touch(self, code: str = "") -> None:
-        """Show a sign of life. It is cheap: at most one a second is written.
+        """Touch the file. It is cheap: the file is written at most once a second.
 
         Args:
             code: The version of the task code that the process has loaded.
@@ -108,8 +108,8 @@ def folder(root: Path) -> Path:
     return root / "var" / "alive"
 
 
-def alive(root: Path, kind: str, max_age: float = MAX_AGE) -> Iterator[SignOfLife]:
-    """The processes of this host that have shown a sign of life.
+def alive(root: Path, kind: str, max_age: float = MAX_AGE) -> Iterator[LiveProcess]:
+    """The processes of this host that run and have touched their file lately.
 
     Args:
         root: Their home.
@@ -131,4 +131,4 @@ def alive(root: Path, kind: str, max_age: float = MAX_AGE) -> Iterator[SignOfLif
             with contextlib.suppress(OSError):
                 path.unlink()  # it was killed
         elif is_fresh:
-            yield SignOfLife(int(pid), tuple(queues), code)
+            yield LiveProcess(int(pid), tuple(queues), code)
