@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from difflib import get_close_matches
 
+from rqstack.errors import did_you_mean
 from rqstack.settings.fields import Settings
 from rqstack.settings.loader import PREFIX, declared_settings
 from rqstack.settings.paths import home
@@ -30,7 +30,5 @@ def unknown_settings() -> Iterator[str]:
     for where, values in (("the environment", os.environ), (str(path), read_env_file(path))):
         for name in sorted(values):
             if name.upper().startswith(PREFIX) and name.upper() not in known:
-                # Without the prefix, which would make any two names similar.
-                near = get_close_matches(name.upper().removeprefix(PREFIX), endings, n=1)
-                hint = f" Did you mean {PREFIX}{near[0]}?" if near else ""
+                hint = did_you_mean(name.upper().removeprefix(PREFIX), endings, prefix=PREFIX)
                 yield f"{name} in {where} is not a setting of rqstack, so it has no effect.{hint}"
