@@ -65,6 +65,7 @@ def create_app(settings: Settings | None = None, stack: StackSettings | None = N
     from rq_dashboard import default_settings
     from rq_dashboard.web import blueprint
 
+    from rqstack.security.rq_records import guard_client, guard_rq
     from rqstack.transport.client import connect, explain, safe_url
 
     settings = settings or load(Settings)
@@ -88,12 +89,18 @@ def create_app(settings: Settings | None = None, stack: StackSettings | None = N
         DEPRECATED_OPTIONS=[],
     )
     app.json.default = repr  # type: ignore[attr-defined]  # results may be any object
-    client = connect(settings, socket_timeout=30)
+    guard_rq()
+    client = guard_client(connect(settings, socket_timeout=30))
     _adapt_rq_dashboard(app, client, settings)
     _require_login(app, stack.dashboard_username, password)
     app.register_blueprint(blueprint)
 
     from redis.exceptions import RedisError
+    from rq.exceptions import NoSuchJobError
+
+    @app.errorhandler(NoSuchJobError)
+    def no_such_job(error: NoSuchJobError) -> tuple[str, int, dict[str, str]]:
+        return f"{error}.", 404, {"Content-Type": "text/plain; charset=utf-8"}
 
     @app.errorhandler(RedisError)
     def redis_failed(error: RedisError) -> tuple[str, int]:
@@ -112,6 +119,7 @@ def _adapt_rq_dashboard(app: Flask, client: Redis, settings: Settings) -> None:
     from rq.serializers import DefaultSerializer
     from rq_dashboard import web
 
+    from rqstack.api.damaged_records import guard_rq_dashboard
     from rqstack.security import get_job_serializer
 
     serializer = get_job_serializer(settings, allow_unsigned=False)
@@ -139,6 +147,7 @@ def _adapt_rq_dashboard(app: Flask, client: Redis, settings: Settings) -> None:
         def decode(self, encoding: str) -> str:
             return str(self)
 
+    guard_rq_dashboard()
     job_class: Any = Job
     dependency_ids = job_class.dependency_ids.fget
     job_class.dependency_ids = property(lambda job: [EncodedId(each) for each in dependency_ids(job)])

@@ -1,4 +1,5 @@
--- Join the processes that use the data below the prefix, or learn why not. Follows schema.lua.
+-- Join the processes that use the data below the prefix, or learn why not. Follows schema.lua and
+-- is_name.lua.
 --
 -- KEYS[1]  rqstack:schema
 -- KEYS[2]  rqstack:supervisors
@@ -16,7 +17,9 @@ local version, oldest = tonumber(ARGV[1]), tonumber(ARGV[2])
 local silent, older = {}, {}
 for i = 4, #ARGV, 2 do silent[ARGV[i]] = ARGV[i + 1] end
 
+-- What is not UTF-8 is no process's, and the caller could not return it.
 local function look(name, schema, heartbeat)
+  if not is_name(name) or not is_name(heartbeat) then return end
   local theirs = tonumber(schema or '') or 1
   if theirs < oldest and silent[name] ~= heartbeat then older[#older + 1] = {name, tostring(theirs), heartbeat} end
 end
