@@ -32,9 +32,10 @@ end
 
 if ARGV[3] ~= '' then
   local time = call('TIME')
-  local alive_since = tonumber(time[1]) + tonumber(time[2]) / 1000000 - tonumber(ARGV[3])
+  local clock = tonumber(time[1]) + tonumber(time[2]) / 1000000
   if call('TYPE', KEYS[2]).ok == 'zset' then
-    local found = call('ZRANGEBYSCORE', KEYS[2], alive_since, '+inf', 'WITHSCORES')
+    -- Nobody sends a heartbeat in the future.
+    local found = call('ZRANGEBYSCORE', KEYS[2], clock - tonumber(ARGV[3]), clock + 60, 'WITHSCORES')
     for i = 1, #found, 2 do
       local record = read('<prefix>stack:supervisor:' .. found[i], 'queues', 'schema')
       if record then look('supervisor ' .. found[i], record[2], found[i + 1]) end
