@@ -154,6 +154,7 @@ class BlockingClaim:
         try:
             return self._connections[index].read() is not None
         except ResponseError as error:
-            if not str(error).startswith("UNBLOCKED"):
+            # A queue or a list of another type was damaged by somebody: the next claim drops it.
+            if not str(error).startswith(("UNBLOCKED", "WRONGTYPE")):
                 raise
             return True
