@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import RedisError, ResponseError
 from rq.exceptions import NoSuchGroupError
 from rq.group import Group
 from rq.intermediate_queue import IntermediateQueue
+from rq.job import Job, validate_job_id
 from rq.rate_limit import RateLimitRegistry
 from rq.registry import ReadyJobRegistry, StartedJobRegistry
 from rq.utils import current_timestamp
@@ -28,7 +29,6 @@ from rqstack.worker.horse.webhooks import send_stored_webhooks
 
 if TYPE_CHECKING:
     from rq import Queue
-    from rq.job import Job
 
     from rqstack.worker.base import BaseWorker
 
@@ -44,17 +44,17 @@ class Maintenance(NamedTuple):
     """The side job that cleans RQ's registries."""
 
 
-class _SignedWebhooks:
-    """A job of a dead RQ worker sends its webhooks only where they may be sent."""
+class SignedWebhooks(Job):
+    """A job of a dead RQ worker. Its webhooks must be signed."""
 
     def restore(self, raw_data: Any) -> None:
         """As RQ's."""
-        super().restore(raw_data)  # type: ignore[misc]
+        super().restore(raw_data)
         vars(self)[STORED] = raw_data
 
     def send_webhooks(self, status: Any, *, exc_string: str | None = None) -> None:
         """As RQ's, but for webhooks that must not be sent."""
-        send_stored_webhooks(cast("Job", self), str(getattr(status, "value", status)), exc_string or "")
+        send_stored_webhooks(self, str(getattr(status, "value", status)), exc_string or "")
 
 
 class _Expired(StartedJobRegistry):
@@ -96,7 +96,7 @@ def maintain(worker: BaseWorker) -> int:
             )
             return 0
         worker.scheduler = None
-        job_class = type(worker.job_class.__name__, (_SignedWebhooks, checked(worker.job_class)), {})
+        job_class = type(worker.job_class.__name__, (SignedWebhooks, checked(worker.job_class)), {})
         for queue in worker.queues:
             queue.job_class = job_class
             _renew(worker, queue.registry_cleaning_key)
@@ -220,8 +220,6 @@ def _first(members: Any) -> list[bytes]:
 
 
 def _is_id(name: str) -> bool:
-    from rq.job import validate_job_id
-
     try:
         validate_job_id(name)
     except ValueError:
