@@ -150,7 +150,9 @@ local function claim(has_no_lease)
     if lease or #jobs > 0 then put_back_claims(was_idle) end
     if lease then return {'unfinished', lease} end
     for _, job in ipairs(jobs) do -- the reply of this very call was lost
-      reply[#reply + 1] = job_reply(job[1], job[2], job[3], read_fields(job[2]), '0')
+      local f, meta = read_fields(job[2]), '0'
+      if f[5] and f[5] ~= '' and f[5] ~= job[1] and is_name(f[5]) then f[1], meta = false, 'origin' end
+      reply[#reply + 1] = job_reply(job[1], job[2], job[3], f, meta)
     end
     if #reply > 1 then return reply end
   end
