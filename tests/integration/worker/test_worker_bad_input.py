@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -211,6 +213,27 @@ def test_a_task_that_forks_and_lets_the_child_go_on(site: Site) -> None:
     assert {site.job(name).return_value() for name in behind} == {horse}
     assert {len(site.job(name).results()) for name in ("forks", *behind)} == {1}
     assert "was given to another worker" not in site.output()
+    assert site.stop(process) == 0
+
+
+def test_a_task_that_leaves_a_daemon_with_the_worker_s_connections(site: Site) -> None:
+    """They stay open when the idle horse is killed. Redis must give no job to a wait of a horse that is gone."""
+    add_projects(site)
+    process = site.worker("default")
+    _plain(site, "leaves", "leave_a_daemon")
+    site.until_ended("leaves")
+    site.until_idle(1)
+    try:
+        before = site.horses(process)
+        for horse in before:
+            os.kill(horse, signal.SIGKILL)
+        site.until(lambda: len(site.horses(process) - before) == 1, "another horse")
+        _plain(site, "behind", "give", 2)
+        site.until_ended("behind")
+    finally:
+        os.kill(site.job("leaves").return_value(), signal.SIGKILL)
+    assert site.redis.keys("rqstack:crashes:*") == []
+    assert "still recorded as running" not in site.output()
     assert site.stop(process) == 0
 
 

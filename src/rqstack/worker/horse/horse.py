@@ -387,6 +387,7 @@ class Horse:
             claimed = claimed or _job_or_none(waiting.end(self._connection))
         except RedisError as error:
             waiting.close()
+            self._scoreboard.leave(self._index)  # the supervisor cannot wake it
             if not isinstance(error, NoScriptError):
                 self._worker.log.warning("Worker %s: Redis is unavailable (%s)", self._worker.name, error)
                 self._signals.pause(random.uniform(0.1, 0.5))

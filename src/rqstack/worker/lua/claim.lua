@@ -143,16 +143,19 @@ end
 
 -- `has_no_lease`: settle.lua has just recorded how the worker's last job ended.
 local function claim(has_no_lease)
-  local reply = {'jobs'}
+  local reply, was_idle = {'jobs'}, ARGV[7] == '1'
   if not has_no_lease then
     local jobs, lease = check_lease()
+    -- A wait on a connection that was lost may end late: nobody takes what Redis has moved for it.
+    if lease or #jobs > 0 then put_back_claims(was_idle) end
     if lease then return {'unfinished', lease} end
     for _, job in ipairs(jobs) do -- the reply of this very call was lost
-      reply[#reply + 1] = job_reply(job[1], job[2], job[3], read_fields(job[2]), '0')
+      local f, meta = read_fields(job[2]), '0'
+      if f[5] and f[5] ~= '' and f[5] ~= job[1] and is_name(f[5]) then f[1], meta = false, 'origin' end
+      reply[#reply + 1] = job_reply(job[1], job[2], job[3], f, meta)
     end
     if #reply > 1 then return reply end
   end
-  local was_idle = ARGV[7] == '1'
   if ARGV[5] == '' then
     put_back_claims(was_idle)
     if call('EXISTS', unpack(KEYS, 4)) == 0 then return {'empty'} end

@@ -50,6 +50,7 @@ class HorseSlot:
         why: Why the horse ends: "" (the supervisor does not know), done, overrun, return or replace.
         forkserver: The forkserver of its horse.
         failures: Horses in a row that ended within a second.
+        blocked: Redis's id of the connection on which a horse waited for a job when it ended; 0 if it did not.
     """
 
     worker: BaseWorker
@@ -62,6 +63,7 @@ class HorseSlot:
     why: str = ""
     forkserver: Forkserver | None = None
     failures: int = 0
+    blocked: int = 0
 
 
 class HorsePool:
@@ -299,6 +301,7 @@ class HorsePool:
         jobs = self._scoreboard.jobs(slot.index)
         self._scoreboard.add_total(slot.index, jobs)
         self._scoreboard.end(slot.index, 0)
+        slot.blocked, _ = self._scoreboard.waiting(slot.index)
         self._scoreboard.leave(slot.index)
         moment = time.monotonic()
         slot.failures = slot.failures + 1 if moment - slot.started_at < 1 and not jobs else 0

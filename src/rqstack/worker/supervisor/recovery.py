@@ -17,6 +17,7 @@ from rqstack.transport.schema import OLDEST, VERSION
 from rqstack.transport.timestamps import format_seconds
 from rqstack.worker.lease import Lease, jobs_of
 from rqstack.worker.scripts import EXECUTION_TTL, HEARTBEAT, RECOVER
+from rqstack.worker.unblock import unblock
 
 if TYPE_CHECKING:
     from rqstack.transport.raw import RawConnection
@@ -138,6 +139,17 @@ class Recovery:
         """
         mode = "fail" if fail else "crash" if crashed else "return"
         return self._recover(self._supervisor, self._queues, workers, mode, dead=False, begun=begun, stopped=stopped)
+
+    def end_wait(self, client_id: int) -> None:
+        """End the wait of a horse that is gone, before what it holds is put back.
+
+        Its connection may be open still: a process that a task has left behind may have it too. Redis would give it the
+        next job.
+
+        Args:
+            client_id: Redis's id of the connection.
+        """
+        unblock(self._connection, [client_id])
 
     def jobs(self, worker: str) -> list[tuple[str, str, str]]:
         """The jobs that a worker of this supervisor runs or has claimed: each its queue, its id and its execution."""
