@@ -12,7 +12,7 @@ MOVED := $(if $(wildcard .venv/bin/rqstack),$(shell grep -qsF '$(realpath .venv)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup start stop status logs start-rq-mon stop-rq-mon stop-mon deploy-tasks rollback-tasks pin-images test lint dashboards lock package-table diagram bench faults clean
+.PHONY: help setup start stop status logs start-rq-mon stop-rq-mon stop-mon deploy-tasks rollback-tasks pin-images test lint dashboards lock package-table diagram bench faults fuzz clean
 
 help: ## Print this
 	@echo "make TARGET [MODE=auto|local|compose] [SCALE=worker=8] [PYTHON=python3]"
@@ -106,6 +106,9 @@ bench: .venv/.installed-dev ## Benchmark against other task queues; QUICK=1 for 
 
 faults: .venv/.installed-dev ## Run JOBS=6000 jobs under twelve kinds of faults, and account for each job
 	@PYTHONPATH=tests .venv/bin/python -m fault_run $(addprefix --jobs ,$(JOBS)) $(OPTIONS)
+
+fuzz: .venv/.installed-dev ## Write RECORDS=20000 hostile records to Redis while all processes run and are restarted
+	@PYTHONPATH=tests .venv/bin/python -m fuzz_run $(addprefix --records ,$(RECORDS)) $(OPTIONS)
 
 clean: ## Remove environments and caches; keeps .env and var/
 	@rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

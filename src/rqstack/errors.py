@@ -57,6 +57,22 @@ class WorkerError(RqstackError):
     """A worker cannot start as asked; the message says why."""
 
 
+class PayloadTooLarge(RqstackError):
+    """A payload is larger than the settings allow, before or after it is decompressed; nothing of it was read.
+
+    Args:
+        most: The limit in bytes.
+        size: Its size in bytes; 0 where that is not known.
+    """
+
+    def __init__(self, most: int, size: int = 0) -> None:
+        found = f"has {size / (1 << 20):.1f} MiB, " if size else "has "
+        super().__init__(
+            f"the payload {found}more than the {most >> 20} MiB that are allowed. Pass a reference to "
+            "large data, or raise RQSTACK_MAX_PAYLOAD."
+        )
+
+
 class PayloadRejected(RqstackError):
     """A payload's signature is missing or wrong; nothing of it was read.
 

@@ -215,27 +215,17 @@ def test_what_is_no_job_holds_up_no_other(connection: Redis) -> None:
 
 
 @pytest.mark.parametrize("key", ["rq:queue:a", "rq:scheduled:a"])
-def test_a_damaged_queue_holds_up_no_other_and_loses_nothing(
-    connection: Redis, key: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_queue_of_the_wrong_type_is_dropped_and_loses_no_job(connection: Redis, key: str) -> None:
     start = now()
     for name in ("a", "b"):
         Queue(name, connection=connection).enqueue_at(datetime.fromtimestamp(start - 1, UTC), fails, job_id=name)
-    kept = connection.zrange("rq:scheduled:a", 0, -1, withscores=True)
     connection.delete(key)
     connection.set(key, "a string")
-    mover = DelayedJobs(connection)
-    for _ in range(3):
-        result = mover.move_due(start)
-        assert result.damaged == ["a"]
+    result = DelayedJobs(connection).move_due(start)
+    assert (result.moved, result.damaged) == (2 if key == "rq:queue:a" else 1, [])
     assert queued(connection, "b") == ["b"]
-    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [caplog.messages[0]]
-    assert "a: its delayed jobs cannot be moved" in caplog.text
-    connection.delete(key)
-    if key == "rq:queue:a":
-        assert connection.zrange("rq:scheduled:a", 0, -1, withscores=True) == kept
-        assert mover.move_due(start).moved == 1
-        assert queued(connection, "a") == ["a"]
+    assert queued(connection, "a") == (["a"] if key == "rq:queue:a" else [])
+    assert connection.type(key) in (b"list", b"none")
 
 
 def test_a_redis_that_takes_no_writes_is_no_damage(own_redis: RedisServer) -> None:
@@ -263,14 +253,14 @@ def test_an_id_whose_job_is_not_scheduled_is_only_removed(connection: Redis, sta
     assert connection.keys("rq:scheduled:*") == connection.keys("rq:queue:*") == []
 
 
-def test_a_delayed_job_of_a_damaged_limit_stays_delayed(connection: Redis) -> None:
+def test_a_damaged_limit_holds_up_no_delayed_job(connection: Redis) -> None:
     start = now()
     queue = Queue(connection=connection)
     job = queue.enqueue_at(datetime.fromtimestamp(start - 1, UTC), fails, rate_limit=RateLimit("few", 1))
     connection.set("rq:rl:few:allowed", "a string")
-    before = connection.hgetall(job.key), connection.zrange("rq:scheduled:default", 0, -1)
-    assert DelayedJobs(connection).move_due(start).damaged == ["default"]
-    assert (connection.hgetall(job.key), connection.zrange("rq:scheduled:default", 0, -1)) == before
+    assert DelayedJobs(connection).move_due(start).moved == 1
+    assert connection.zrange("rq:rl:few:allowed", 0, -1) == [job.id.encode()]
+    assert queued(connection) == [job.id]
 
 
 def leave_ready(connection: Redis, **options: object) -> Job:

@@ -165,4 +165,6 @@ class Site:
                         child.kill()
                     except psutil.NoSuchProcess:
                         continue
+                # One that still waits in Redis would be given the first job of the next test.
+                psutil.wait_procs(children, timeout=20)
         self.redis.close()

@@ -52,6 +52,7 @@ def create_app(settings: Settings | None = None, stack: StackSettings | None = N
     from rq_dashboard import default_settings
     from rq_dashboard.web import blueprint
 
+    from rqstack.security.rq_records import guard_client, guard_rq
     from rqstack.transport.client import connect, safe_url
 
     settings = settings or load(Settings)
@@ -77,7 +78,8 @@ def create_app(settings: Settings | None = None, stack: StackSettings | None = N
         DEPRECATED_OPTIONS=[],
     )
     app.json.default = repr  # type: ignore[attr-defined]  # results may be any object
-    client = connect(settings, socket_timeout=30)
+    guard_rq()
+    client = guard_client(connect(settings, socket_timeout=30))
     _adapt_rq_dashboard(app, client, settings)
     require_login(app, stack.dashboard_username, password)
     _check_addresses(app)
@@ -112,11 +114,11 @@ def _adapt_rq_dashboard(app: Flask, client: Redis, settings: Settings) -> None:
     It has no option for either. It makes clients from a URL and drops its user name, and it passes no serializer to RQ,
     so RQ's default serializer must be patched.
     """
-    from redis.exceptions import RedisError
     from rq.job import Job
     from rq.serializers import DefaultSerializer
     from rq_dashboard import web
 
+    from rqstack.api.damaged_records import guard_rq_dashboard
     from rqstack.security import get_job_serializer
 
     # Workers may read unsigned payloads, which run code when they are read. Here nothing needs them.
@@ -148,25 +150,13 @@ def _adapt_rq_dashboard(app: Flask, client: Redis, settings: Settings) -> None:
         def decode(self, encoding: str) -> str:
             return str(self)
 
-    class ReadableQueue(web.Queue):  # type: ignore[misc]
-        """Leaves out jobs that cannot be read, so that the others are shown."""
-
-        def fetch_job(self, job_id: str) -> Any:
-            try:
-                return super().fetch_job(job_id)
-            except RedisError:
-                raise
-            except Exception as error:
-                log.warning("%.100r of queue %.100r cannot be shown: %.200s", job_id, self.name, error)
-                return None
-
+    guard_rq_dashboard()
     job_class: Any = Job
     dependency_ids = job_class.dependency_ids.fget
     job_class.dependency_ids = property(lambda job: [EncodedId(each) for each in dependency_ids(job)])
     DefaultSerializer.loads = staticmethod(loads)
     DefaultSerializer.dumps = staticmethod(serializer.dumps)
     web.serialize_current_job = current_job
-    web.Queue = ReadableQueue
     web.from_url = lambda *args, **kwargs: (None, client)
     app.redis_conn = client  # type: ignore[attr-defined]
 

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from rqstack.errors import InvalidJob
 from rqstack.security import for_purpose, get_serializer
+from rqstack.security.bounded import MIB, check_size
 from rqstack.settings import Settings
 
 FAILED = ":failed"
@@ -55,9 +56,16 @@ def decode(data: bytes, settings: Settings) -> Message:
     Raises:
         Exception: The serializer rejects forged, altered or unsigned bytes.
         InvalidJob: The signature is valid, but the content is not a message.
+        PayloadTooLarge: It is larger than RQSTACK_MAX_PAYLOAD.
     """
+    check_size(data, settings.max_payload * MIB)
     values = for_purpose(get_serializer(settings), "message").loads(data)
     try:
-        return Message(**{**values, "args": tuple(values["args"])})
+        message = Message(**{**values, "args": tuple(values["args"])})
     except (TypeError, KeyError, ValueError) as error:
         raise InvalidJob(f"the message is not a task call: {error}") from None
+    types = {"task": str, "kwargs": dict, "timeout": int, "retries": int, "id": str}
+    for name, wanted in types.items():
+        if not isinstance(getattr(message, name), wanted):
+            raise InvalidJob(f"the message is not a task call: its {name} is not of type {wanted.__name__}")
+    return message

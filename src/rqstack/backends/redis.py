@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from rqstack.backends.base import BaseQueue
 from rqstack.errors import BackendError
 from rqstack.settings import cluster_url, get_settings
 from rqstack.transport import keys
 from rqstack.transport.client import connect, explain, safe_url
+from rqstack.transport.damaged import drop_wrong_types
 from rqstack.transport.schema import SharedSchema
 from rqstack.transport.scripts import Script
 
@@ -26,8 +27,8 @@ INVALID_CONNECTION = (
     "QUEUE_CONNECTION: {!r} is not a Redis. Give host:port:db, like 127.0.0.1:6379:0, or a redis:// URL."
 )
 
-_OPEN_LEASE = Script("backends/lua/open_lease.lua")
-_EXTEND_LEASES = Script("backends/lua/extend_leases.lua")
+_OPEN_LEASE = Script("transport/lua/write.lua", "backends/lua/open_lease.lua")
+_EXTEND_LEASES = Script("transport/lua/write.lua", "backends/lua/extend_leases.lua")
 
 
 class RedisQueue(BaseQueue):
@@ -117,7 +118,14 @@ class RedisQueue(BaseQueue):
 
     def _run(self, call: Callable[[], _T]) -> Any:
         try:
-            return call()
+            try:
+                return call()
+            except ResponseError as error:
+                if "WRONGTYPE" not in str(error):
+                    raise
+                # Damaged by somebody; else no message of this queue, or of those behind it, would be read any more.
+                drop_wrong_types(self.client, {self._key: "list", self._leases: "zset"})
+                return call()
         except RedisError as error:
             raise BackendError(str(explain(error, self._url))) from error
 

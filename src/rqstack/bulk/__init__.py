@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
 _OPERATION = "bulk/lua/operation.lua"
-_RATE_LIMITED = ("enqueue/lua/push_job.lua", "enqueue/lua/rate_limited.lua")
+_RATE_LIMITED = ("transport/lua/write.lua", "enqueue/lua/push_job.lua", "enqueue/lua/rate_limited.lua")
 _ON_QUEUE = (*_RATE_LIMITED, "enqueue/lua/put_on_queue.lua")
 _PURGE = Script(_OPERATION, *_RATE_LIMITED, "bulk/lua/purge.lua")
 _REQUEUE = Script(_OPERATION, *_ON_QUEUE, "bulk/lua/requeue.lua")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import sys
 from importlib import import_module
 from importlib.metadata import version
 
@@ -105,6 +107,9 @@ def run(arguments: list[str] | None = None) -> int:
         The exit code: 2 for a wrong option, 130 after Ctrl-C, else the `exit_code` of the error. Expected errors are
         printed as one line on stderr, without a traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what is read from Redis may be any text
     try:
         value = cli.main(arguments, prog_name="rqstack", standalone_mode=False)
     except click.ClickException as error:

@@ -62,7 +62,9 @@ def fetch_outcome(job_id: str, connection: Redis, settings: Settings) -> Outcome
     from rq.job import Job, JobStatus
 
     from rqstack.security import for_purpose, get_serializer
+    from rqstack.security.rq_records import guard_rq
 
+    guard_rq()
     unknown = NoSuchJob(f"no job has the id {job_id!r}: it never existed, or has expired or been deleted.")
     try:
         job = Job(job_id, connection=connection, serializer=for_purpose(get_serializer(settings), "result"))

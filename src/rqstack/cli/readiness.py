@@ -20,6 +20,10 @@ TIMEOUT = 2.0
 
 TLS = ("REDIS_TLS_CA", "REDIS_TLS_CERT", "REDIS_TLS_KEY")
 SETTINGS = ("REDIS_URL", "REDIS_USERNAME", "REDIS_PASSWORD", "RQSTACK_DEAD_AFTER", *TLS)
+
+_LATEST = 1e11
+"""Seconds since the epoch up to which a time can be one."""
+
 SECRETS = {"REDIS_PASSWORD"}
 WORKER_FIELDS = ("hostname", "last_heartbeat", "queues", "death")
 
@@ -119,11 +123,14 @@ def _alive(client: Client, index: str, max_age: float) -> list[dict[str, str]]:
     Args:
         index: The set of their keys.
     """
-    members = [key.decode() for key in client.call(["SMEMBERS", index])[0]]
+    # Damaged records are those of no process.
+    members = [key.decode(errors="replace") for key in client.call(["SMEMBERS", index], wrong_type=())[0]]
     if not members:
         return []
-    rows = client.call(*(["HMGET", key, *WORKER_FIELDS] for key in members))
-    records = [dict(zip(WORKER_FIELDS, ((v or b"").decode() for v in row), strict=True)) for row in rows]
+    rows = client.call(*(["HMGET", key, *WORKER_FIELDS] for key in members), wrong_type=(None,) * len(WORKER_FIELDS))
+    records = [
+        dict(zip(WORKER_FIELDS, ((v or b"").decode(errors="replace") for v in row), strict=True)) for row in rows
+    ]
     now = time.time()
     return [r for r in records if not r["death"] and now - heartbeat_time(r["last_heartbeat"]) <= max_age]
 
@@ -131,7 +138,7 @@ def _alive(client: Client, index: str, max_age: float) -> list[dict[str, str]]:
 def heartbeat_time(text: str) -> float:
     """Unix time of a heartbeat, written as ISO 8601 in UTC or as a number; 0 if it is neither."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        pass
-    return parse(text) or 0.0
+        number = parse(text) or 0.0
+    return number if abs(number) < _LATEST else 0.0

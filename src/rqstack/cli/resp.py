@@ -89,8 +89,11 @@ class Client:
             self.close()
             raise
 
-    def call(self, *commands: list[str]) -> list[Any]:
+    def call(self, *commands: list[str], wrong_type: Any = RespError) -> list[Any]:
         """Send commands in one go and return their replies.
+
+        Args:
+            wrong_type: The reply of a command whose key is of another type. Default: that is an error.
 
         Raises:
             RespError: One of the replies is an error.
@@ -109,6 +112,8 @@ class Client:
                     raise ConnectionError("Redis closed the connection")
                 self.reader.feed(data)
                 continue
+            if isinstance(reply, ReplyError) and str(reply).startswith("WRONGTYPE") and wrong_type is not RespError:
+                reply = wrong_type
             if isinstance(reply, ReplyError):
                 raise RespError(str(reply).splitlines()[0].rstrip("."))
             replies.append(reply)

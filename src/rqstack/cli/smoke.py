@@ -12,6 +12,7 @@ import click
 
 from rqstack.cli.output import echo, json_option, plural, print_json, progress, show, table
 from rqstack.transport import keys
+from rqstack.transport.replies import decode
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -114,7 +115,7 @@ def _ended(connection: Redis, waiting: Mapping[str, Job]) -> dict[str, str]:
                 pipe.xrevrange(keys.RESULTS + job_id, count=1)
             answers: list[Any] = pipe.execute()
         for job_id, status, entries in zip(chunk, answers[::2], answers[1::2], strict=True):
-            state = status.decode() if status else GONE
+            state = decode(status) if status else GONE
             if state not in (*ENDED_STATUSES, GONE):
                 continue
             if state == "finished":

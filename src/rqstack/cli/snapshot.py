@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from rqstack.cli.readiness import heartbeat_time
 from rqstack.transport import keys
+from rqstack.transport.damaged import name_of
 from rqstack.transport.replies import decode
 
 if TYPE_CHECKING:
@@ -93,9 +94,10 @@ def take_snapshot(connection: Redis, more: tuple[str, ...] = ()) -> Snapshot:
         pipe.smembers(keys.WORKERS)
         pipe.pttl(keys.SUSPENDED)
         pipe.smembers(keys.LIMIT_NAMES)
-        queue_keys, worker_keys, suspended, limits = pipe.execute()
-        names = sorted({decode(key).removeprefix(keys.QUEUE) for key in queue_keys} | set(more))
-        records = sorted(map(decode, worker_keys))
+        queue_keys, worker_keys, suspended, limits = _execute(pipe, [(), (), -2, ()])
+        names = sorted({name.removeprefix(keys.QUEUE) for name in _names(queue_keys)} | set(more))
+        records = _names(worker_keys)
+        limits = _names(limits)
         now = time.time()
         for name in names:
             pipe.llen(keys.QUEUE + name)
@@ -108,15 +110,17 @@ def take_snapshot(connection: Redis, more: tuple[str, ...] = ()) -> Snapshot:
             pipe.hmget(key, *WORKER_FIELDS)
             pipe.smembers(key + keys.WORKER_EXECUTIONS)
         for limit in limits:
-            pipe.zcard(keys.limit_waiting(decode(limit)))
-        rows = pipe.execute()
+            pipe.zcard(keys.limit_waiting(limit))
+        queue_row = [0, None, *(0 for _ in keys.REGISTRIES for _ in range(2))]
+        worker_row = [[None] * len(WORKER_FIELDS), ()]
+        rows = _execute(pipe, queue_row * len(names) + worker_row * len(records) + [0] * len(limits))
         waiting = {limit: count for limit, count in zip(limits, rows[len(rows) - len(limits) :], strict=True) if count}
         rows = rows[: len(rows) - len(limits)]
         width = 2 + 2 * len(keys.REGISTRIES)
         cells = [rows[i * width : (i + 1) * width] for i in range(len(names))]
         for row in cells:
             pipe.hget(keys.JOB + decode(row[1]), "enqueued_at")
-        first = pipe.execute() if cells else []
+        first = _execute(pipe, [None] * len(cells)) if cells else []
     workers = _workers(records, rows[len(names) * width :], now)
     rate_limited = _count_rate_limited(connection, waiting)
     listening = Counter(queue for worker in workers for queue in worker.queues)
@@ -128,16 +132,37 @@ def take_snapshot(connection: Redis, more: tuple[str, ...] = ()) -> Snapshot:
     return Snapshot(tuple(queues), tuple(workers), suspended != -2, left)
 
 
-def _count_rate_limited(connection: Redis, waiting: Mapping[bytes, int]) -> Counter[str]:
+def _execute(pipe: Any, empty: Sequence[Any]) -> list[Any]:
+    """The replies of a pipeline. A key of the wrong type counts as a missing one.
+
+    Args:
+        empty: What each command returns for a missing key.
+    """
+    replies = pipe.execute(raise_on_error=False)
+    for place, reply in enumerate(replies):
+        if isinstance(reply, Exception):
+            if not str(reply).startswith("WRONGTYPE"):
+                raise reply
+            replies[place] = empty[place]
+    return list(replies)
+
+
+def _names(raw: Iterable[bytes]) -> list[str]:
+    """The names that are names, sorted."""
+    return sorted(name for each in raw if (name := name_of(each)))
+
+
+def _count_rate_limited(connection: Redis, waiting: Mapping[str, int]) -> Counter[str]:
     """The number of jobs that wait for a rate limit, by queue: the jobs of all queues wait for a limit together."""
     counts: Counter[str] = Counter()
     for limit, number in waiting.items():
         for first in range(0, number, _BATCH):
             with connection.pipeline(transaction=False) as pipe:
-                waiting_ids: list[Any] = connection.zrange(keys.limit_waiting(decode(limit)), first, first + _BATCH - 1)
+                waiting_ids: list[Any] = connection.zrange(keys.limit_waiting(limit), first, first + _BATCH - 1)
                 for job_id in waiting_ids:
                     pipe.hget(keys.JOB + decode(job_id), "origin")
-                counts.update(decode(origin) for origin in pipe.execute() if origin)
+                origins = _execute(pipe, [None] * len(waiting_ids))
+                counts.update(decode(origin) for origin in origins if origin)
     return counts
 
 

@@ -129,13 +129,17 @@ class JobWaiter:
                 for job in chunk:
                     pipe.hget(keys.JOB + job, "status")
                     pipe.xrevrange(keys.RESULTS + job, count=1)
-                answers = pipe.execute()
+                answers = pipe.execute(raise_on_error=False)
             for job, status, entries in zip(chunk, answers[::2], answers[1::2], strict=True):
-                self.states[job] = status.decode() if status else GONE
-                if status is None or self.states[job] in ENDED:
+                if isinstance(status, Exception):
+                    if not str(status).startswith("WRONGTYPE"):
+                        raise status
+                    status = None  # a key of another type is no job
+                self.states[job] = decode(status) if status else GONE
+                if not status or self.states[job] in ENDED:
                     del self.pending[job]
                     ended += 1
-                elif entries:
+                elif entries and not isinstance(entries, Exception):
                     self.pending[job] = entries[0][0]
         return ended
 

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from rq import Queue
 
 SCRIPT = Script(
-    "enqueue/lua/push_job.lua", "enqueue/lua/rate_limited.lua", "enqueue/lua/delete_job.lua", "enqueue/lua/any_job.lua"
+    "transport/lua/write.lua",
+    "enqueue/lua/push_job.lua",
+    "enqueue/lua/rate_limited.lua",
+    "enqueue/lua/delete_job.lua",
+    "enqueue/lua/any_job.lua",
 )
 CALL_FIELD = "rqstack_call"
 """Field of a job's hash: the id of the call that enqueued it, if the job may have been in Redis before."""

@@ -18,6 +18,7 @@ from rq.utils import parse_timeout, resolve_function_reference
 
 from rqstack.enqueue.description import describe
 from rqstack.security import for_purpose
+from rqstack.security.bounded import check_size, max_payload
 from rqstack.transport.timestamps import format_micros, from_micros
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class PlainJobs:
         Raises:
             ValueError: The job id has characters that RQ does not allow.
             TypeError: `func` cannot be called.
+            PayloadTooLarge: The arguments are larger than RQSTACK_MAX_PAYLOAD.
         """
         if job_id is None:
             job_id = new_id()
@@ -155,6 +157,7 @@ class PlainJobs:
         kwargs = {} if kwargs is None else kwargs
         description = description or describe(func_name, args, kwargs)
         data = self._dumps((func_name, instance, args, kwargs))
+        check_size(data, max_payload())
         micros = time_ns() // 1000
         attributes = {
             "_id": job_id,
@@ -212,7 +215,12 @@ def full_hash(fields: list[Field]) -> list[Field]:
 
 
 def job_hash(job: Job) -> list[Field]:
-    """The fields and values of any job's hash, alternating, as RQ writes them."""
+    """The fields and values of any job's hash, alternating, as RQ writes them.
+
+    Raises:
+        PayloadTooLarge: The arguments are larger than RQSTACK_MAX_PAYLOAD.
+    """
+    check_size(job.data, max_payload())
     fields: list[Field] = []
     for name, value in job.to_dict().items():
         fields += name, str(value) if type(value) in (int, float) else value

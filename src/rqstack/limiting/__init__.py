@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rqstack.limiting")
 
-_RESERVE_TURN = Script("limiting/lua/reserve_turn.lua")
+_RESERVE_TURN = Script("transport/lua/write.lua", "limiting/lua/reserve_turn.lua")
 AWAY = 1.0
 """Seconds after which a job tries again if Redis was unavailable."""
 KEPT = 60.0

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from limits import RateLimitItemPerSecond
 from limits.storage import RedisStorage
 from limits.strategies import MovingWindowRateLimiter
+from redis.exceptions import ResponseError
+
+from rqstack.transport.errors import is_damage
 
 if TYPE_CHECKING:
     from redis import Redis
 
     from rqstack.registry.rate import Rate
+
+
+log = logging.getLogger("rqstack.limiting")
 
 
 class MovingWindow:
@@ -34,9 +41,18 @@ class MovingWindow:
         """
         item = RateLimitItemPerSecond(rate.count, rate.seconds, namespace="window")
         self._storage.read_clock()
-        if self._limiter.hit(item, name):
+        try:
+            if self._limiter.hit(item, name):
+                return 0
+            reset = self._limiter.get_window_stats(item, name).reset_time
+        except ResponseError as error:
+            if not is_damage(error):
+                raise
+            log.error("The window of %s in Redis is damaged, and is dropped: %s", name, error)
+            self._limiter.clear(item, name)
             return 0
-        reset = self._limiter.get_window_stats(item, name).reset_time
+        # The oldest start cannot be later than now: somebody else has written it.
+        reset = min(reset, self._storage.now + rate.seconds)
         return max(reset - self._storage.now, 0.001)
 
 

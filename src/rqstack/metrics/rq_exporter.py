@@ -1,11 +1,12 @@
 """rq-exporter 3.1.0 as the stack runs it: `python -m rqstack.metrics.rq_exporter`.
 
-The metrics are those of rq-exporter. Three things differ from its command:
+The metrics are those of rq-exporter. Four things differ from its command:
 
 - It signs in to Redis as an ACL user, with the settings of all other processes: REDIS_URL, REDIS_USERNAME,
   REDIS_PASSWORD or REDIS_PASSWORD_FILE. rq-exporter's own options include no user name.
 - It survives a Redis outage: it then serves `redis_up` 0 and no RQ metrics. rq-exporter exits if Redis is down at its
   start, and answers 500 later, so nobody can tell which of the two is broken.
+- A damaged record is left out and logged. rq-exporter would answer 500 until somebody deletes it.
 - It only reads. RQ's `Worker.all()` removes dead workers from RQ's index, which the Redis user `exporter` may not do.
 
 rq-exporter's environment variables take precedence: RQ_REDIS_URL, RQ_REDIS_HOST, _PORT, _DB, _PASS, _PASS_FILE,
@@ -34,6 +35,7 @@ from rq_exporter.collector import RQCollector
 from rq_exporter.utils import get_redis_connection
 
 from rqstack.errors import RqstackError
+from rqstack.security.rq_records import guard_client, guard_rq, log_once
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.transport.client import connect
 
@@ -48,9 +50,13 @@ class ReadOnlyWorker(Worker):
 
     @classmethod
     def find_by_key(cls, worker_key: str, connection: Redis, *args: Any, **kwargs: Any) -> Any:
-        if not connection.exists(worker_key):
+        try:
+            if not connection.exists(worker_key):
+                return None
+            return super().find_by_key(worker_key, connection, *args, **kwargs)
+        except (ValueError, TypeError, OverflowError) as error:
+            log_once(f"worker {worker_key}", "The record of %.200r is damaged and is left out: %s", worker_key, error)
             return None
-        return super().find_by_key(worker_key, connection, *args, **kwargs)
 
 
 class Collector(RQCollector):  # type: ignore[misc]
@@ -125,7 +131,8 @@ def serve() -> int:
     try:
         worker_class = import_attribute(custom) if custom else ReadOnlyWorker
         queue_class = import_attribute(config.RQ_QUEUE_CLASS)
-        REGISTRY.register(Collector(redis_connection(), worker_class, queue_class))
+        guard_rq()
+        REGISTRY.register(Collector(guard_client(redis_connection()), worker_class, queue_class))
         server, _ = start_wsgi_server(port, host)
     except (ImportError, AttributeError, ValueError) as error:
         raise RqstackError(f"rq-exporter cannot start: {error}. Check RQ_WORKER_CLASS and RQ_QUEUE_CLASS.") from error

@@ -186,8 +186,8 @@ def check_callback(name: str, settings: Settings | None = None) -> None:
     """
     if not _may_be_called_back(name) and not (settings or get_settings()).allow_unregistered:
         raise UnknownTask(
-            f"the job's callback {name!r} is of no package that declares tasks, so neither was run. "
-            "Move it to one, such as the module of the task."
+            f"the job's callback {name!r} is not a function of a package that declares tasks, or cannot be imported, "
+            "so it is not called. Move it to one, such as the module of the task."
         )
 
 
@@ -226,9 +226,10 @@ def _may_be_called_back(name: str) -> bool:
         return False
     try:
         function = _import_function(name)
-    except Exception:
-        return True  # RQ meets the same when it imports it, and says so
-    return registry.knows_package(str(getattr(function, "__module__", "")))
+    except (Exception, SystemExit):
+        log.exception("The callback %r cannot be imported", name)
+        return False
+    return callable(function) and registry.knows_package(str(getattr(function, "__module__", "")))
 
 
 def _import_function(name: str) -> Callable[..., Any]:

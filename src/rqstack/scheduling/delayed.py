@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 
 from rqstack.scheduling.scripts import MOVE
 from rqstack.transport import keys
+from rqstack.transport.damaged import LogOnce, name_of
 from rqstack.transport.errors import is_damage
 from rqstack.transport.timestamps import format_seconds
 
@@ -64,12 +65,13 @@ class DelayedJobs:
     def __init__(self, connection: Redis, job_timeout: int = 180) -> None:
         self.connection: Any = connection
         self.job_timeout = job_timeout
-        self._logged_errors: dict[str, str] = {}
+        self._damage = LogOnce(log)
 
     def queues(self) -> list[str]:
         """The names of all queues in RQ's index."""
         members = self.connection.smembers(keys.QUEUES)
-        return sorted(key.decode().removeprefix(keys.QUEUE) for key in members)
+        names = (name for key in members if (name := name_of(key)) is not None)
+        return sorted(name.removeprefix(keys.QUEUE) for name in names)
 
     def move_due(self, now: float, queues: Iterable[str] | None = None) -> MoveResult:
         """Move all due jobs into their queues, ordered by due time.
@@ -95,14 +97,14 @@ class DelayedJobs:
         for queue in queues:
             try:
                 self._move(kind, queue, now, result)
-                self._logged_errors.pop(kind + queue, None)
+                self._damage.forget(kind + queue)
             except ResponseError as error:
                 if not is_damage(error):
                     raise
                 result.damaged.append(queue)
-                if self._logged_errors.get(kind + queue) != str(error):
-                    self._logged_errors[kind + queue] = str(error)
-                    log.error("%s: its %s jobs cannot be moved and stay %s: %s", queue, kind, kind, error)
+                self._damage.error(
+                    kind + queue, "%s: its %s jobs cannot be moved and stay %s: %s", queue, kind, kind, error
+                )
         return result
 
     def _move(self, kind: Kind, queue: str, now: float, result: MoveResult) -> None:

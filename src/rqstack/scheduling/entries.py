@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from rqstack.registry.timetable import Timetable, parse
+from rqstack.registry.timetable import Timetable, parse, time_zone
+from rqstack.transport.damaged import LONGEST_NAME
 
 CATCH_UP = 60
 """Seconds. Firings that are late by at most this all run, so a restart, a failover or a short outage loses none."""
@@ -23,6 +24,18 @@ DECLARED = "declared:"
 
 RUN_TIME = "run-time"
 """Source of an entry made by `job_scheduler` or `Scheduler.cron`."""
+
+_LONGEST = 100_000
+"""Bytes that the fields of an entry may have."""
+
+_LONGEST_GRACE = 10**10
+"""Seconds that a misfire grace in Redis may have."""
+
+_ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
+
+
+class UnknownZone(ValueError):
+    """This machine does not know a time zone; another one may."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +81,34 @@ class Entry:
         """Read an entry that `fields` wrote.
 
         Raises:
-            ValueError: This machine does not know the time zone.
+            UnknownZone: This machine does not know the time zone.
+            ValueError: The fields are damaged.
+            KeyError: One is missing.
         """
+        if sum(map(len, fields.values())) > _LONGEST:
+            raise ValueError(f"its fields have more than {_LONGEST} bytes")
         text = {key.decode(): value.decode() for key, value in fields.items()}
+        text["version"]
+        for name in (text["queue"], text["task"], text["name"]):
+            if not name or "\0" in name or len(name) > LONGEST_NAME:
+                raise ValueError("it has a name that is none")
+        misfire_grace = int(text["misfire_grace"])
+        if not 0 <= misfire_grace <= _LONGEST_GRACE:
+            raise ValueError(f"its misfire grace of {text['misfire_grace']:.20} s is out of range")
+        timetable_text, zone = text["timetable"], text["zone"]
+        if not _ZONE.fullmatch(zone):
+            raise ValueError("its time zone is none")
+        try:
+            time_zone(zone)
+        except ValueError as error:
+            raise UnknownZone(str(error)) from None
         return cls(
             id=id,
             name=text["name"],
             task=text["task"],
-            timetable=parse(text["timetable"], text["zone"]),
+            timetable=parse(timetable_text, zone),
             queue=text["queue"],
-            misfire_grace=int(text["misfire_grace"]),
+            misfire_grace=misfire_grace,
             source=text["source"],
             description=text["description"],
         )

@@ -8,9 +8,14 @@ import time
 from typing import Any
 from uuid import uuid4
 
+from rqstack.scheduling.scripts import EXPIRED
 from rqstack.transport import keys
+from rqstack.transport.damaged import drop_wrong_types
 from rqstack.transport.schema import VERSION
 from rqstack.transport.timestamps import format_seconds
+
+_LOOKED_AT = 100
+"""Schedulers of the index that one heartbeat looks at."""
 
 
 class Heartbeat:
@@ -37,14 +42,12 @@ class Heartbeat:
             "last_heartbeat": format_seconds(time.time()),
             "schema": str(VERSION),
         }
-        others = [key for key in connection.smembers(keys.SCHEDULERS) if key.decode() != self.key]
-        expired = [key for key in others if not connection.exists(key)]
+        drop_wrong_types(connection, {self.key: "hash", keys.SCHEDULERS: "set"})
         with connection.pipeline(transaction=True) as pipeline:
             pipeline.hset(self.key, mapping=record)
             pipeline.expire(self.key, self.ttl)
             pipeline.sadd(keys.SCHEDULERS, self.key)
-            for key in expired:
-                pipeline.srem(keys.SCHEDULERS, key)
+            EXPIRED(pipeline, [keys.SCHEDULERS], [keys.SCHEDULER, _LOOKED_AT])
             pipeline.execute()
 
     def remove(self, connection: Any) -> None:

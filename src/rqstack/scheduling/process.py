@@ -181,6 +181,7 @@ class SchedulerProcess:
         """Ask Redis in one round trip what is due next."""
         answer = NEXT_DUE(self.connection, [keys.CRON_NEXT, keys.CRON_MARK, keys.QUEUES], [])
         now = int(answer[0]) + int(answer[1]) / 1e6
+        # next_due.lua drops names that are not UTF-8.
         delayed = {queue.decode(): float(first) for queue, first in zip(answer[5::2], answer[6::2], strict=True)}
         ready = [queue.decode() for queue in answer[4]]
         return NextDue(now, bool(answer[2]), float(answer[3]) if answer[3] else float("inf"), ready, delayed)

@@ -255,6 +255,8 @@ class Scheduler:
         """
         from rq import SimpleWorker, Worker
 
+        from rqstack.registry.checked_job import checked
+
         if not queues:
             raise ValueError("work() needs the name of a queue.")
         burst = self.strategy == "burst-no-fork"
@@ -262,7 +264,11 @@ class Scheduler:
             DelayedJobs(self.connection, self.settings.job_timeout).move_due(self.table.now(), queues)
         worker_class = SimpleWorker if burst else Worker
         rq_queues = [self.get_queue(name) for name in queues]
-        worker = worker_class(rq_queues, connection=self.connection, serializer=rq_queues[0].serializer)
+        # RQ's workers would call whatever a record names.
+        job_class = checked(rq_queues[0].job_class)
+        worker = worker_class(
+            rq_queues, connection=self.connection, serializer=rq_queues[0].serializer, job_class=job_class
+        )
         return worker.work(burst=burst, with_scheduler=with_scheduler and not burst)
 
     def job(self, job_id: str) -> Job:

@@ -6,3 +6,6 @@ REDIS_URL = "redis://127.0.0.1:6379/0"
 
 DEAD_AFTER = 12
 """Seconds without a heartbeat after which a process counts as dead."""
+
+MAX_PAYLOAD = 64
+"""MiB that the arguments or the result of a job may have."""

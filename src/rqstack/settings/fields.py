@@ -16,7 +16,7 @@ from msgspec import Meta, field
 
 from rqstack.errors import SettingsError
 from rqstack.settings.cluster_url import is_cluster, node_urls
-from rqstack.settings.defaults import DEAD_AFTER, REDIS_URL
+from rqstack.settings.defaults import DEAD_AFTER, MAX_PAYLOAD, REDIS_URL
 from rqstack.settings.loader import PREFIX, SecretStr, SettingsBase, declared_settings, group, load
 from rqstack.settings.paths import home
 from rqstack.settings.sources import framework_settings
@@ -112,6 +112,9 @@ class Settings(SettingsBase, frozen=True):
         bool, _jobs("1 accepts what RQ's own queues and workers sign with rqstack.security.Default.")
     ] = False
     serializer: Annotated[Literal["pickle", "json"], _jobs("How arguments and results are stored.")] = "pickle"
+    max_payload: Annotated[
+        int, _jobs("MiB that the arguments or the result of a job may have, before they are compressed.", ge=1, le=512)
+    ] = MAX_PAYLOAD
     tasks_path: Annotated[Path, _jobs("The folder of task projects, from the project's root.")] = Path("tasks")
     projects: Annotated[Names, _jobs("Projects of that folder to use; empty for all.")] = ()
     reload: Annotated[bool, _jobs("1 replaces horses when a file of the task code is saved, for development.")] = False

@@ -127,6 +127,11 @@ def explain(error: Exception, url: str) -> BrokerUnavailable:
         return BrokerUnavailable(
             f"{where} has no memory left, so it takes no new jobs. Raise maxmemory or drain queues."
         )
+    if "WRONGTYPE" in str(error):
+        detail = str(error).partition("WRONGTYPE ")[2].partition(" script:")[0].rstrip(".")
+        return BrokerUnavailable(
+            f"{where} has a damaged record: {detail}. Workers and schedulers drop such keys where they meet them."
+        )
     if "MISCONF" in str(error):
         return BrokerUnavailable(
             f"{where} cannot write to its disk, so it takes no new jobs. Free disk space; it goes on by itself."

@@ -28,7 +28,7 @@ rqstack's keys, with the default prefix `rq`:
 | `rqstack:messages:<queue>` | list | message backend: messages that wait |
 | `rqstack:messages:<queue>:inbox:<owner>` | list | the message that a consumer's process handles |
 | `rqstack:messages:<queue>:leases` | sorted set | owner, scored by the end of its lease on Redis's clock |
-| `rqstack:never` | | never written: scripts ask for it in a Redis Cluster (see transport/scripts.py) |
+| `rqstack:never` | | never there: for scripts in a Redis Cluster (transport/scripts.py), and for worker/unblock.py |
 
 The hash of an RQ job that was enqueued a second time has one more field, `rqstack_call`: see enqueue/any_job.py.
 """
@@ -100,6 +100,7 @@ SCHEDULER = f"{STACK}scheduler:"
 RATE_LIMIT = f"{STACK}ratelimit"
 MESSAGES = f"{STACK}messages:"
 BULK = f"{STACK}bulk:"
+NEVER = f"{STACK}never"
 
 
 def limit_waiting(name: str) -> str:

@@ -43,6 +43,10 @@ _ERRORS: dict[str, type[RedisError]] = {
 Lost = (ConnectionError, TimeoutError)
 """Raised when the connection broke: the call may have been done or not."""
 
+_LEAVING = (*Lost, ReadOnlyError)
+"""Replies after which the connection is closed. READONLY says that Redis is a replica: if it was the primary until a
+failover, the next connection is to the one that is now."""
+
 
 def _reply_error(text: str) -> RedisError:
     """The exception that redis-py has for an error reply."""
@@ -145,6 +149,8 @@ class RawConnection:
         reply = gets()
         try:
             while reply is False:
+                if self._socket is None:
+                    raise ConnectionError("The connection is closed.")
                 size = self._socket.recv_into(self._buffer)
                 if not size:
                     raise ConnectionError("Connection closed by server.")
@@ -158,7 +164,7 @@ class RawConnection:
                 raise kind(f"Error while reading from socket: {error}") from error
             raise
         if isinstance(reply, RedisError):
-            if isinstance(reply, Lost):
+            if isinstance(reply, _LEAVING):
                 self.close()
             raise reply
         return reply
@@ -167,6 +173,35 @@ class RawConnection:
         """One command and its reply."""
         self.send(pack(*arguments))
         return self.read()
+
+    def call_all(self, commands: Sequence[bytes], *, optional: int = 0) -> list[Any]:
+        """Several packed commands in one round trip.
+
+        Args:
+            commands: The commands.
+            optional: How many of the first ones Redis may refuse.
+
+        Returns:
+            The replies of the others.
+
+        Raises:
+            redis.exceptions.RedisError: The connection broke, or Redis refused one; the others may have been done.
+        """
+        self.send(*commands)
+        replies, refused = [], None
+        for place in range(len(commands)):
+            # All are read: what is left would be taken for the reply of a later call.
+            try:
+                reply = self.read()
+            except ResponseError as error:
+                if self._socket is None:
+                    raise
+                refused = refused or (error if place >= optional else None)
+            else:
+                replies += [reply] if place >= optional else []
+        if refused is not None:
+            raise refused
+        return replies
 
     def load(self, script: Script) -> None:
         """Load a script into Redis. An error is ignored: the first call of the script then sends it."""

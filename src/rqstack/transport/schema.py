@@ -47,7 +47,7 @@ SCHEMA_LUA = "transport/lua/schema.lua"
 POLL_INTERVAL = 0.5
 """Seconds between two checks of older processes."""
 
-_JOIN = Script(SCHEMA_LUA, "transport/lua/join.lua")
+_JOIN = Script(SCHEMA_LUA, "transport/lua/is_name.lua", "transport/lua/join.lua")
 
 
 class SharedSchema:

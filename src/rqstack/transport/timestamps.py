@@ -41,6 +41,6 @@ def parse(text: str) -> float | None:
     """Seconds since the epoch of a time as RQ writes it; None if the text is none. A time without a zone is in UTC."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
         return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

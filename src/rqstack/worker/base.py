@@ -9,9 +9,13 @@ from typing import Any
 from rq import Worker as RqWorker
 
 from rqstack.security import for_jobs
+from rqstack.security.rq_records import guard_rq
+from rqstack.transport import keys
+from rqstack.transport.damaged import drop_wrong_types
 from rqstack.transport.rq_version import check_rq_version
 
 check_rq_version()
+guard_rq()
 
 
 class BaseWorker(RqWorker):
@@ -27,6 +31,26 @@ class BaseWorker(RqWorker):
         super().__init__(*args, **kwargs)
         self.serializer = for_jobs(self.serializer)
 
+    def drop_damage(self) -> None:
+        """Drop the keys of this worker's record that are of another type: RQ's commands would fail on them.
+
+        Raises:
+            redis.exceptions.RedisError: Redis cannot be reached.
+        """
+        types = {
+            self.key: "hash",
+            f"{self.key}{keys.WORKER_EXECUTIONS}": "set",
+            keys.WORKERS: "set",
+            keys.QUEUES: "set",
+        }
+        types |= dict.fromkeys((f"{keys.QUEUE_WORKERS}{name}" for name in self.queue_names()), "set")
+        drop_wrong_types(self.connection, types)
+
+    def register_birth(self) -> None:
+        """As RQ's, whatever is in Redis."""
+        self.drop_damage()
+        super().register_birth()  # type: ignore[no-untyped-call]
+
     def register_again(self, *, busy: bool) -> None:
         """Write this worker's record again, where it was lost while the worker lives (RQ never does: rq#469).
 
@@ -35,7 +59,7 @@ class BaseWorker(RqWorker):
         """
         birth = self.birth_date
         with contextlib.suppress(ValueError):
-            self.register_birth()  # type: ignore[no-untyped-call]
+            self.register_birth()
         if birth is not None:
             self.birth_date = birth
         # Unless the horse was faster.

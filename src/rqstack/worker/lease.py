@@ -33,7 +33,7 @@ def jobs_of(lease: bytes | None) -> list[tuple[str, str, str]]:
         lease: As in Redis; None if the worker has none.
     """
     jobs = []
-    for part in (lease or b"").decode().split("\0"):
+    for part in (lease or b"").decode(errors="replace").split("\0"):
         queue, separator, run = part.rpartition("\n")
         if separator:
             job_id, _, execution = run.rpartition(":")

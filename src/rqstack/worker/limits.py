@@ -13,6 +13,9 @@ RECYCLE = 73
 """Exit code: it has run its jobs or grown too large, and wants to be replaced."""
 
 
+RETRY = 75
+"""Exit code of a side job that Redis was unavailable for."""
+
 _LONGEST_BLOCK = 60.0
 """Seconds that one wait in Redis takes at most, with many queues."""
 

@@ -143,7 +143,7 @@ def run_supervisor(
         for path in exception_handler:
             worker.push_exc_handler(_handler(path))  # type: ignore[no-untyped-call]
         try:
-            worker.register_birth()  # type: ignore[no-untyped-call]
+            worker.register_birth()
         except ValueError as error:
             raise WorkerError(f"{error}. Stop it first, or choose another --name.") from None
     workers[0].log.info("Worker %s: %d horses on %s", workers[0].name, count, ", ".join(queues))

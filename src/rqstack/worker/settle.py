@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rqstack.security.bounded import max_payload
 from rqstack.transport import keys
 from rqstack.transport.timestamps import format_micros
 from rqstack.worker.scripts import EXECUTION_TTL, JOB_TIMEOUT, RELEASE, SETTLE
@@ -65,7 +66,7 @@ def claim_arguments(
         EXECUTION_TTL,
         b"1" if idle else b"0",
         meta,
-        max_jobs,
+        f"{max_jobs}:{max_payload()}",
     )
 
 

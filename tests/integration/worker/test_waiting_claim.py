@@ -6,13 +6,14 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from threading import Timer
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError, TimeoutError
 from rq import Queue
 
 from rqstack.transport import keys
@@ -20,7 +21,8 @@ from rqstack.transport.raw import RawConnection
 from rqstack.transport.scripts import Function, Script
 from rqstack.worker.horse.waiting_claim import WaitingClaim
 from rqstack.worker.scripts import CLAIM
-from rqstack.worker.settle import claim_arguments
+from rqstack.worker.settle import call_id_of, claim_arguments
+from support.redis_server import RedisServer
 
 CLOCK = Script(
     Function("set_clock(seconds, micros)", "worker/lua/clock.lua"),
@@ -57,9 +59,9 @@ def queue(connection: Redis) -> Queue:
     return Queue("waited", connection=connection)
 
 
-def arguments() -> tuple[Any, ...]:
+def arguments(now: float | None = None, call_id: str = "") -> tuple[Any, ...]:
     fixed_keys = ("rq:worker:w", keys.running("s"), keys.SUPERVISORS)
-    return claim_arguments(fixed_keys, ["rq:queue:waited"], ("w", "s"), None, idle=True)
+    return claim_arguments(fixed_keys, ["rq:queue:waited"], ("w", "s"), now, idle=True, call_id=call_id)
 
 
 def test_a_job_is_claimed_with_the_wait(
@@ -111,6 +113,86 @@ def test_the_script_is_brought_to_a_redis_that_has_lost_it(
     waiting.close()
     waiting.end(main)
     assert main.run(CLAIM, tail)[1][1] == b"j"
+
+
+@pytest.mark.parametrize("is_repeated", [True, False], ids=["of this call", "of another call"])
+def test_what_a_late_wait_moves_goes_back(
+    connection: Redis, main: RawConnection, waiting: WaitingClaim, quiet: int, queue: Queue, is_repeated: bool
+) -> None:
+    """The worker runs a job already: the wait is of a connection that it had lost, or of a horse that is dead."""
+    tail = arguments(time.time())
+    queue.enqueue("shop.tasks.give", job_id="runs")
+    main.run(CLAIM, tail)
+    waiting.begin(arguments(call_id=call_id_of(tail) if is_repeated else ""))
+    queue.enqueue("shop.tasks.give", job_id="j")
+    reply = waiting.wait(quiet, 20)
+    assert reply is not None
+    assert reply[0] == (b"jobs" if is_repeated else b"unfinished")
+    assert connection.keys("rqstack:claim:*") == []
+    assert queue.job_ids == ["j"]
+    assert connection.hget("rq:job:j", "status") == b"queued"
+
+
+@pytest.fixture
+def patient(connection: Redis) -> Iterator[WaitingClaim]:
+    """A wait that does not end by itself."""
+    claim = WaitingClaim(connection, "w", "rq:queue:waited", 3600.0)
+    yield claim
+    claim.close()
+
+
+def test_a_wait_that_reaches_redis_after_its_end_is_ended(
+    main: RawConnection, patient: WaitingClaim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is slower than the one that ends it."""
+    patient.open()
+    send = patient._connection.send
+    late = []
+    monkeypatch.setattr(patient._connection, "send", lambda *packed: late.append(Timer(0.2, send, packed)))
+    patient.begin(arguments())
+    late[0].start()
+    assert patient.end(main) == [b"empty"]
+    late[0].join()
+
+
+def test_a_wait_that_never_reaches_redis_is_lost(
+    main: RawConnection, patient: WaitingClaim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient.open()
+    monkeypatch.setattr(patient._connection, "send", lambda *packed: None)
+    patient.begin(arguments())
+    with pytest.raises(TimeoutError):
+        patient.end(main)
+
+
+def test_a_wait_is_ended_while_writes_are_paused(own_redis: RedisServer) -> None:
+    """Redis keeps both until the pause is over. It would crash if only the wait were kept."""
+    with own_redis.client() as client:
+        main, claim = RawConnection(client), WaitingClaim(client, "w", "rq:queue:waited", 3600.0)
+        main.load(CLAIM)
+        claim.open()
+        client.execute_command("CLIENT", "PAUSE", 1_000, "WRITE")
+        claim.begin(arguments())
+        assert claim.end(main) == [b"empty"]
+        assert client.ping()
+        claim.close()
+        main.close()
+
+
+def test_a_connection_that_has_no_id_is_not_used(
+    main: RawConnection, patient: WaitingClaim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could end its waits."""
+
+    def refuse(*arguments: Any) -> None:
+        raise ResponseError("BUSY Redis is busy running a script.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(patient._connection, "call", refuse)
+        with pytest.raises(ResponseError):
+            patient.open()
+    patient.begin(arguments())
+    assert patient.end(main) == [b"empty"]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -63,3 +63,18 @@ def test_a_horse_is_told_of_other_meta_only(connection: Redis, queue: Queue, cla
     connection.hset("rq:job:same", "meta", release)
     assert {job[1]: job[7] for job in claim(meta=release)} == {b"none": b"0", b"same": b"0", b"other": b"1"}
     assert connection.hget("rq:job:none", "meta") == release
+
+
+def test_a_repeated_claim_refuses_the_same_origin(connection: Redis, queue: Queue) -> None:
+    """The reply was lost that said that the job's origin is no queue."""
+    connection.zadd(keys.SUPERVISORS, {"s": time.time()})
+    queue.enqueue("shop.tasks.give", job_id="hostile")
+    connection.hset("rq:job:hostile", "origin", "elsewhere")
+    connection.hset("rq:wip:elsewhere", "precious", 1)
+    channel = RawConnection(connection)
+    fixed_keys = ("rq:worker:w", keys.running("s"), keys.SUPERVISORS)
+    head = claim_arguments(fixed_keys, [queue.key], ("w", "s"), time.time())
+    first = channel.run(CLAIM, head)
+    assert [first[1][place] for place in (0, 1, 3, 7)] == [b"taken", b"hostile", None, b"origin"]
+    assert channel.run(CLAIM, head) == first
+    channel.close()

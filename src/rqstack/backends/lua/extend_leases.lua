@@ -6,4 +6,4 @@
 
 local clock = redis.call('TIME')
 local expires = clock[1] + clock[2] / 1000000 + ARGV[1]
-for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', expires, ARGV[i]) end
+for i = 2, #ARGV do write('ZADD', KEYS[1], 'XX', expires, ARGV[i]) end

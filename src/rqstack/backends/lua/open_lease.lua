@@ -8,9 +8,12 @@
 -- ARGV[3]  lease in seconds
 
 local clock = redis.call('TIME')
+write('LLEN', KEYS[1])
+write('LLEN', ARGV[1] .. ARGV[2])
 local now = clock[1] + clock[2] / 1000000
-for _, owner in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)) do
+for _, owner in ipairs(write('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)) do
   if owner ~= ARGV[2] then
+    write('LLEN', ARGV[1] .. owner)
     while redis.call('LMOVE', ARGV[1] .. owner, KEYS[1], 'LEFT', 'LEFT') do end
     redis.call('ZREM', KEYS[2], owner)
   end

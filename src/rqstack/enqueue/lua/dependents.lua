@@ -70,7 +70,7 @@ end
 local function begin_release(parent, outcome, timeout, seconds, text)
   local cursor = release_dependents(parent, outcome, '0', timeout, seconds, text)
   if cursor ~= '0' then
-    redis.call('HSET', RELEASING, parent, outcome .. '\n' .. cursor)
+    write('HSET', RELEASING, parent, outcome .. '\n' .. cursor)
   end
   return cursor ~= '0'
 end

@@ -1,4 +1,5 @@
--- Give out the slots of RQ's RateLimit, as rq.rate_limit does. Follows push_job.lua.
+-- Give out the slots of RQ's RateLimit, as rq.rate_limit does. Follows transport/lua/write.lua
+-- and push_job.lua.
 --
 -- A job with a limit waits in a sorted set for one of the limit's slots. A job that is given one is put on its queue,
 -- and keeps the slot until it has ended.
@@ -12,9 +13,9 @@
 local function fill_slots(limit, most, seconds, text)
   local key = '<prefix>:rl:' .. limit
   local allowed, waiting = key .. ':allowed', key .. ':rate_limited'
-  local taken = redis.call('ZCARD', allowed)
+  local taken = write('ZCARD', allowed)
   while taken < most do
-    local first = redis.call('ZPOPMIN', waiting)[1]
+    local first = write('ZPOPMIN', waiting)[1]
     if not first then
       break
     end
@@ -22,6 +23,7 @@ local function fill_slots(limit, most, seconds, text)
     local known = redis.pcall('HMGET', job, 'origin', 'status', 'enqueue_at_front')
     if known[1] and known[2] == 'rate_limited' then
       redis.call('ZADD', allowed, seconds, first)
+      write('LLEN', '<prefix>:queue:' .. known[1])
       push_job(first, '<prefix>:queue:' .. known[1], known[3] == '1' and 'LPUSH' or 'RPUSH', text)
       taken = redis.call('ZCARD', allowed)
     end
@@ -33,13 +35,10 @@ end
 -- id        the job's id; its record is there, with its origin
 local function enqueue_rate_limited(id, limit, most, seconds, text)
   local key = '<prefix>:rl:' .. limit
-  -- Damaged ones fail here, before the first write.
-  redis.call('ZCARD', key .. ':rate_limited')
-  redis.call('ZCARD', key .. ':allowed')
-  redis.call('SADD', '<prefix>:rl-keys', limit)
-  redis.call('HSET', key, 'concurrency', most)
+  write('SADD', '<prefix>:rl-keys', limit)
+  write('HSET', key, 'concurrency', most)
   redis.call('HSET', '<prefix>:job:' .. id, 'status', 'rate_limited')
-  redis.call('ZADD', key .. ':rate_limited', seconds, id)
+  write('ZADD', key .. ':rate_limited', seconds, id)
   fill_slots(limit, most, seconds, text)
 end
 
@@ -49,13 +48,13 @@ end
 -- id        the job's id
 local function give_back_slot(id, limit, seconds, text)
   local key = '<prefix>:rl:' .. limit
-  if redis.call('ZREM', key .. ':allowed', id) == 1 then
-    fill_slots(limit, tonumber(redis.call('HGET', key, 'concurrency') or '') or 0, seconds, text)
+  if write('ZREM', key .. ':allowed', id) == 1 then
+    fill_slots(limit, tonumber(write('HGET', key, 'concurrency') or '') or 0, seconds, text)
   end
 end
 
 -- Take a job out of its limit altogether. Arguments as give_back_slot.
 local function release_slot(id, limit, seconds, text)
-  redis.call('ZREM', '<prefix>:rl:' .. limit .. ':rate_limited', id)
+  write('ZREM', '<prefix>:rl:' .. limit .. ':rate_limited', id)
   give_back_slot(id, limit, seconds, text)
 end

@@ -13,8 +13,13 @@
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local job, interval, kept = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local turn = redis.call('ZSCORE', KEYS[1], job)
-local last = tonumber(redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2] or '0')
+local turn = write('ZSCORE', KEYS[1], job)
+local function last_turn() return tonumber(redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2] or '0') end
+local last = last_turn()
+if last > now + 31622400 then -- in more than a year: nobody was given such a turn
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], now + 31622400, '+inf')
+  turn, last = redis.call('ZSCORE', KEYS[1], job), last_turn()
+end
 if ARGV[1] == 'enter' and (turn or last < now - kept) then
   -- A job that has waited tries again; so does a new one when none waits. Others go to the end.
   return '0'

@@ -26,15 +26,13 @@
 if redis.call('HGET', KEYS[1], 'version') ~= ARGV[2] then
   return -1
 end
-local last = tonumber(redis.call('HGET', KEYS[3], 'last') or '0') or 0
+local last = tonumber(write('HGET', KEYS[3], 'last') or '0') or 0
 if last >= tonumber(ARGV[3]) then
   return 0
 end
 -- Redis does not roll back a script that fails. So everything that may be damaged is checked before the first write.
-local kind = redis.call('TYPE', KEYS[6]).ok
-if kind ~= 'list' and kind ~= 'none' then
-  return redis.error_reply('WRONGTYPE ' .. KEYS[6] .. ' is not a list but a ' .. kind)
-end
+write('LLEN', KEYS[6])
+write('SCARD', KEYS[7])
 local template = redis.call('HGETALL', KEYS[2])
 if #template == 0 then
   return redis.error_reply('ERR ' .. KEYS[2] .. ' does not exist')
@@ -42,8 +40,8 @@ end
 local options = redis.call('HMGET', KEYS[2], 'ttl', 'enqueue_at_front', 'rate_limit_key', 'rate_limit_concurrency')
 local slots = options[3] and tonumber(options[4] or '')
 if slots then
-  redis.call('ZCARD', '<prefix>:rl:' .. options[3] .. ':allowed')
-  redis.call('ZCARD', '<prefix>:rl:' .. options[3] .. ':rate_limited')
+  write('ZCARD', '<prefix>:rl:' .. options[3] .. ':allowed')
+  write('ZCARD', '<prefix>:rl:' .. options[3] .. ':rate_limited')
 end
 local ttl = math.floor(tonumber(options[1] or '0') or 0)
 redis.call('HSET', KEYS[3], 'last', ARGV[3])

@@ -28,12 +28,10 @@ if is_delayed and redis.call('EXISTS', KEYS[4]) == 1 then
   -- so moving them here too would enqueue a job twice. RQ's workers move ready jobs only if nobody else has.
   return {-1, 0, 0}
 end
-local kind = redis.call('TYPE', KEYS[2]).ok
-if kind ~= 'list' and kind ~= 'none' then
-  return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' is not a list but a ' .. kind)
-end
+write('LLEN', KEYS[2])
+write('SCARD', KEYS[3])
 local moved, dropped, pending = 0, 0, 0
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', is_delayed and ARGV[1] or '+inf', 'WITHSCORES', 'LIMIT',
+local due = write('ZRANGEBYSCORE', KEYS[1], '-inf', is_delayed and ARGV[1] or '+inf', 'WITHSCORES', 'LIMIT',
   ARGV[7], ARGV[2])
 for i = 1, #due, 2 do
   local id = due[i]
@@ -54,10 +52,10 @@ for i = 1, #due, 2 do
     end
   elseif more[2] == ARGV[8] or (is_delayed and (more[2] or 'created') == 'created') then
     local limit = limit_of(fields)
-    if limit then -- damaged keys fail here
-      redis.call('HLEN', '<prefix>:rl:' .. limit)
-      redis.call('ZCARD', '<prefix>:rl:' .. limit .. ':allowed')
-      redis.call('ZCARD', '<prefix>:rl:' .. limit .. ':rate_limited')
+    if limit then
+      write('HLEN', '<prefix>:rl:' .. limit)
+      write('ZCARD', '<prefix>:rl:' .. limit .. ':allowed')
+      write('ZCARD', '<prefix>:rl:' .. limit .. ':rate_limited')
     end
     local retried = more[5] and more[5] ~= ''
     redis.call('ZREM', KEYS[1], id)

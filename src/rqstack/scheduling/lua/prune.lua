@@ -34,8 +34,8 @@ local function matches(source)
   return false
 end
 local removed = {}
-for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  if not keep[id] and matches(redis.call('HGET', '<prefix>stack:cron:entry:' .. id, 'source') or '') then
+for _, id in ipairs(write('ZRANGE', KEYS[1], 0, -1)) do
+  if not keep[id] and matches(write('HGET', '<prefix>stack:cron:entry:' .. id, 'source') or '') then
     redis.call('ZREM', KEYS[1], id)
     redis.call('DEL', '<prefix>stack:cron:entry:' .. id, '<prefix>stack:cron:job:' .. id)
     redis.call('EXPIRE', '<prefix>stack:cron:state:' .. id, ARGV[1])

@@ -18,28 +18,41 @@ local entry = {}
 for i = 5, 4 + fields, 2 do
   entry[ARGV[i]] = ARGV[i + 1]
 end
-local old = redis.call('HMGET', KEYS[1], 'version', 'timetable', 'zone')
-if old[1] == entry['version'] and redis.call('ZSCORE', KEYS[4], ARGV[1]) then
+local old = write('HMGET', KEYS[1], 'version', 'timetable', 'zone')
+-- Whether the template is as it was written: its version is no proof of that.
+local function is_template_sound()
+  local stored = write('HGETALL', KEYS[2])
+  if #stored ~= #ARGV - 4 - fields then return false end
+  local values = {}
+  for i = 1, #stored, 2 do values[stored[i]] = stored[i + 1] end
+  for i = 5 + fields, #ARGV, 2 do
+    if values[ARGV[i]] ~= ARGV[i + 1] then return false end
+  end
+  return true
+end
+if old[1] == entry['version'] and write('ZSCORE', KEYS[4], ARGV[1]) and is_template_sound() then
   redis.call('HSET', KEYS[1], 'source', entry['source'])
+  -- No scheduler writes a time later than the next firing.
+  redis.call('ZADD', KEYS[4], 'XX', 'LT', ARGV[3], ARGV[1])
   return 0
 end
 redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('HSET', KEYS[1], unpack(ARGV, 5, 4 + fields))
 redis.call('HSET', KEYS[2], unpack(ARGV, 5 + fields))
-local last = tonumber(redis.call('HGET', KEYS[3], 'last') or '-1') or -1
+local last = tonumber(write('HGET', KEYS[3], 'last') or '-1') or -1
 local same_times = (not old[2]) or (old[2] == entry['timetable'] and old[3] == entry['zone'])
 if last >= 0 and same_times then
   -- Its times are the same, or it was removed a moment ago (a deploy in several steps): continue from its last
   -- firing, so that none is lost or repeated.
   redis.call('PERSIST', KEYS[3])
-  redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
+  write('ZADD', KEYS[4], ARGV[2], ARGV[1])
 else
   -- Firings of the new timetable before now were never due.
   if last < tonumber(ARGV[2]) then
     redis.call('HSET', KEYS[3], 'last', ARGV[2])
   end
   redis.call('PERSIST', KEYS[3])
-  redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
+  write('ZADD', KEYS[4], ARGV[3], ARGV[1])
 end
 if old[1] then
   return 1

@@ -15,7 +15,7 @@
 if redis.call('HGET', KEYS[1], 'version') ~= ARGV[2] then
   return 0
 end
-local last = tonumber(redis.call('HGET', KEYS[2], 'last') or '0') or 0
+local last = tonumber(write('HGET', KEYS[2], 'last') or '0') or 0
 if last > tonumber(ARGV[3]) then
   return 0
 end

@@ -8,7 +8,7 @@
 
 local now = redis.call('TIME')[1]
 local left = tonumber(ARGV[1])
-for _, queue in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+for _, queue in ipairs(write('SMEMBERS', KEYS[1])) do
   local registry = '<prefix>:finished:' .. string.sub(queue, #'<prefix>:queue:' + 1)
   local expired = redis.pcall('ZCOUNT', registry, 0, '(' .. now)
   if type(expired) == 'number' and expired > 0 and left > 0 then

@@ -1,4 +1,5 @@
--- Join the processes that use the data below the prefix, or learn why not. Follows schema.lua.
+-- Join the processes that use the data below the prefix, or learn why not. Follows schema.lua and
+-- is_name.lua.
 --
 -- KEYS[1]  rqstack:schema
 -- KEYS[2]  rqstack:supervisors
@@ -16,7 +17,9 @@ local version, oldest = tonumber(ARGV[1]), tonumber(ARGV[2])
 local silent, older = {}, {}
 for i = 4, #ARGV, 2 do silent[ARGV[i]] = ARGV[i + 1] end
 
+-- What is not UTF-8 is no process's, and the caller could not return it.
 local function look(name, schema, heartbeat)
+  if not is_name(name) or not is_name(heartbeat) then return end
   local theirs = tonumber(schema or '') or 1
   if theirs < oldest and silent[name] ~= heartbeat then older[#older + 1] = {name, tostring(theirs), heartbeat} end
 end
@@ -29,9 +32,10 @@ end
 
 if ARGV[3] ~= '' then
   local time = call('TIME')
-  local alive_since = tonumber(time[1]) + tonumber(time[2]) / 1000000 - tonumber(ARGV[3])
+  local clock = tonumber(time[1]) + tonumber(time[2]) / 1000000
   if call('TYPE', KEYS[2]).ok == 'zset' then
-    local found = call('ZRANGEBYSCORE', KEYS[2], alive_since, '+inf', 'WITHSCORES')
+    -- Nobody sends a heartbeat in the future.
+    local found = call('ZRANGEBYSCORE', KEYS[2], clock - tonumber(ARGV[3]), clock + 60, 'WITHSCORES')
     for i = 1, #found, 2 do
       local record = read('<prefix>stack:supervisor:' .. found[i], 'queues', 'schema')
       if record then look('supervisor ' .. found[i], record[2], found[i + 1]) end

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from rqstack.worker.horse.abandoned import AbandonedJob, fail_abandoned
 from rqstack.worker.horse.horse import Horse
 from rqstack.worker.horse.maintenance import Maintenance, maintain
-from rqstack.worker.limits import Limits
+from rqstack.worker.limits import RETRY, Limits
 
 if TYPE_CHECKING:
     from rqstack.worker.base import BaseWorker
@@ -94,7 +94,7 @@ class Child:
             if isinstance(work, Horse):
                 return work.run()
             _reset_signals()
-            return maintain(worker) if isinstance(work, Maintenance) else 0 if fail_abandoned(worker, work) else 1
+            return maintain(worker) if isinstance(work, Maintenance) else 0 if fail_abandoned(worker, work) else RETRY
         except BaseException:
             worker.log.exception("Worker %s: the horse has failed", worker.name)
             raise

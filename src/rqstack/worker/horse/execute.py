@@ -18,6 +18,7 @@ from rq.utils import parse_timeout
 from rqstack.errors import InvalidJob, PayloadRejected
 from rqstack.registry.discovery import resolve
 from rqstack.security import for_purpose
+from rqstack.security.bounded import check_size, inflate, max_payload
 from rqstack.worker.horse.lazy_job import lazy_job
 from rqstack.worker.horse.timeout import JobTimeout
 
@@ -41,6 +42,7 @@ class Executor:
         self._worker = worker
         self._loads = for_purpose(worker.serializer, "arguments").loads
         self._dumps = for_purpose(worker.serializer, "result").dumps
+        self._most = max_payload()
         self._timeout = JobTimeout() if worker.death_penalty_class is UnixSignalDeathPenalty else None
 
     def execute(self, running: RunningJob, data: bytes) -> Any:
@@ -53,12 +55,13 @@ class Executor:
         Raises:
             BaseException: Whatever the task raises.
             PayloadRejected: The payload is not signed, or by another key.
+            PayloadTooLarge: It is larger than RQSTACK_MAX_PAYLOAD.
             DeserializationError: It cannot be read.
             UnknownTask: The function is not one of the tasks.
         """
         worker = self._worker
         with contextlib.suppress(zlib.error):  # RQ reads payloads that are not compressed, too
-            data = zlib.decompress(data)
+            data = inflate(data, self._most)
         running.name, instance, args, kwargs = self.read(data)
         running.arguments = args, kwargs
         function = resolve(running.name, instance)
@@ -99,10 +102,13 @@ class Executor:
         """A return value, as RQ stores it.
 
         Raises:
-            InvalidJob: It does not pickle. (RQ stores a text that says so, as if the task had returned it.)
+            InvalidJob: It does not pickle (RQ stores a text that says so, as if the task had returned it), or is too
+                large.
         """
         try:
-            return b64encode(self._dumps(value))
+            serialized = self._dumps(value)
+            check_size(serialized, self._most)
+            return b64encode(serialized)
         except Exception as error:
             kind = type(value).__name__
             raise InvalidJob(f"the task returned a {kind} that cannot be stored: {error}") from error

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from rqstack.processes import hooks
 from rqstack.security import for_purpose
@@ -387,6 +387,7 @@ class Horse:
             claimed = claimed or _job_or_none(waiting.end(self._connection))
         except RedisError as error:
             waiting.close()
+            self._scoreboard.leave(self._index)  # the supervisor cannot wake it
             if not isinstance(error, NoScriptError):
                 self._worker.log.warning("Worker %s: Redis is unavailable (%s)", self._worker.name, error)
                 self._signals.pause(random.uniform(0.1, 0.5))
@@ -403,8 +404,15 @@ class Horse:
         pairs = self._counters.take(time.monotonic())
         commands = [pack("HINCRBYFLOAT", keys.METRICS, pairs[at], pairs[at + 1]) for at in range(0, len(pairs), 2)]
         self._connection.send(*commands)
+        is_damaged = False
         for _ in commands:
-            self._connection.read()
+            try:
+                self._connection.read()
+            except ResponseError as error:  # each reply is read, or the next call would take one for its own
+                is_damaged = is_damaged or str(error).startswith("WRONGTYPE")
+        if is_damaged:
+            self._worker.log.error("%s is of the wrong type in Redis, and is dropped.", keys.METRICS)
+            self._connection.call("DEL", keys.METRICS)
 
     def _exit_code(self) -> int | None:
         """The exit code, if it is time to end."""

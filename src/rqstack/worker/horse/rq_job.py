@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rq.job import Job
 
+from rqstack.errors import PayloadTooLarge
+from rqstack.security.bounded import inflate, max_payload
 from rqstack.worker.horse.lazy_job import load
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ def read_job(worker: BaseWorker, job_id: str, queue: str, timeout: int) -> Job |
     except Exception as error:
         job = worker.job_class(job_id, connection=worker.connection, serializer=worker.serializer)
         job.data = raw.get(b"data", b"")
-        with contextlib.suppress(zlib.error):
-            job.data = zlib.decompress(job.data)
+        with contextlib.suppress(zlib.error, PayloadTooLarge):
+            job.data = inflate(job.data, max_payload())
         job.timeout = timeout
         job.description = f"damaged record: {error}"
     job.origin = job.origin or queue

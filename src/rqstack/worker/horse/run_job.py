@@ -13,10 +13,11 @@ from redis.exceptions import RedisError
 from rq.job import Job, JobStatus, Retry
 from rq.timeouts import JobTimeoutException
 
-from rqstack.errors import InvalidJob, PayloadRejected
+from rqstack.errors import InvalidJob, PayloadRejected, PayloadTooLarge
 from rqstack.limiting.snooze import Snooze
 from rqstack.registry.discovery import resolve
 from rqstack.security import count_rejected
+from rqstack.security.bounded import max_payload
 from rqstack.transport.raw import Lost
 from rqstack.transport.timestamps import from_micros
 from rqstack.worker.horse import execute
@@ -67,6 +68,8 @@ class JobRunner:
             self._begin(running)
             if running.data is None:
                 raise InvalidJob(f"the record of job {running.job_id} in Redis is damaged: {running.damage}.")
+            if isinstance(running.data, int):
+                raise PayloadTooLarge(max_payload(), running.data)
             ttl = self._worker.default_result_ttl if ttl_text is None else result_ttl(running, ttl_text)
             if running.extras is not None:
                 check_names(running.extras)

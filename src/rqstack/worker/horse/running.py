@@ -39,7 +39,8 @@ class RunningJob:
         queue: The queue's name.
         job_id: The job's id.
         execution: The id of this run of it.
-        data: Its payload as stored; None if its record has none, or is not to be used.
+        data: Its payload as stored; None if its record has none, or is not to be used; its size if it was too large to
+            be read.
         enqueued_at: When it was enqueued, as stored.
         extras: None for a plain job.
         started: When it began, in Unix seconds.
@@ -53,7 +54,7 @@ class RunningJob:
     queue: str
     job_id: str
     execution: str
-    data: bytes | None
+    data: bytes | int | None
     enqueued_at: bytes | None
     extras: Extras | None
     started: float

@@ -14,9 +14,16 @@ from rqstack.transport.protocol import pack
 from rqstack.transport.raw import RawConnection
 from rqstack.worker.limits import OVERDUE
 from rqstack.worker.scripts import CLAIM
+from rqstack.worker.unblock import open_to_wait, unblock
 
 if TYPE_CHECKING:
     from redis import Redis
+
+_UNANSWERED = 1.0
+"""Seconds after which a wait that Redis does not know of counts as lost."""
+
+_AGAIN = 0.02
+"""Seconds between two tries to end a wait that is on its way."""
 
 
 class WaitingClaim:
@@ -48,8 +55,7 @@ class WaitingClaim:
     def open(self, *, retry: bool = True) -> None:
         """Connect already. Arguments and errors as `RawConnection.open`."""
         if self._connection.socket is None:
-            self._connection.open(retry=retry)
-            self.client_id = self._connection.call("CLIENT", "ID")
+            self.client_id = open_to_wait(self._connection, retry=retry)
 
     def close_copy(self) -> None:
         """As `RawConnection.close_copy`."""
@@ -105,13 +111,20 @@ class WaitingClaim:
 
         Returns:
             What claim.lua returns; None if there was no wait, or its connection is lost.
+
+        Raises:
+            redis.exceptions.RedisError: As for `wait`.
         """
         if self.is_waiting:
-            main.call("CLIENT", "UNBLOCK", self.client_id)
+            until = time.monotonic() + _UNANSWERED
+            while not unblock(main, [self.client_id]) and not self._has_reply(_AGAIN):
+                # The wait has not reached Redis yet; or nothing does that this connection sends.
+                if time.monotonic() > until:
+                    raise TimeoutError("Redis does not know of a wait for jobs")
             return self._read()
         if self._lost:
             # If Redis was restarted it is another client's id now, whose wait ends early.
-            main.call("CLIENT", "UNBLOCK", self._lost)
+            unblock(main, [self._lost])
             self._lost = 0
         return None
 
@@ -120,6 +133,11 @@ class WaitingClaim:
         if self.is_waiting:
             self.is_waiting, self._lost = False, self.client_id
         self._connection.close()
+
+    def _has_reply(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._connection.socket, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def _read(self) -> list[Any]:
         refused = None

@@ -1,4 +1,5 @@
--- Take the next jobs for a horse: all or nothing. Follows write.lua, executions.lua, check_lease.lua and clock.lua.
+-- Take the next jobs for a horse: all or nothing. Follows write.lua, is_name.lua, executions.lua,
+-- check_lease.lua and clock.lua.
 --
 -- KEYS[1]  rq:worker:<worker>             the worker's record, RQ's
 -- KEYS[2]  rqstack:running:<supervisor>   hash: worker -> its lease
@@ -15,10 +16,12 @@
 -- ARGV[6]  seconds until the execution counts as abandoned, for RQ's registries
 -- ARGV[7]  '1' if the horse was idle: Redis may have moved jobs to its claim lists
 -- ARGV[8]  serialized meta for a job that has none yet: which release of the task code runs it; '' for none
--- ARGV[9]  how many jobs at most; above one only plain jobs of the first queue that have not run before
+-- ARGV[9]  how many jobs at most; above one only plain jobs of the first queue that have not run before. Then a colon and
+--          the size in bytes above which a job's data is not read
 --
 -- Returns one of:
---   {'jobs', job, …}, each {queue, id, execution id, data, timeout, result_ttl, enqueued_at, meta, extras}: meta is '1'
+--   {'jobs', job, …}, each {queue, id, execution id, data, timeout, result_ttl, enqueued_at, meta, extras}: data is its
+--     size, a number, if it is too large; meta is '1'
 --     if the job has other meta than ARGV[8], which was not written then; extras is '' for a plain job, else a list of
 --     the fields that make it another kind (see job_reply). If the origin is not to be used, meta is 'origin' and data
 --     is missing: the job fails, on the queue where it was found
@@ -28,6 +31,8 @@
 --   {'unfinished', lease}: the last jobs are still on record
 
 local call = redis.call
+local max_jobs, max_bytes = string.match(ARGV[9], '^(%d+):(%d+)$')
+max_jobs, max_bytes = tonumber(max_jobs), tonumber(max_bytes)
 
 -- What Redis has moved for idle horses goes back to the head of its queue, so that priority between queues is strict.
 -- It was moved to a horse only while that was idle; and to its supervisor only if there are several queues.
@@ -42,7 +47,7 @@ local function put_back_claims(was_idle)
   end
   if call('EXISTS', unpack(from)) == 0 then return end
   for i = 1, #from do
-    while call('LMOVE', from[i], to[i], 'RIGHT', 'LEFT') do end
+    while move(from[i], to[i]) do end
   end
 end
 
@@ -65,30 +70,23 @@ local function job_reply(queue, id, execution, f, meta)
   local extras = is_plain(f) and '' or call('HMGET', '<prefix>:job:' .. id, 'success_callback_name',
     'success_callback_timeout', 'failure_callback_name', 'failure_callback_timeout', 'webhooks', 'rate_limit_key',
     'rqstack_webhooks_signature')
-  return {queue, id, execution, f[1] or false, f[2] or false, f[3] or false, f[4] or false, meta, extras}
-end
-
--- Whether an id or a queue's name can be in a lease, and is UTF-8: one that is not, workers could not read.
-local function is_name(text)
-  if not string.find(text, '[%z\128-\255]') then return true end
-  local rest = text
-  for _, character in ipairs({'[\194-\223][\128-\191]', '\224[\160-\191][\128-\191]', '\237[\128-\159][\128-\191]',
-    '[\225-\236\238\239][\128-\191][\128-\191]', '\240[\144-\191][\128-\191][\128-\191]',
-    '[\241-\243][\128-\191][\128-\191][\128-\191]', '\244[\128-\143][\128-\191][\128-\191]'}) do
-    rest = string.gsub(rest, character, ' ')
-  end
-  return not string.find(rest, '[%z\128-\255]')
+  local data = f[1] or false
+  if data and #data > max_bytes then data = #data end
+  return {queue, id, execution, data, f[2] or false, f[3] or false, f[4] or false, meta, extras}
 end
 
 -- The id and fields of the first job of a list. One that was deleted or canceled while it waited is skipped, as in RQ;
 -- so is one whose record is not a hash.
 local function pop(list)
-  local id = call('LPOP', list)
+  local id = write('LPOP', list)
   while id do
     local f = read_fields(id)
     local exists = f[1] or f[6] or (not f.err and call('EXISTS', '<prefix>:job:' .. id) == 1)
     -- RQ accepts no id with a zero byte or a new line; a lease could not hold it.
     if exists and f[6] ~= 'canceled' and not string.find(id, '\n', 1, true) and is_name(id) then return id, f end
+    if exists and f[6] ~= 'canceled' then
+      redis.log(redis.LOG_WARNING, 'rqstack: dropped an id that is none from ' .. list)
+    end
     id = call('LPOP', list)
   end
 end
@@ -139,22 +137,25 @@ end
 
 -- The worker has no job.
 local function note_idle(state)
-  call('HSET', KEYS[2], ARGV[1], '=' .. ARGV[3])
-  if state then call('HSET', KEYS[1], 'state', state) end
+  write('HSET', KEYS[2], ARGV[1], '=' .. ARGV[3])
+  if state then write('HSET', KEYS[1], 'state', state) end
 end
 
 -- `has_no_lease`: settle.lua has just recorded how the worker's last job ended.
 local function claim(has_no_lease)
-  local reply = {'jobs'}
+  local reply, was_idle = {'jobs'}, ARGV[7] == '1'
   if not has_no_lease then
     local jobs, lease = check_lease()
+    -- A wait on a connection that was lost may end late: nobody takes what Redis has moved for it.
+    if lease or #jobs > 0 then put_back_claims(was_idle) end
     if lease then return {'unfinished', lease} end
     for _, job in ipairs(jobs) do -- the reply of this very call was lost
-      reply[#reply + 1] = job_reply(job[1], job[2], job[3], read_fields(job[2]), '0')
+      local f, meta = read_fields(job[2]), '0'
+      if f[5] and f[5] ~= '' and f[5] ~= job[1] and is_name(f[5]) then f[1], meta = false, 'origin' end
+      reply[#reply + 1] = job_reply(job[1], job[2], job[3], f, meta)
     end
     if #reply > 1 then return reply end
   end
-  local was_idle = ARGV[7] == '1'
   if ARGV[5] == '' then
     put_back_claims(was_idle)
     if call('EXISTS', unpack(KEYS, 4)) == 0 then return {'empty'} end
@@ -167,7 +168,7 @@ local function claim(has_no_lease)
     note_idle('suspended')
     return {'suspended'}
   end
-  if not call('ZSCORE', KEYS[3], ARGV[2]) then
+  if not write('ZSCORE', KEYS[3], ARGV[2]) then
     put_back_claims(true)
     note_idle()
     return {'unregistered'}
@@ -179,7 +180,7 @@ local function claim(has_no_lease)
   end
 
   -- By Redis's own clock: if the worker's were wrong, its job would look abandoned.
-  local seconds, most = tonumber(call('TIME')[1]), tonumber(ARGV[9])
+  local seconds = tonumber(call('TIME')[1])
   local execution, lease = ARGV[3], nil
   while id do
     local queue, own, is_refused = f[5] or '', string.sub(queue_key, #'<prefix>:queue:' + 1), false
@@ -192,7 +193,7 @@ local function claim(has_no_lease)
     local line = queue .. '\n' .. id .. ':' .. execution
     lease = lease and lease .. '\0' .. line or line
     -- One queue only, the first: a job of it that comes later must not wait for several of a lower priority.
-    if #reply > most or queue_key ~= KEYS[4] or not may_share(f) then break end
+    if #reply > max_jobs or queue_key ~= KEYS[4] or not may_share(f) then break end
     id, f = pop(queue_key)
     if id and not may_share(f) then
       call('LPUSH', queue_key, id)
@@ -203,7 +204,7 @@ local function claim(has_no_lease)
   if #reply == 2 then
     write_execution(KEYS[1], ARGV[1], reply[2][2], reply[2][3], ARGV[5], seconds, tonumber(ARGV[6]))
   end
-  call('HSET', KEYS[2], ARGV[1], lease)
-  call('HSET', KEYS[1], 'state', 'busy', 'last_heartbeat', ARGV[4])
+  write('HSET', KEYS[2], ARGV[1], lease)
+  write('HSET', KEYS[1], 'state', 'busy', 'last_heartbeat', ARGV[4])
   return reply
 end

@@ -10,7 +10,7 @@
 local function write_execution(worker_key, worker, id, execution, now, seconds, ttl)
   local run = id .. ':' .. execution
   local execution_key, executions_key = '<prefix>:execution:' .. run, '<prefix>:executions:' .. id
-  redis.call('HSET', execution_key, 'id', execution, 'job_id', id, 'created_at', now, 'last_heartbeat', now,
+  write('HSET', execution_key, 'id', execution, 'job_id', id, 'created_at', now, 'last_heartbeat', now,
     'worker_name', worker)
   redis.call('EXPIRE', execution_key, ttl)
   write('ZADD', executions_key, seconds + ttl + 60, execution)

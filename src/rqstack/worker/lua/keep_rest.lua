@@ -6,7 +6,7 @@
 --
 -- Returns whether nothing is left of the lease.
 
-local jobs = jobs_of(redis.call('HGET', KEYS[2], ARGV[1]))
+local jobs = jobs_of(write('HGET', KEYS[2], ARGV[1]))
 local kept, changed = {}, recorded
 -- The last one first, so that they are in their order at the head of the queue.
 for place = #jobs, 1, -1 do
@@ -24,6 +24,6 @@ if #kept > 0 and changed then
   for _, job in ipairs(kept) do
     write_execution(KEYS[1], ARGV[1], job[2], job[3], ARGV[5], tonumber(redis.call('TIME')[1]), tonumber(ARGV[6]))
   end
-  redis.call('HSET', KEYS[2], ARGV[1], lease_of(kept) .. '\0=' .. ARGV[3])
+  write('HSET', KEYS[2], ARGV[1], lease_of(kept) .. '\0=' .. ARGV[3])
 end
 return #kept == 0

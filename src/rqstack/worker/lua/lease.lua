@@ -1,16 +1,16 @@
--- Read and write the lease of a worker.
+-- Read and write the lease of a worker. Follows transport/lua/is_name.lua.
 --
 -- A lease is the value of the worker's field in rqstack:running:<supervisor>: two lines for each of its jobs,
 -- '<queue>\n<job id>:<execution id>', in the order in which they run, with a zero byte between two jobs; then, or
 -- alone, '=<call id>': the call of settle.lua or claim.lua that has changed it last. (A queue's name may have several
 -- lines.)
 
--- The jobs of a lease: a list of {queue, job id, execution id}.
+-- The jobs of a lease: a list of {queue, job id, execution id}. What no worker has written is left out.
 local function jobs_of(lease)
   local jobs = {}
   for part in string.gmatch(lease or '', '[^%z]+') do
     local queue, id, execution = string.match(part, '^(.*)\n(.*):(%x+)$')
-    if queue then jobs[#jobs + 1] = {queue, id, execution} end
+    if queue and is_name(queue) and is_name(id) then jobs[#jobs + 1] = {queue, id, execution} end
   end
   return jobs
 end

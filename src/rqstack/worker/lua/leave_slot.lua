@@ -13,6 +13,6 @@ end
 
 local named = redis.pcall('HGET', '<prefix>:job:' .. id, 'rate_limit_key')
 if type(named) == 'string' and has_slot(named) then return release_stale_slot(id, named, seconds, text) end
-for _, limit in ipairs(redis.pcall('SMEMBERS', '<prefix>:rl-keys')) do
+for _, limit in ipairs(write('SMEMBERS', '<prefix>:rl-keys')) do
   if has_slot(limit) then release_stale_slot(id, limit, seconds, text) end
 end

@@ -1,4 +1,4 @@
--- Put a running job back at the head of its queue. Follows lease.lua.
+-- Put a running job back at the head of its queue. Follows transport/lua/write.lua and lease.lua.
 
 -- worker_key      rq:worker:<worker>
 -- queue           the queue's name
@@ -8,7 +8,7 @@
 -- Returns whether it is back; if not, it was deleted, canceled, or enqueued again, meanwhile.
 local function put_back(worker_key, queue, id, execution, runs_alone)
   local job_key = '<prefix>:job:' .. id
-  redis.call('ZREM', '<prefix>:wip:' .. queue, id .. ':' .. execution)
+  write('ZREM', '<prefix>:wip:' .. queue, id .. ':' .. execution)
   forget_execution(worker_key, id, execution)
   local record = redis.pcall('HMGET', job_key, 'status', 'ttl', 'worker_name')
   local worker = string.sub(worker_key, #'<prefix>:worker:' + 1)
@@ -18,6 +18,6 @@ local function put_back(worker_key, queue, id, execution, runs_alone)
   if not runs_alone then redis.call('HSET', job_key, 'started_at', '') end
   local ttl = math.floor(tonumber(record[2] or '') or 0)
   if ttl > 0 and ttl < 1e10 then redis.call('EXPIRE', job_key, ttl) end
-  redis.call('LPUSH', '<prefix>:queue:' .. queue, id)
+  write('LPUSH', '<prefix>:queue:' .. queue, id)
   return true
 end

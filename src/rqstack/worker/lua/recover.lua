@@ -1,5 +1,5 @@
 -- Put back what a supervisor and some of its workers hold: their claims, and the jobs that the workers were running.
--- Follows lease.lua, put_back.lua and leave_slot.lua.
+-- Follows write.lua and is_name.lua of transport/lua, lease.lua, put_back.lua and leave_slot.lua.
 --
 -- KEYS[1]  rqstack:running:<supervisor>
 -- KEYS[2]  rqstack:supervisors
@@ -25,7 +25,7 @@ local reply = {}
 local SUPERVISOR = string.sub(KEYS[1], #'<prefix>stack:running:' + 1)
 
 if ARGV[3] ~= '' then
-  local last, time = call('ZSCORE', KEYS[2], ARGV[3]), call('TIME')
+  local last, time = write('ZSCORE', KEYS[2], ARGV[3]), call('TIME')
   local clock = tonumber(time[1]) + tonumber(time[2]) / 1000000
   if last and clock - tonumber(last) < tonumber(ARGV[4]) then return reply end
   if not last and ARGV[1] ~= 'again' then return reply end -- another supervisor was faster
@@ -46,7 +46,7 @@ end
 -- jobs  how many the lease has
 local function requeue(worker, queue, id, execution, jobs)
   local job_key = '<prefix>:job:' .. id
-  if not call('ZSCORE', '<prefix>:wip:' .. queue, id .. ':' .. execution) then
+  if not write('ZSCORE', '<prefix>:wip:' .. queue, id .. ':' .. execution) then
     -- Recorded, or canceled or deleted.
     forget_execution('<prefix>:worker:' .. worker, id, execution)
     leave_slot(id, tonumber(call('TIME')[1]), ARGV[6])
@@ -58,13 +58,15 @@ local function requeue(worker, queue, id, execution, jobs)
   if exists and suspect and ARGV[1] == 'fail' then return 'abandon' end
   if exists and suspect then
     local crashes_key = '<prefix>stack:crashes:' .. id
-    local seen = call('HGET', crashes_key, 'execution')
-    if seen ~= execution then
-      call('HINCRBY', crashes_key, 'count', 1)
-      call('HSET', crashes_key, 'execution', execution)
+    local seen = write('HMGET', crashes_key, 'execution', 'count')
+    -- A count that no script has written is none.
+    local count = tonumber(string.match(seen[2] or '', '^%d%d?%d?%d?%d?%d?$') or 0)
+    if seen[1] ~= execution then
+      count = count + 1
+      call('HSET', crashes_key, 'count', count, 'execution', execution)
       call('EXPIRE', crashes_key, 86400)
     end
-    if tonumber(call('HGET', crashes_key, 'count')) >= tonumber(ARGV[2]) then
+    if count >= tonumber(ARGV[2]) then
       -- One supervisor fails it. If that one dies meanwhile, the next that asks does.
       local field = 'abandoned_by:' .. execution
       local owner = call('HGET', crashes_key, field)
@@ -82,7 +84,7 @@ end
 local function put_back_claims(owner)
   for q = FIRST, FIRST - 1 + queues do
     local key = '<prefix>:queue:' .. ARGV[q]
-    while call('LMOVE', '<prefix>stack:claim:' .. owner .. ':' .. key, key, 'RIGHT', 'LEFT') do end
+    while move('<prefix>stack:claim:' .. owner .. ':' .. key, key) do end
   end
 end
 
@@ -91,7 +93,7 @@ for i = FIRST + queues, #ARGV do
   local worker = ARGV[i]
   put_back_claims(worker)
   -- The last one first, so that they are in their order at the head of the queue.
-  local jobs, kept = jobs_of(call('HGET', KEYS[1], worker)), {}
+  local jobs, kept = jobs_of(write('HGET', KEYS[1], worker)), {}
   for place = #jobs, 1, -1 do
     local queue, id, execution = unpack(jobs[place])
     local action = requeue(worker, queue, id, execution, #jobs)
@@ -106,9 +108,9 @@ for i = FIRST + queues, #ARGV do
     call('HDEL', KEYS[1], worker)
     if ARGV[3] ~= '' then
       call('DEL', '<prefix>:worker:' .. worker, '<prefix>:worker:' .. worker .. ':executions')
-      call('SREM', '<prefix>:workers', '<prefix>:worker:' .. worker)
+      write('SREM', '<prefix>:workers', '<prefix>:worker:' .. worker)
       for q = FIRST, FIRST - 1 + queues do
-        call('SREM', '<prefix>:workers:' .. ARGV[q], '<prefix>:worker:' .. worker)
+        write('SREM', '<prefix>:workers:' .. ARGV[q], '<prefix>:worker:' .. worker)
       end
     end
   end

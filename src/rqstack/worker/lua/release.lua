@@ -7,7 +7,7 @@
 --
 -- Returns how many jobs there are whose dependents are still to be released.
 
-local parent = redis.call('HRANDFIELD', RELEASING)
+local parent = write('HRANDFIELD', RELEASING)
 if parent then
   local outcome, cursor = string.match(redis.call('HGET', RELEASING, parent), '^(%a+)\n(%d+)$')
   if outcome then
@@ -26,4 +26,4 @@ if parent then
     end
   end
 end
-return redis.call('HLEN', RELEASING)
+return write('HLEN', RELEASING)

@@ -34,7 +34,7 @@
 -- Releasing is 1 if jobs have more dependents than were looked at: release.lua goes on.
 
 local FIRST, SIZE = 14, 11
-local lease = call('HGET', KEYS[2], ARGV[1]) or ''
+local lease = write('HGET', KEYS[2], ARGV[1]) or ''
 -- Runs of a batch have no record of their own.
 local has_records = not string.find(lease, '%z[^=]')
 local finished, seconds = 0, 0

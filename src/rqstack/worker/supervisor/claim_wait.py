@@ -12,6 +12,7 @@ from rqstack.transport import keys
 from rqstack.transport.protocol import pack
 from rqstack.transport.raw import RawConnection
 from rqstack.worker.limits import OVERDUE
+from rqstack.worker.unblock import open_to_wait, unblock
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -114,11 +115,11 @@ class BlockingClaim:
 
     def end(self, main: RawConnection) -> None:
         """End all waiting, so that Redis moves nothing more to this owner's claim lists."""
-        if unblock := self._unblock():
-            main.send(*unblock)
-            for _ in unblock:
-                main.read()
-            self._read_all()
+        waiting = [index for index, moment in enumerate(self._overdue_at) if moment is not None]
+        if waiting:
+            unblock(main, [self._client_ids[index] for index in waiting])
+            for index in waiting:
+                self._read(index)
 
     def stop(self, main: RawConnection) -> None:
         """End all waiting, and disconnect."""
@@ -134,26 +135,14 @@ class BlockingClaim:
     def _open(self, index: int, *, retry: bool = True) -> None:
         connection = self._connections[index]
         if connection.socket is None:
-            connection.open(retry=retry)
-            self._client_ids[index] = connection.call("CLIENT", "ID")
-
-    def _unblock(self) -> list[bytes]:
-        return [
-            pack("CLIENT", "UNBLOCK", str(client_id))
-            for client_id, moment in zip(self._client_ids, self._overdue_at, strict=True)
-            if moment is not None
-        ]
-
-    def _read_all(self) -> None:
-        for index, moment in enumerate(self._overdue_at):
-            if moment is not None:
-                self._read(index)
+            self._client_ids[index] = open_to_wait(connection, retry=retry)
 
     def _read(self, index: int) -> bool:
         self._overdue_at[index] = None
         try:
             return self._connections[index].read() is not None
         except ResponseError as error:
-            if not str(error).startswith("UNBLOCKED"):
+            # A queue or a list of another type was damaged by somebody: the next claim drops it.
+            if not str(error).startswith(("UNBLOCKED", "WRONGTYPE")):
                 raise
             return True

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
+from rqstack.transport.damaged import LogOnce, parse_json
+
 if TYPE_CHECKING:
     from rqstack.worker.base import BaseWorker
 
 log = logging.getLogger("rq.worker")
+
+_AT_ONCE = 100
+"""Messages that are read at once: a flood of them must not keep the supervisor from its other work."""
+
+_LONGEST = 10_000
+"""Bytes that a command may have."""
 
 
 class CommandListener:
@@ -27,6 +34,7 @@ class CommandListener:
         self._workers = {worker.pubsub_channel_name: worker for worker in workers}
         self._client = workers[0].connection
         self._pubsub: Any = None
+        self._damage = LogOnce(log)
 
     @property
     def socket(self) -> Any:
@@ -48,20 +56,28 @@ class CommandListener:
         if self._pubsub is None:
             self.subscribe()
         try:
-            while self._pubsub is not None and (message := self._pubsub.get_message(timeout=0)) is not None:
+            for _ in range(_AT_ONCE):
+                if self._pubsub is None or (message := self._pubsub.get_message(timeout=0)) is None:
+                    break
                 if message.get("type") == "message":
                     worker = self._workers[message["channel"].decode()]
-                    try:
-                        payload = json.loads(message["data"])
-                        payload["command"]
-                    except (ValueError, KeyError, TypeError):
-                        log.error("Worker %s: an invalid command is ignored: %r", worker.name, message["data"])
-                        continue
-                    found.append((worker, payload))
+                    if (payload := self._parse(worker, message["data"])) is not None:
+                        found.append((worker, payload))
         except RedisError as error:
             log.debug("No commands while Redis is unavailable: %s", error)
             self.close()
         return found
+
+    def _parse(self, worker: BaseWorker, data: bytes) -> dict[str, Any] | None:
+        """RQ's payload; None if the message is no command, which is logged."""
+        try:
+            payload = parse_json(data) if len(data) <= _LONGEST else None
+        except ValueError:
+            payload = None
+        if isinstance(payload, dict) and isinstance(payload.get("command"), str):
+            return payload
+        self._damage.error("command", "Worker %s: an invalid command is ignored: %r", worker.name, data[:200])
+        return None
 
     def close(self) -> None:
         """Disconnect."""

@@ -76,6 +76,9 @@ class EndedHorses:
     def _put_back(self, slot: HorseSlot) -> list[Lease]:
         """Put back what a horse that has ended held. Returns its leases, also of jobs that are to be abandoned."""
         worker = slot.worker
+        if slot.blocked:
+            self._recovery.end_wait(slot.blocked)
+            slot.blocked = 0
         stopped = worker._stopped_job_id
         execution = "" if stopped is None else self._execution(worker.name, stopped)
         self._batches.settle_ended(slot.index, keep=execution)

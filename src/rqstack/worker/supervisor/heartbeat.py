@@ -117,6 +117,7 @@ class Heartbeat:
             self._thorough_at = moment + _THOROUGH
         for slot in self._pool.slots:
             if slot.worker.name in reply.missing:
+                slot.worker.drop_damage()
                 slot.worker.register_again(busy=bool(self._recovery.jobs(slot.worker.name)))
         if not (reply.known and self._has_scripts):  # Redis is new, was away, or has lost all it had
             # A horse that sends a script itself keeps half a megabyte for the rest of its life.
@@ -145,9 +146,13 @@ class Heartbeat:
         if self._in_touch_since is None or moment - self._in_touch_since < settings.dead_after:
             return
         for supervisor in reply.dead:
-            if supervisor != self._supervisor:
+            if supervisor != self._supervisor.encode():
                 leases = self._recovery.take_over(supervisor)
-                log.warning("Supervisor %s is dead; its %d running jobs are recovered", supervisor, len(leases))
+                log.warning(
+                    "Supervisor %s is dead; its %d running jobs are recovered",
+                    supervisor[:200].decode(errors="backslashreplace"),
+                    len(leases),
+                )
                 self._abandon(leases)
             self._check_dead_until = moment + FORGET_AFTER + settings.heartbeat
         if thorough or not self._is_recovered or moment < self._check_dead_until:

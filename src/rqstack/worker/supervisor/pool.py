@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rqstack.errors import SettingsError
 from rqstack.processes.exit_status import describe, likely_cause
 from rqstack.processes.parent import wait_for_end
-from rqstack.worker.limits import DONE, RECYCLE
+from rqstack.worker.horse.abandoned import AbandonedJob
+from rqstack.worker.limits import DONE, RECYCLE, RETRY
 from rqstack.worker.supervisor.forkserver import Died, Forked, Forkserver, Load, Order, Prepare, Ready
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ log = logging.getLogger("rq.worker")
 
 _CODE_CHECK_INTERVAL = 1.0
 """Seconds between two checks for new task code."""
+
+_SIDE_JOBS = 4
+"""Side jobs that run at once: hostile leases could ask for thousands."""
 
 _RESTART_DELAY = 1.0
 """Seconds until a forkserver that ended while it imported the tasks is replaced."""
@@ -46,6 +50,7 @@ class HorseSlot:
         why: Why the horse ends: "" (the supervisor does not know), done, overrun, return or replace.
         forkserver: The forkserver of its horse.
         failures: Horses in a row that ended within a second.
+        blocked: Redis's id of the connection on which a horse waited for a job when it ended; 0 if it did not.
     """
 
     worker: BaseWorker
@@ -58,6 +63,7 @@ class HorseSlot:
     why: str = ""
     forkserver: Forkserver | None = None
     failures: int = 0
+    blocked: int = 0
 
 
 class HorsePool:
@@ -145,6 +151,9 @@ class HorsePool:
 
     def start_side_job(self, side_job: Any) -> int:
         """Do something in a process of its own that has imported the tasks. Returns its number, for `is_done`."""
+        for number, known in self._side_jobs.items():
+            if isinstance(known, AbandonedJob) and isinstance(side_job, AbandonedJob) and known.lease == side_job.lease:
+                return number
         self._last_side_job -= 1
         self._side_jobs[self._last_side_job] = side_job
         return self._last_side_job
@@ -163,8 +172,9 @@ class HorsePool:
             self.open()
         if not self.ready:
             return
-        orders = [Order(side_job, self._side_jobs[side_job]) for side_job in self._side_jobs.keys() - self._sent]
-        self._sent.update(self._side_jobs)
+        waiting = [side_job for side_job in self._side_jobs if side_job not in self._sent]
+        orders = [Order(each, self._side_jobs[each]) for each in waiting[: max(_SIDE_JOBS - len(self._sent), 0)]]
+        self._sent.update(order.slot for order in orders)
         for slot in self.slots:
             if slot.fork_at is not None and moment >= slot.fork_at and not slot.retired and slot.status is None:
                 slot.fork_at = None
@@ -291,6 +301,7 @@ class HorsePool:
         jobs = self._scoreboard.jobs(slot.index)
         self._scoreboard.add_total(slot.index, jobs)
         self._scoreboard.end(slot.index, 0)
+        slot.blocked, _ = self._scoreboard.waiting(slot.index)
         self._scoreboard.leave(slot.index)
         moment = time.monotonic()
         slot.failures = slot.failures + 1 if moment - slot.started_at < 1 and not jobs else 0
@@ -310,6 +321,11 @@ class HorsePool:
         self._sent.discard(side_job)
         if status == 0:
             self._side_jobs.pop(side_job, None)
+        elif os.WIFEXITED(status) and os.WEXITSTATUS(status) == RETRY:
+            return
+        elif isinstance(job := self._side_jobs.get(side_job), AbandonedJob):
+            # Users' code has ended it; the job must be settled all the same.
+            self._side_jobs[side_job] = job._replace(is_notified=True)
 
     def _forkservers(self) -> list[Forkserver]:
         return [forkserver for forkserver in (self._forkserver, self._next, *self._former) if forkserver is not None]

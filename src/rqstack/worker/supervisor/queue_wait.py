@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from rqstack.transport import keys
 from rqstack.worker.supervisor.claim_wait import BlockingClaim
+from rqstack.worker.unblock import unblock
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -162,7 +163,7 @@ class QueueWait:
             client_id, ticket = self._scoreboard.waiting(index)
             if self._is_idle(index, moment):
                 self._away[index] = ticket, moment + _AWAY
-                if main.call("CLIENT", "UNBLOCK", client_id):
+                if unblock(main, [client_id]):
                     self._next = index + 1
                     return True
         return False

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redis.exceptions import ResponseError
 
 from rqstack.transport import keys
+from rqstack.transport.damaged import name_of, parse_names
 from rqstack.transport.errors import is_damage
 from rqstack.transport.schema import OLDEST, VERSION
 from rqstack.transport.timestamps import format_seconds
 from rqstack.worker.lease import Lease, jobs_of
 from rqstack.worker.scripts import EXECUTION_TTL, HEARTBEAT, RECOVER
+from rqstack.worker.unblock import unblock
 
 if TYPE_CHECKING:
     from rqstack.transport.raw import RawConnection
@@ -24,6 +26,12 @@ log = logging.getLogger("rq.worker")
 
 FORGET_AFTER = 75.0
 """Seconds for which a dead supervisor's claims are checked again and again: longer than any wait in Redis."""
+
+_CHECKED_AT_ONCE = 100
+"""Dead supervisors that are checked at once. The others have their turn when these are forgotten."""
+
+_MOST_NAMES = 2000
+"""Queues, or workers, that a supervisor's record may have."""
 
 
 class HeartbeatReply(NamedTuple):
@@ -40,7 +48,7 @@ class HeartbeatReply(NamedTuple):
 
     known: bool
     missing: list[str]
-    dead: list[str]
+    dead: list[bytes]
     others: int | None
     releasing: int
     schema: Any
@@ -111,7 +119,7 @@ class Recovery:
         return HeartbeatReply(
             bool(known),
             [name.decode() for name in missing],
-            [name.decode() for name in dead],
+            dead,
             others,
             releasing,
             schema,
@@ -132,15 +140,38 @@ class Recovery:
         mode = "fail" if fail else "crash" if crashed else "return"
         return self._recover(self._supervisor, self._queues, workers, mode, dead=False, begun=begun, stopped=stopped)
 
+    def end_wait(self, client_id: int) -> None:
+        """End the wait of a horse that is gone, before what it holds is put back.
+
+        Its connection may be open still: a process that a task has left behind may have it too. Redis would give it the
+        next job.
+
+        Args:
+            client_id: Redis's id of the connection.
+        """
+        unblock(self._connection, [client_id])
+
     def jobs(self, worker: str) -> list[tuple[str, str, str]]:
         """The jobs that a worker of this supervisor runs or has claimed: each its queue, its id and its execution."""
-        return jobs_of(self._connection.call("HGET", keys.running(self._supervisor), worker))
+        try:
+            return jobs_of(self._connection.call("HGET", keys.running(self._supervisor), worker))
+        except ResponseError as error:
+            if not is_damage(error):
+                raise
+            return []  # the next claim or heartbeat drops what is there
 
-    def take_over(self, supervisor: str) -> list[Lease]:
-        """Put back what the workers of a dead supervisor hold, and forget them."""
+    def take_over(self, supervisor: bytes) -> list[Lease]:
+        """Put back what the workers of a dead supervisor hold, and forget them.
+
+        Args:
+            supervisor: Its id as it is in Redis, where anybody may have written it.
+        """
+        if (name := name_of(supervisor)) is None or not self._connection.call("EXISTS", keys.supervisor(name)):
+            self._connection.call("ZREM", keys.SUPERVISORS, supervisor)
+            return []
         # On the list first: if this process dies in between, the second check finds what is left.
-        self._connection.call("ZADD", keys.DEAD_SUPERVISORS, f"{time.time():.3f}", supervisor)
-        return self._recover_dead(supervisor)
+        self._call_on(keys.DEAD_SUPERVISORS, "ZADD", f"{time.time():.3f}", name)
+        return self._recover_dead(name)
 
     def check_dead_again(self) -> list[Lease]:
         """Put back what Redis moved to a dead supervisor, or its workers, after they were forgotten.
@@ -148,11 +179,15 @@ class Recovery:
         A connection that was cut off may still wait in Redis for a job, for as long as one wait takes.
         """
         held: list[Lease] = []
-        for name in self._connection.call("ZRANGE", keys.DEAD_SUPERVISORS, 0, -1):
-            supervisor, now = name.decode(), time.time()
+        for raw in self._call_on(keys.DEAD_SUPERVISORS, "ZRANGE", 0, _CHECKED_AT_ONCE - 1):
+            if (supervisor := name_of(raw)) is None:
+                self._connection.call("ZREM", keys.DEAD_SUPERVISORS, raw)
+                continue
+            now = time.time()
             taken_over = self._connection.call("ZSCORE", keys.DEAD_SUPERVISORS, supervisor)
-            late = now - float(taken_over or 0) > FORGET_AFTER
-            beat = self._connection.call("ZSCORE", keys.SUPERVISORS, supervisor)
+            # A time in the future is nobody's.
+            late = abs(now - float(taken_over or 0)) > FORGET_AFTER
+            beat = self._call_on(keys.SUPERVISORS, "ZSCORE", supervisor)
             if beat is None:
                 found = self._recover_dead(supervisor, again=True)
                 held += found
@@ -176,16 +211,28 @@ class Recovery:
             if raw[0] is None:
                 self._connection.call("ZREM", keys.SUPERVISORS, supervisor)
                 return []
-            queues, workers = json.loads(raw[0]), json.loads(raw[1])
+            queues, workers = (parse_names(value, _MOST_NAMES) for value in raw)
             return self._recover(supervisor, queues, workers, "again" if again else "crash", dead=True)
-        except (ResponseError, TypeError, ValueError) as error:
+        except (ResponseError, ValueError) as error:
             if isinstance(error, ResponseError) and not is_damage(error):
                 raise
             # One damaged record must not keep those of other supervisors from being recovered.
             log.error("The record of dead supervisor %s is damaged and is dropped: %s", supervisor, error)
+            self._connection.call("DEL", keys.supervisor(supervisor))
             for key in (keys.SUPERVISORS, keys.DEAD_SUPERVISORS):
-                self._connection.call("ZREM", key, supervisor)
+                self._call_on(key, "ZREM", supervisor)
             return []
+
+    def _call_on(self, key: str, command: str, *arguments: Any) -> Any:
+        """Send a command for a sorted set; a key of another type is dropped first."""
+        try:
+            return self._connection.call(command, key, *arguments)
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            log.error("%s is of the wrong type in Redis, and is dropped.", key)
+            self._connection.call("DEL", key)
+            return self._connection.call(command, key, *arguments)
 
     def _recover(
         self,
@@ -217,4 +264,5 @@ class Recovery:
                 *workers,
             ),
         )
-        return [Lease(*(part.decode() for part in row)) for row in reply]
+        # recover.lua leaves out ids and queues that are not UTF-8.
+        return [Lease(*(part.decode(errors="replace") for part in row)) for row in reply]

@@ -256,9 +256,13 @@ class Supervisor:
                 worker._shutdown_requested_date = now()
                 self._pool.retire(slot)
             else:
-                with contextlib.suppress(RedisError):
+                try:
                     self._obey(slot, payload)
-                worker.executions.clear()
+                except RedisError as error:
+                    worker.log.warning("Worker %s: Redis is unavailable (%s); a command is lost", worker.name, error)
+                except Exception as error:  # RQ expects that its fields are as RQ writes them
+                    worker.log.error("Worker %s: an invalid command is ignored: %r", worker.name, error)
+                worker._executions = []
 
     def _obey(self, slot: HorseSlot, payload: dict[str, Any]) -> None:
         """Carry out a command that concerns a horse's job."""

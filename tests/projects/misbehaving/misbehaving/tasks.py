@@ -112,6 +112,17 @@ def fork() -> int:
 
 
 @task
+def leave_a_daemon() -> int:
+    """Leave a process that has all open files of the worker, for a minute at most. Returns its id."""
+    child = os.fork()
+    if not child:
+        os.setsid()
+        time.sleep(60)
+        os._exit(0)
+    return child
+
+
+@task
 def describe_oddly() -> str:
     """Note what no encoding has."""
     get_current_job().description = "\udc80"

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 from redis import Redis
@@ -226,3 +227,20 @@ def save_failed(job: Job, connection: Redis, *exc_info: object) -> None:
 
 def save_finished(job: Job, connection: Redis, result: object) -> None:
     save_failed(job, connection)
+
+
+@task
+def note(file: str, number: int) -> None:
+    """Append a number to a file."""
+    with Path(file).open("a") as lines:
+        lines.write(f"{number}\n")
+
+
+@task(rate_limit="100/second")
+def rated() -> int:
+    return 1
+
+
+@task
+def large(size: int) -> str:
+    return "x" * size
