@@ -31,7 +31,7 @@ def private_folder(path: Path) -> Path:
         finally:
             os.close(file)
     except OSError as error:
-        raise RqstackError(f"Cannot make the folder {path}: {error.strerror}.") from error
+        raise RqstackError(f"{path}: {error.strerror}. Check its owner and permissions.") from error
     if problem := ownership.problem(status):
         raise RqstackError(f"{path}: {problem}. Remove it, or run this as its owner.")
     return path

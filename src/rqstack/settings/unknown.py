@@ -17,7 +17,7 @@ NOT_SETTINGS = {"RQSTACK_HOME", "RQSTACK_KILL_WAIT"}
 
 
 def unknown_settings() -> Iterator[str]:
-    """One line for each name in the environment and in `.env` that begins as settings do and is not one.
+    """One line for each name in the environment and in `.env` that begins as settings do and is not one of them.
 
     Raises:
         SettingsError: `.env` cannot be read or parsed.
