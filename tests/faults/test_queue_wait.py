@@ -171,20 +171,6 @@ def test_a_woken_horse_is_killed(fleet: Fleet) -> None:
     assert fleet.begun() == {"low-1": 1}
 
 
-def test_a_job_is_not_moved_to_and_fro_while_redis_refuses_the_horse(fleet: Fleet) -> None:
-    """Its first queue is of another type, so it repeats its call, and does not wait: there is nobody to wake."""
-    fleet.start(horses=1, queues=QUEUES)
-    until_waiting(fleet, 3)
-    fleet.client.hset("rq:queue:high", "no", "list")
-    ids = fleet.enqueue(["low-1"], queue="low")
-    fleet.until(lambda: fleet.said("Redis refuses") > 1)
-    before = fleet.client.info("commandstats")["cmdstat_blmove"]["calls"]
-    fleet.until(lambda: fleet.said("Redis refuses") > 3)
-    assert fleet.client.info("commandstats")["cmdstat_blmove"]["calls"] - before < 20
-    fleet.client.delete("rq:queue:high")
-    fleet.finish(ids, QUEUES)
-
-
 def faults(fleet: Fleet) -> list[Callable[[subprocess.Popen[bytes]], Any]]:
     """Each makes trouble for one supervisor."""
 

@@ -222,12 +222,12 @@ def test_a_task_that_leaves_a_daemon_with_the_worker_s_connections(site: Site) -
     process = site.worker("default")
     _plain(site, "leaves", "leave_a_daemon")
     site.until_ended("leaves")
-    site.until_idle(1)
+    site.until(lambda: any(each["cmd"] == "blmove" for each in site.redis.client_list()), "the wait")
+    site.until(lambda: len(site.horses(process)) == 1, "the end of the cleaning")
     try:
-        before = site.horses(process)
-        for horse in before:
-            os.kill(horse, signal.SIGKILL)
-        site.until(lambda: len(site.horses(process) - before) == 1, "another horse")
+        (horse,) = site.horses(process)
+        os.kill(horse, signal.SIGKILL)
+        site.until(lambda: site.horses(process) - {horse}, "another horse")
         _plain(site, "behind", "give", 2)
         site.until_ended("behind")
     finally:
