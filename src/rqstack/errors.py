@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -95,3 +96,16 @@ class PayloadRejected(RqstackError):
     def __init__(self, reason: str) -> None:
         super().__init__(self._SENTENCES.get(reason, reason))
         self.reason = reason
+
+
+def did_you_mean(word: str, known: Iterable[str], *, most: int = 1, prefix: str = "") -> str:
+    """The end of a message about an unknown name, such as ' Did you mean retries?'; "" if no known name is similar.
+
+    Args:
+        most: How many names to suggest at most.
+        prefix: Shown before each name. Pass names without it: a common prefix makes any two of them similar.
+    """
+    from difflib import get_close_matches  # here, because every producer imports this module
+
+    near = [f"{prefix}{name}" for name in get_close_matches(word, list(known), n=most)]
+    return f" Did you mean {' or '.join(near)}?" if near else ""

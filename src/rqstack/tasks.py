@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, ca
 
 from rqstack import limiting
 from rqstack.enqueue import producer
-from rqstack.errors import InvalidJob
+from rqstack.errors import InvalidJob, did_you_mean
 from rqstack.registry import retries
 from rqstack.registry.options import OPTION_NAMES, ConcurrencyKey, RateRule, TaskOptions, Unique, make_options
 from rqstack.registry.registry import registry
@@ -343,13 +343,9 @@ def _declare_one(kind: type[Task[..., Any]], func: Any, given: dict[str, Any]) -
             f"{named}: a task is a function, a static method or a method; this is a {type(func).__name__}."
         )
     for name in given.keys() - OPTION_NAMES:
-        from difflib import get_close_matches  # not while all is well: every producer imports this module
-
-        near = get_close_matches(name, OPTION_NAMES, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
         code = getattr(func, "__code__", None)
         place = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
-        raise TypeError(f"{named}{place}: there is no option {name!r}.{hint}")
+        raise TypeError(f"{named}{place}: there is no option {name!r}.{did_you_mean(name, OPTION_NAMES)}")
     try:
         made = kind(func, make_options(**given))
     except ValueError as error:

@@ -104,7 +104,7 @@ def test_a_real_worker(health: Run, connection: Redis, tmp_path: Path) -> None:
         assert "cannot be reached" in health("--ready", "--worker", **away).stderr
         process.send_signal(signal.SIGSTOP)
         until(lambda: health("--worker", "--max-age", "2").returncode == 1, 20)
-        assert "no worker has shown a sign of life" in health("--worker", "--max-age", "1").stderr
+        assert "no worker has touched its liveness file" in health("--worker", "--max-age", "1").stderr
         process.send_signal(signal.SIGCONT)
         until(is_healthy, 20)
     finally:
@@ -127,7 +127,7 @@ def test_a_worker_that_waits_for_redis_is_alive(health: Run, tmp_path: Path) -> 
         until(lambda: health("--worker", "--scheduler", **away).returncode == 0, 40, log=log.read_text)
         processes[0].kill()
         processes[0].wait()
-        assert health("--worker", **away).returncode == 1, "a sign of life of a process that has ended is none"
+        assert health("--worker", **away).returncode == 1, "the file of a process that has ended does not count"
         assert health("--scheduler", **away).stdout == "ok: a live scheduler\n"
     finally:
         for process in processes:
@@ -167,7 +167,7 @@ def test_a_scheduler(health: Run, connection: Redis) -> None:
     heartbeat.beat(connection)
     done = health("--ready", "--scheduler")
     assert (done.returncode, done.stdout) == (0, "ok: a live scheduler\n")
-    assert "no scheduler has shown a sign of life" in health("--scheduler").stderr
+    assert "no scheduler has touched its liveness file" in health("--scheduler").stderr
     heartbeat.remove(connection)
     assert health("--ready", "--scheduler").returncode == 1
 

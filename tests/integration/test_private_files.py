@@ -158,7 +158,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
 
 def test_a_fifo_is_no_lock_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "worker.pid")
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         os.close(open_private(tmp_path / "worker.pid", os.O_RDWR))
 
 

@@ -14,11 +14,11 @@ from rq.command import send_stop_job_command
 from rq.job import Job
 
 from rqstack.errors import SettingsError
-from rqstack.stack.acl import ROLES, users_acl
+from rqstack.stack.acl import RULES, users_acl
 from support.ports import free_port
 from support.redis_server import redis_binaries, until_redis_answers
 
-PASSWORDS = {role: f"secret-of-{role}" for role in ROLES}
+PASSWORDS = {role: f"secret-of-{role}" for role in RULES}
 
 
 @pytest.fixture(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rqstack.stack.acl import ROLES, users_acl
+from rqstack.stack.acl import RULES, users_acl
 from support.processes import end, environment_without, rqstack_command, start
 from support.projects import copy_project
 from support.redis_cluster import RedisCluster
@@ -493,7 +493,7 @@ def test_tls(tmp_path: Path) -> None:
 
 def test_the_generated_users(tmp_path: Path) -> None:
     """Each process with the rights of its role alone."""
-    passwords = {role: f"secret-of-{role}" for role in ROLES}
+    passwords = {role: f"secret-of-{role}" for role in RULES}
     rules = users_acl(passwords).replace("~rq:*", f"~{PREFIX}:*").replace("~rqstack:*", f"~{PREFIX}stack:*")
     rules = rules.replace("&rq:", f"&{PREFIX}:").replace("&rqstack:", f"&{PREFIX}stack:")
     code = f"from rqstack.stack.acl import users_acl; print(users_acl({passwords!r}), end='')"

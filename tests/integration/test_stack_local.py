@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,7 +99,7 @@ def test_what_is_killed_comes_back_and_no_job_is_lost(project: LocalStack) -> No
     rows = json.loads(project.rqstack("stack", "status", "--json").stdout)["processes"]
     assert {"worker.1", "worker.2"} < {row["process"] for row in rows if row["healthy"]}
     jobs = [project.trigger("demo.tasks.add", "1", "1")]
-    time.sleep(1.2)  # the append-only file is synced once a second
+    until(lambda: project.redis().info("persistence")["aof_buffer_length"] == 0, 10, "the append-only file is written")
     port = project.redis().connection_pool.connection_kwargs["port"]
     project.child("redis.1").kill()
     until(lambda: ping(project), 30, "Redis is back on its port")

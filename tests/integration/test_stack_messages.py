@@ -55,8 +55,8 @@ def test_a_misspelt_setting_is_named_with_the_right_one(checkout: Path) -> None:
     done = run(checkout, "stack", "setup", RQSTACK_NONSENSE="1")
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
-        "Warning: RQSTACK_NONSENSE in the environment is no setting of rqstack, so it has no effect.",
-        f"Warning: RQSTACK_PROCESES in {checkout / '.env'} is no setting of rqstack, so it has no effect. "
+        "Warning: RQSTACK_NONSENSE in the environment is not a setting of rqstack, so it has no effect.",
+        f"Warning: RQSTACK_PROCESES in {checkout / '.env'} is not a setting of rqstack, so it has no effect. "
         "Did you mean RQSTACK_PROCESSES?",
     ]
 
@@ -66,8 +66,8 @@ def test_outside_of_a_clone_nothing_is_written(command: tuple[str, ...], tmp_pat
     done = run(tmp_path, "stack", *command)
     assert done.returncode == 1
     assert done.stderr == (
-        f"Error: {tmp_path} is no checkout of rqstack: it has no Procfile. Go to the folder of your clone, or name it "
-        "in RQSTACK_HOME.\n"
+        f"Error: {tmp_path} is not a checkout of rqstack: it has no Procfile. Go to the folder of your clone, or name "
+        "it in RQSTACK_HOME.\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -122,7 +122,7 @@ def test_what_is_killed_without_a_word_is_said_to_lack_memory() -> None:
 
     killed, ended = signal.SIGKILL, 3 << 8  # wait statuses, as Linux packs them
     assert describe(killed) == "waitpid returned 9 (signal 9)"
-    assert "memory runs out, which is the likely cause: raise WORKER_MEMORY" in likely_cause(killed)
+    assert "the likely cause is that memory ran out: raise WORKER_MEMORY" in likely_cause(killed)
     assert likely_cause(ended) == ""
 
 

@@ -15,7 +15,7 @@ from rqstack.backends.redis import redis_url
 from rqstack.errors import BackendError
 from rqstack.processes.printable import printable
 from rqstack.settings import Settings, StackSettings
-from rqstack.settings.redaction import safe_url
+from rqstack.settings.redaction import safe_repr, safe_url
 from rqstack.transport.client import explain
 
 HIDING = [
@@ -38,6 +38,19 @@ def test_no_password_of_a_url_is_shown(url: str) -> None:
     assert "sesame" not in safe_url(url)
     assert "***" in safe_url(url)
     assert "sesame" not in str(explain(ConnectionError("refused"), url))
+
+
+@pytest.mark.parametrize("url", [*HIDING, "redis://sesame@h", "redis://me:ses'ame@h", "redis:me:sesame\n@h"])
+def test_a_wrong_value_is_named_without_its_password(url: str) -> None:
+    for value in (url, (url, "other"), [url]):
+        shown = safe_repr(value)
+        assert not any(part in shown for part in ("ses", "'ame"))
+        assert "***" in shown
+
+
+@pytest.mark.parametrize("value", ["plain", 3, None, 1.5, "redis://h/0"])
+def test_other_wrong_values_are_shown_as_they_are(value: object) -> None:
+    assert safe_repr(value) == repr(value)
 
 
 @pytest.mark.parametrize("url", ["redis://h:6379/0", "redis://me@h/0", "h:6379:0", "unix:///run/x.sock?db=1", ""])

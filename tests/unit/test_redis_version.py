@@ -15,7 +15,7 @@ def test_fixed_releases_of_redis(version: str) -> None:
 @pytest.mark.parametrize("version", ["6.0.16", "6.2.14", "6.2.19", "7.0.15", "7.2.4", "7.4.5", "8.0.3", "8.2.1"])
 def test_older_releases_of_redis(version: str) -> None:
     said = lua_warning({"redis_version": version})
-    assert said.startswith(f"Redis {version} has known flaws")
+    assert said.startswith(f"Redis {version} has known vulnerabilities")
     assert "8.2.2" in said
     assert version not in said.partition("fix them:")[2]
 

@@ -90,18 +90,20 @@ def test_a_port_that_is_taken_later_is_chosen_anew_and_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env.setup(tmp_path)
+    reported: list[str] = []
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         taken = server.getsockname()[1]
         generated.update(tmp_path, {"REDIS_PORT": taken})
-        chosen = choices.move_port(tmp_path, "REDIS_PORT", taken)
+        chosen = choices.move_port(tmp_path, "REDIS_PORT", taken, reported.append)
         assert chosen != taken
+        assert reported == [f"Port {taken} is in use, so REDIS_PORT is {chosen} from now on."]
         assert load(StackSettings).redis_port == chosen
         with (tmp_path / ".env").open("a") as file:
             file.write(f"REDIS_PORT={taken}\n")
         with pytest.raises(ports.PortInUse, match=f"REDIS_PORT={taken}: another program"):
-            choices.move_port(tmp_path, "REDIS_PORT", taken)
+            choices.move_port(tmp_path, "REDIS_PORT", taken, reported.append)
         # honcho passes all of .env on: what stands in the block was not set by the user.
         (tmp_path / ".env").write_text((tmp_path / ".env").read_text().replace(f"\nREDIS_PORT={taken}\n", "\n"))
         generated.update(tmp_path, {"REDIS_PORT": taken})

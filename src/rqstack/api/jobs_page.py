@@ -242,7 +242,7 @@ def _handle_errors(app: Flask, settings: Settings) -> None:
 
     @app.errorhandler(NoSuchJobError)
     def no_job(error: NoSuchJobError) -> Any:
-        return answer("There is no such job, or not any more.", 404)
+        return answer("There is no such job: it never existed, or has expired or been deleted.", 404)
 
     @app.errorhandler(InvalidJobOperation)
     def refused(error: InvalidJobOperation) -> Any:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rqstack.cli.output import echo
+
 if TYPE_CHECKING:
     from rqstack.daemon.daemon import Daemon
 
@@ -86,13 +88,13 @@ def status(pid_file: Path | None, log_file: Path | None, as_json: bool) -> None:
     path = daemon.pid_file.path
     children = daemon.children(pid) if pid is not None else []
     if as_json:
-        click.echo(json_module.dumps({"running": pid is not None, "pid": pid, "children": children}))
+        echo(json_module.dumps({"running": pid is not None, "pid": pid, "children": children}))
     elif pid is not None:
-        click.echo(f"Running: process {pid} with {len(children)} children ({path}).")
+        echo(f"Running: process {pid} with {len(children)} children ({path}).")
     elif path.exists():
-        click.echo(f"Not running: it died and left {path} behind. See {daemon.log_path}.")
+        echo(f"Not running: it died and left {path} behind. See {daemon.log_path}.")
     else:
-        click.echo("Not running.")
+        echo("Not running.")
     if pid is None:
         sys.exit(DEAD_WITH_PID_FILE if path.exists() else NOT_RUNNING)
 
@@ -106,15 +108,15 @@ def _start(daemon: Daemon, options: dict[str, Any]) -> None:
         )
 
     pid = daemon.start(run, wait=options["wait"])
-    click.echo(f"Started: process {pid}; log {daemon.log_path}.")
+    echo(f"Started: process {pid}; log {daemon.log_path}.")
 
 
 def _stop(daemon: Daemon) -> None:
     stale = daemon.pid() is None and daemon.pid_file.path.exists()
     stopped = daemon.stop()
     if stopped is None:
-        click.echo("Not running: removed a stale pid file." if stale else "Not running.")
+        echo("Not running: removed a stale pid file." if stale else "Not running.")
     elif stopped[1]:
-        click.echo(f"Killed: process {stopped[0]} did not stop within {daemon.settings.grace} s. Its jobs run again.")
+        echo(f"Killed: process {stopped[0]} did not stop within {daemon.settings.grace} s. Its jobs run again.")
     else:
-        click.echo(f"Stopped: process {stopped[0]}.")
+        echo(f"Stopped: process {stopped[0]}.")

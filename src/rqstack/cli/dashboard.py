@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from rqstack.cli.output import echo
+
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -27,7 +29,7 @@ def dashboard(host: str, port: int | None, login_link: bool) -> None:
         from rqstack.settings import StackSettings, load
 
         stack = load(StackSettings)
-        click.echo(login.login_link(dashboard_password(stack), port or stack.dashboard_port))
+        echo(login.login_link(dashboard_password(stack), port or stack.dashboard_port))
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:

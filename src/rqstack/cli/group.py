@@ -12,7 +12,7 @@ from importlib.metadata import version
 import click
 
 from rqstack.cli.output import INTERRUPTED, echo
-from rqstack.errors import RqstackError
+from rqstack.errors import RqstackError, did_you_mean
 
 # name -> (module of the command, attribute, line in `rqstack --help`)
 COMMANDS = {
@@ -72,12 +72,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], COMMANDS.keys() - DESTRUCTIVE, n=3)
-            if args[0] in OTHER_NAMES:
-                near = [OTHER_NAMES[args[0]]]
-            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            word = OTHER_NAMES.get(args[0], args[0])
+            hint = did_you_mean(word, COMMANDS.keys() - DESTRUCTIVE, most=1 if word in COMMANDS else 3)
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -30,7 +30,8 @@ Options:
   -q, --queue Q    With --worker: it listens to this queue. Without: Redis knows a live worker that does, on any host.
                    May be repeated.
   --scheduler      A scheduler of this host is alive.
-  --max-age S      Seconds after which a sign of life is old. Default: 60; in Redis, RQSTACK_DEAD_AFTER.
+  --max-age S      Seconds after which a liveness file, or with --ready a heartbeat, is too old.
+                   Default: 60, with --ready RQSTACK_DEAD_AFTER.
   -h, --help       Show this message and exit.
 """
 
@@ -122,7 +123,7 @@ def _signs_of_life(options: Options) -> Iterator[str]:
     if options.worker:
         workers = list(alive(root, WORKER, max_age))
         if not workers:
-            raise Unhealthy(f"no worker has shown a sign of life in {folder(root)} within {max_age:g} s")
+            raise Unhealthy(f"no worker has touched its liveness file in {folder(root)} within {max_age:g} s")
         for queue in options.queues:
             if not any(queue in worker.queues for worker in workers):
                 raise Unhealthy(f"no live worker of this host listens to the queue {queue!r}")
@@ -131,7 +132,7 @@ def _signs_of_life(options: Options) -> Iterator[str]:
         yield f"{len(workers)} live worker{'s' * (len(workers) != 1)} of this host"
     if options.scheduler:
         if not list(alive(root, SCHEDULER, max_age)):
-            raise Unhealthy(f"no scheduler has shown a sign of life in {folder(root)} within {max_age:g} s")
+            raise Unhealthy(f"no scheduler has touched its liveness file in {folder(root)} within {max_age:g} s")
         yield "a live scheduler"
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from rqstack.errors import UnknownQueue
+from rqstack.errors import UnknownQueue, did_you_mean
 from rqstack.transport import keys
 from rqstack.transport.replies import decode_all
 
@@ -35,8 +34,7 @@ def check_queues(names: Iterable[str], connection: Redis, settings: Settings, mo
     known = sorted({*known_queues(connection, settings), *more})
     for name in names:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
             raise UnknownQueue(
-                f"no queue is named {name!r}.{hint} Known are {', '.join(known)}; add others to RQSTACK_QUEUES."
+                f"no queue is named {name!r}.{did_you_mean(name, known)} Known are {', '.join(known)}; add others to "
+                "RQSTACK_QUEUES."
             )

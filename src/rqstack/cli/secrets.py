@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rqstack.cli.output import plural
+from rqstack.cli.output import echo, plural
 
 
 @click.group()
@@ -24,22 +24,22 @@ def _which(command: Callable[..., Any]) -> Callable[..., Any]:
 @secrets.command()
 @_which
 def rotate(redis: bool, signing: bool) -> None:
-    """Make a new signing key and new Redis passwords. Those before are still accepted, until `retire`."""
+    """Make a new signing key and new Redis passwords. The old ones are still accepted, until `retire`."""
     from rqstack.settings.paths import home
     from rqstack.stack import rotation
 
     if redis or not signing:
         rotation.rotate_redis_passwords(home())
-        click.echo("The Redis users have new passwords. Those before are still accepted.")
+        echo("The Redis users have new passwords. The old ones are still accepted.")
     if signing or not redis:
         rotation.rotate_signing_key(home())
-        click.echo("New jobs are signed by a new key. What the key before has signed is still accepted.")
-    click.echo(f"Give {home() / '.env'} to programs that have a copy; then end the old ones: rqstack secrets retire")
+        echo("New jobs are signed with a new key. What the old key has signed is still accepted.")
+    echo(f"Copy them from {home() / '.env'} to programs that have the old ones, then end those: rqstack secrets retire")
 
 
 @secrets.command()
 @_which
-@click.option("--yes", "-y", is_flag=True, help="Also if jobs are left that an old key has signed.")
+@click.option("--yes", "-y", is_flag=True, help="Do so even if jobs are left that an old key has signed.")
 def retire(redis: bool, signing: bool, yes: bool) -> None:
     """Stop accepting the signing keys and the Redis passwords that `rotate` has replaced.
 
@@ -58,7 +58,7 @@ def retire(redis: bool, signing: bool, yes: bool) -> None:
         )
     if redis or not signing:
         count = rotation.retire_redis_passwords(home())
-        click.echo(f"{plural(count, 'old Redis password')} no longer accepted.")
+        echo(f"{plural(count, 'old Redis password')} no longer accepted.")
     if signing or not redis:
         count = rotation.retire_signing_keys(home())
-        click.echo(f"{plural(count, 'old signing key')} no longer accepted by processes that start from now on.")
+        echo(f"{plural(count, 'old signing key')} no longer accepted by processes that start from now on.")

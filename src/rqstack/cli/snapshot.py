@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rqstack.cli.readiness import heartbeat_time
 from rqstack.transport import keys
 from rqstack.transport.damaged import name_of
+from rqstack.transport.errors import is_wrong_type
 from rqstack.transport.replies import decode
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _execute(pipe: Any, empty: Sequence[Any]) -> list[Any]:
     replies = pipe.execute(raise_on_error=False)
     for place, reply in enumerate(replies):
         if isinstance(reply, Exception):
-            if not str(reply).startswith("WRONGTYPE"):
+            if not is_wrong_type(reply):
                 raise reply
             replies[place] = empty[place]
     return list(replies)

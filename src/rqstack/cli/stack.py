@@ -41,7 +41,7 @@ def _warn_of_unknown_settings() -> None:
     from rqstack.settings.unknown import unknown_settings
 
     for line in unknown_settings():
-        click.echo(f"Warning: {line}", err=True)
+        echo(f"Warning: {line}", err=True)
 
 
 SCALE = click.option(
@@ -56,34 +56,40 @@ SCALE = click.option(
 def start(mode: str, monitoring: bool, scale: dict[str, int]) -> None:
     """Start the stack in the background, and return when all processes are healthy."""
     from rqstack.settings.paths import home
-    from rqstack.stack import checkout, dependencies
+    from rqstack.stack import checkout
     from rqstack.stack import mode as modes
 
     checkout.check(home())
     _warn_of_unknown_settings()
     chosen, reason = modes.choose(mode)
     if reason:
-        click.echo(reason)
-    # In every mode, because commands on this machine import the tasks too.
-    dependencies.prepare_projects(home(), click.echo)
-    if chosen == "compose":
-        from rqstack.stack import compose
+        echo(reason)
+    (_start_compose if chosen == "compose" else _start_local)(monitoring, scale)
+    echo("Try:         .venv/bin/rqstack trigger --url https://example.com")
+    _warn_of_old_redis()
 
-        try:
-            compose.start(home(), click.echo, monitoring=monitoring, scale=scale)
-        except KeyboardInterrupt:
-            click.echo("Interrupted. Containers that have started still run. To stop them: make stop", err=True)
-            sys.exit(INTERRUPTED)
-        _warn_of_old_redis()
-        return
+
+def _start_compose(monitoring: bool, scale: dict[str, int]) -> None:
+    from rqstack.settings.paths import home
+    from rqstack.stack import compose, dependencies
+
+    # Commands on this machine import the tasks too.
+    dependencies.prepare_projects(home(), echo)
+    try:
+        compose.start(home(), echo, monitoring=monitoring, scale=scale)
+    except KeyboardInterrupt:
+        echo("Interrupted. Containers that have started still run. To stop them: make stop", err=True)
+        sys.exit(INTERRUPTED)
+
+
+def _start_local(monitoring: bool, scale: dict[str, int]) -> None:
+    from rqstack.settings.paths import home
     from rqstack.stack import local
 
     local.start(home(), echo, monitoring=monitoring, scale=scale)
     for title, address in local.addresses().items():
         login = local.login() if title == local.JOBS_PAGE else ""
-        click.echo(f"{title:12} {address}{login}")
-    click.echo("Try:         .venv/bin/rqstack trigger --url https://example.com")
-    _warn_of_old_redis()
+        echo(f"{title:12} {address}{login}")
 
 
 def _warn_of_old_redis() -> None:
@@ -95,7 +101,7 @@ def _warn_of_old_redis() -> None:
 
     with contextlib.suppress(RedisError), connect(load(Settings), retries=0) as client:
         if warning := lua_warning(client.info("server")):
-            click.echo(f"Warning: {warning}", err=True)
+            echo(f"Warning: {warning}", err=True)
 
 
 @stack.command()
@@ -110,14 +116,14 @@ def stop(mode: str, monitoring: bool, only_monitoring: bool) -> None:
     if modes.running(mode) == "compose":
         from rqstack.stack import compose
 
-        (compose.stop_monitoring if only_monitoring else compose.stop)(home(), click.echo)
+        (compose.stop_monitoring if only_monitoring else compose.stop)(home(), echo)
         return
     from rqstack.stack import local
 
     if only_monitoring:
-        local.stop_monitoring(home(), click.echo)
+        local.stop_monitoring(home(), echo)
         return
-    click.echo("Stopped." if local.stop(home(), click.echo) else "Nothing runs.")
+    echo("Stopped." if local.stop(home(), echo) else "Nothing runs.")
 
 
 @stack.command()
@@ -131,7 +137,7 @@ def status(mode: str, as_json: bool) -> None:
     if modes.running(mode) == "compose":
         from rqstack.stack import compose
 
-        sys.exit(compose.status(home(), click.echo, as_json=as_json))
+        sys.exit(compose.status(home(), echo, as_json=as_json))
     from rqstack.stack import local
 
     running = list(local.status(home()))
@@ -139,14 +145,14 @@ def status(mode: str, as_json: bool) -> None:
         rows = [
             {"process": name, "pid": pid, "healthy": not problem, "reason": problem} for name, pid, problem in running
         ]
-        click.echo(json.dumps({"mode": "local", "processes": rows, "listening": local.addresses() if running else {}}))
+        echo(json.dumps({"mode": "local", "processes": rows, "listening": local.addresses() if running else {}}))
     elif not running:
-        click.echo("Nothing runs. Start it with: make start")
+        echo("Nothing runs. Start it with: make start")
     else:
         for name, pid, problem in running:
-            click.echo(f"{name:16} {pid:>8}  {problem or 'healthy'}")
+            echo(f"{name:16} {pid:>8}  {problem or 'healthy'}")
         for title, address in local.addresses().items():
-            click.echo(f"{title:16} {address}")
+            echo(f"{title:16} {address}")
     sys.exit(3 if not running else int(any(problem for _, _, problem in running)))
 
 
@@ -168,7 +174,7 @@ def logs(mode: str, follow: bool, processes: tuple[str, ...]) -> None:
 
         local.logs(home(), processes, follow=follow, report=echo)
     except KeyboardInterrupt:
-        click.echo(STILL_RUNS, err=True)
+        echo(STILL_RUNS, err=True)
         sys.exit(INTERRUPTED)
 
 
@@ -181,7 +187,7 @@ def setup() -> None:
     checkout.check(home())
     _warn_of_unknown_settings()
     is_new = env.setup()
-    click.echo(f"{'Created' if is_new else 'Kept'} {home() / '.env'}.")
+    echo(f"{'Created' if is_new else 'Kept'} {home() / '.env'}.")
 
 
 @stack.command("pin-images")
@@ -190,7 +196,7 @@ def pin_images() -> None:
     from rqstack.settings.paths import home
     from rqstack.stack import pinned
 
-    pinned.pin(home(), click.echo)
+    pinned.pin(home(), echo)
 
 
 @stack.command()
@@ -212,9 +218,9 @@ def deploy_tasks(mode: str) -> None:
 
     checkout.check(home())
     if modes.running(mode) == "local":
-        local.deploy_tasks(home(), click.echo)
+        local.deploy_tasks(home(), echo)
         return
-    compose.deploy_tasks(home(), click.echo)
+    compose.deploy_tasks(home(), echo)
 
 
 @stack.command("rollback-tasks")
@@ -232,7 +238,7 @@ def rollback_tasks(mode: str, release: str | None) -> None:
             "Without Docker the workers use the task folder directly, so there are no releases. Check out the version "
             "that you want instead."
         )
-    compose.rollback_tasks(home(), click.echo, release)
+    compose.rollback_tasks(home(), echo, release)
 
 
 @stack.command()
@@ -248,7 +254,7 @@ def systemd(folder: Path, procfile: str, scale: dict[str, int]) -> None:
     checkout.check(home())
     env.setup()
     for path in units.export(home(), procfile, local.with_workers(scale), folder):
-        click.echo(path)
+        echo(path)
 
 
 @stack.command("env-example")

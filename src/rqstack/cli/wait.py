@@ -13,6 +13,7 @@ import click
 
 from rqstack.cli.output import echo, json_option, plural, print_json, progress
 from rqstack.transport import keys
+from rqstack.transport.errors import is_wrong_type
 from rqstack.transport.replies import decode
 
 if TYPE_CHECKING:
@@ -132,9 +133,9 @@ class JobWaiter:
                 answers = pipe.execute(raise_on_error=False)
             for job, status, entries in zip(chunk, answers[::2], answers[1::2], strict=True):
                 if isinstance(status, Exception):
-                    if not str(status).startswith("WRONGTYPE"):
+                    if not is_wrong_type(status):
                         raise status
-                    status = None  # a key of another type is no job
+                    status = None  # a key of another type is not a job
                 self.states[job] = decode(status) if status else GONE
                 if not status or self.states[job] in ENDED:
                     del self.pending[job]

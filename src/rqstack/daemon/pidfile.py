@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 
 from rqstack.errors import DaemonError
-from rqstack.processes.private_files import open_private, owner_of_process
+from rqstack.processes.private_files import open_private
+from rqstack.processes.signals import owner_of_process
 
 LOCK_TIMEOUT = 1.0
 """Seconds to wait for the lock, which `owner` takes for a moment."""

@@ -19,8 +19,5 @@ def likely_cause(status: int) -> str:
         status: A wait status.
     """
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return (
-            "; the system kills so when memory runs out, which is the likely cause: raise WORKER_MEMORY, or let the "
-            "job use less"
-        )
+        return "; the likely cause is that memory ran out: raise WORKER_MEMORY, or make the job use less"
     return ""

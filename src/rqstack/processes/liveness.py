@@ -1,4 +1,4 @@
-"""Signs of life: a file that a process touches while its loop goes round, which health checks read.
+"""Liveness: a file that a process touches while its loop goes round, which health checks read.
 
 It says nothing of Redis, so an outage of Redis restarts nobody. The files are in `var/alive/` of the home; in a
 container that is in memory. Imports next to nothing, because the health check uses it.
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rqstack.processes.private_files import open_private
 from rqstack.processes.signals import is_alive
 from rqstack.settings.paths import home
 
@@ -20,15 +21,15 @@ WORKER, SCHEDULER = "worker", "scheduler"
 """Kinds of processes."""
 
 MAX_AGE = 60.0
-"""Seconds without a sign of life after which a process counts as hung. A loop that cannot reach Redis, or find its
-address, takes ten and more to go round."""
+"""Seconds after which a process that has not touched its file counts as hung. A loop that cannot reach Redis, or find
+its address, takes ten and more to go round."""
 
 _INTERVAL = 1.0
-"""Seconds between two signs of life."""
+"""Seconds between two touches of the file."""
 
 
-class SignOfLife(NamedTuple):
-    """A sign of life of a process of this host.
+class LiveProcess(NamedTuple):
+    """A process of this host that is alive.
 
     Args:
         queues: The queues that it serves.
@@ -56,7 +57,7 @@ class Liveness:
         self._is_broken = False
 
     def touch(self, code: str = "") -> None:
-        """Show a sign of life. It is cheap: at most one a second is written.
+        """Touch the file. It is cheap: the file is written at most once a second.
 
         Args:
             code: The version of the task code that the process has loaded.
@@ -85,9 +86,8 @@ class Liveness:
     def _write(self, text: str) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self._path.with_name(f".{self._path.name}")
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(file, "w", encoding="utf-8", errors="surrogateescape") as opened:
-            opened.write(text)
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", opener=open_private) as file:
+            file.write(text)
         temporary.replace(self._path)
         self._text = text
 
@@ -108,8 +108,8 @@ def folder(root: Path) -> Path:
     return root / "var" / "alive"
 
 
-def alive(root: Path, kind: str, max_age: float = MAX_AGE) -> Iterator[SignOfLife]:
-    """The processes of this host that have shown a sign of life.
+def alive(root: Path, kind: str, max_age: float = MAX_AGE) -> Iterator[LiveProcess]:
+    """The processes of this host that run and have touched their file lately.
 
     Args:
         root: Their home.
@@ -131,4 +131,4 @@ def alive(root: Path, kind: str, max_age: float = MAX_AGE) -> Iterator[SignOfLif
             with contextlib.suppress(OSError):
                 path.unlink()  # it was killed
         elif is_fresh:
-            yield SignOfLife(int(pid), tuple(queues), code)
+            yield LiveProcess(int(pid), tuple(queues), code)

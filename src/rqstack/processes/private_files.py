@@ -31,7 +31,7 @@ def private_folder(path: Path) -> Path:
         finally:
             os.close(file)
     except OSError as error:
-        raise RqstackError(f"Cannot make the folder {path}: {error.strerror}.") from error
+        raise RqstackError(f"{path}: {error.strerror}. Check its owner and permissions.") from error
     if problem := ownership.problem(status):
         raise RqstackError(f"{path}: {problem}. Remove it, or run this as its owner.")
     return path
@@ -63,12 +63,4 @@ def open_private(path: Path | str, flags: int) -> int:
             os.fchmod(file, stat.S_IMODE(status.st_mode) & ~UMASK)
         return file
     os.close(file)
-    raise OSError(errno.EPERM, problem or "it is no regular file", str(path))
-
-
-def owner_of_process(pid: int) -> int | None:
-    """The user id of a process; None if it has ended, or this system does not tell."""
-    try:
-        return Path(f"/proc/{pid}").stat().st_uid
-    except OSError:
-        return None
+    raise OSError(errno.EPERM, problem or "it is not a regular file", str(path))

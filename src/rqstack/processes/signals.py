@@ -1,9 +1,10 @@
-"""Sends signals to other processes."""
+"""Other processes: whether they exist, whose they are, and signals to them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 from rqstack.errors import RqstackError
 
@@ -30,3 +31,11 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def owner_of_process(pid: int) -> int | None:
+    """The user id of a process; None if it has ended, or this system does not tell."""
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return None

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rqstack.processes.private_files import private_folder
 from rqstack.settings.git import head_commit
 from rqstack.settings.paths import home
 
@@ -37,7 +38,7 @@ def mark_deploy() -> None:
         OSError: The mark cannot be written.
     """
     path = home() / DEPLOY_MARK
-    path.parent.mkdir(exist_ok=True)
+    private_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(f"{time.time_ns()}\n")
     temporary.replace(path)

@@ -91,13 +91,13 @@ class Entry:
         text["version"]
         for name in (text["queue"], text["task"], text["name"]):
             if not name or "\0" in name or len(name) > LONGEST_NAME:
-                raise ValueError("it has a name that is none")
+                raise ValueError("it has an invalid name")
         misfire_grace = int(text["misfire_grace"])
         if not 0 <= misfire_grace <= _LONGEST_GRACE:
             raise ValueError(f"its misfire grace of {text['misfire_grace']:.20} s is out of range")
         timetable_text, zone = text["timetable"], text["zone"]
         if not _ZONE.fullmatch(zone):
-            raise ValueError("its time zone is none")
+            raise ValueError("its time zone is invalid")
         try:
             time_zone(zone)
         except ValueError as error:

@@ -234,7 +234,7 @@ class CronTable:
         found = []
         for raw, score in rows:
             if (entry_id := name_of(raw)) is None:
-                self._damage.error("id", "%s has an id that is none; it is dropped.", keys.CRON_NEXT)
+                self._damage.error("id", "%s has an invalid id; it is dropped.", keys.CRON_NEXT)
                 self.connection.zrem(keys.CRON_NEXT, raw)
             else:
                 found.append((entry_id, score))

@@ -95,22 +95,21 @@ def get_signer(purpose: Purpose, settings: Settings | None = None) -> Signer | N
         purpose: See `rqstack.security.keyring`.
         settings: Default: `get_settings()`.
     """
-    settings = settings or get_settings()
-    signing_keys = settings.secret_keys()
-    if not signing_keys:
+    ring = _ring_of(settings or get_settings())
+    if ring is None:
         return None
     from rqstack.security.signing import Signer
 
-    return Signer(_ring(signing_keys, is_from_sources("secret_key", settings.secret_key)), purpose)
+    return Signer(ring, purpose)
 
 
 def _of(settings: Settings | None, user: Literal["rq", "job"], *, allow_unsigned: bool | None = None) -> Serializer:
     settings = settings or get_settings()
     if allow_unsigned is None:
         allow_unsigned = settings.allow_unregistered
-    signing_keys = settings.secret_keys()
-    ring = _ring(signing_keys, is_from_sources("secret_key", settings.secret_key)) if signing_keys else None
-    return _make_serializer(user, settings.serializer, ring, allow_unsigned, settings.accept_rq_signatures)
+    return _make_serializer(
+        user, settings.serializer, _ring_of(settings), allow_unsigned, settings.accept_rq_signatures
+    )
 
 
 @lru_cache(maxsize=16)
@@ -134,6 +133,12 @@ def _make_serializer(
     return serializer  # type: ignore[no-any-return]
 
 
+def _ring_of(settings: Settings) -> KeyRing | None:
+    """The keys of the settings; None if there is none."""
+    signing_keys = settings.secret_keys()
+    return _ring(signing_keys, is_from_sources("secret_key", settings.secret_key)) if signing_keys else None
+
+
 @lru_cache(maxsize=16)
 def _ring(signing_keys: tuple[bytes, ...], are_from_sources: bool) -> KeyRing:
     """The keys, shared by all that signs in this process, so that all learn a new one at once.
@@ -146,7 +151,6 @@ def _ring(signing_keys: tuple[bytes, ...], are_from_sources: bool) -> KeyRing:
 
     if not are_from_sources:
         return KeyRing(signing_keys)
-
     return KeyRing(signing_keys, Watch("RQSTACK_SECRET_KEY", lambda settings: settings.secret_keys()).changed)
 
 

@@ -19,7 +19,7 @@ def inflate(data: bytes, most: int) -> bytes:
 
     Raises:
         PayloadTooLarge: It has more. No more than `most` bytes were decompressed.
-        zlib.error: It is no zlib stream, or not a whole one.
+        zlib.error: It is not a zlib stream, or an incomplete one.
     """
     if len(data) > most:
         raise PayloadTooLarge(most)

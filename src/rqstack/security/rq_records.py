@@ -20,6 +20,7 @@ from rqstack.errors import PayloadTooLarge
 from rqstack.security.bounded import inflate, max_payload
 from rqstack.transport import keys
 from rqstack.transport.damaged import LogOnce, name_of
+from rqstack.transport.errors import is_wrong_type
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -39,7 +40,6 @@ _EMPTY: dict[str, Callable[[], Any]] = {
 
 _NAMES = frozenset(("SMEMBERS", "LRANGE", "ZRANGE"))
 """Reads whose replies RQ takes for names."""
-
 
 _PREFIXES = {keys.QUEUES: keys.QUEUE.encode(), keys.WORKERS: keys.WORKER.encode()}
 """How each name of an index begins."""
@@ -81,7 +81,7 @@ def guard_client(client: Redis) -> Redis:
         try:
             reply = execute(*arguments, **options)
         except ResponseError as error:
-            if not str(error).startswith("WRONGTYPE") or (name not in _EMPTY and name != "HMGET"):
+            if not is_wrong_type(error) or (name not in _EMPTY and name != "HMGET"):
                 raise
             log_once(f"type {arguments[1]!r}", "The key %.200r is of the wrong type and is left out", arguments[1])
             return [None] * (len(arguments) - 2) if name == "HMGET" else _EMPTY[name]()
@@ -89,7 +89,7 @@ def guard_client(client: Redis) -> Redis:
             prefix = _PREFIXES.get(str(arguments[1]), b"")
             kept = [member for member in reply if _is_name(member, prefix)]
             if len(kept) < len(reply):
-                log_once(f"names {arguments[1]!r}", "%.200r has names that are none; they are left out", arguments[1])
+                log_once(f"names {arguments[1]!r}", "%.200r has invalid names; they are left out", arguments[1])
                 return type(reply)(kept)
         return reply
 
@@ -143,7 +143,7 @@ def _restoring(restore: Callable[..., Any]) -> Callable[..., Any]:
         except (NoSuchJobError, RedisError):
             raise
         except Exception as error:
-            # RQ's callers expect this one: to them a damaged job is none.
+            # RQ's callers expect this one: to them a damaged job does not exist.
             raise NoSuchJobError(f"The record of job {job.id} in Redis is damaged: {error}") from error
 
     return restored

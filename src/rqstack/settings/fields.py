@@ -109,7 +109,7 @@ class Settings(SettingsBase, frozen=True):
         ),
     ] = None
     accept_rq_signatures: Annotated[
-        bool, _jobs("1 accepts what RQ's own queues and workers sign by rqstack.security.Default.")
+        bool, _jobs("1 accepts what RQ's own queues and workers sign with rqstack.security.Default.")
     ] = False
     serializer: Annotated[Literal["pickle", "json"], _jobs("How arguments and results are stored.")] = "pickle"
     max_payload: Annotated[
@@ -175,12 +175,12 @@ class Settings(SettingsBase, frozen=True):
     private_hosts: Annotated[
         Names,
         _requests(
-            "Hosts, addresses and networks that webhooks and word counts may reach though they are not public, such as "
-            "10.0.0.0/8."
+            "Hosts, addresses and networks that webhooks and word counts may reach although they are not public, such "
+            "as 10.0.0.0/8."
         ),
     ] = ()
     webhook_hosts: Annotated[
-        Names, _requests("Hosts to which webhooks go that are not signed, such as those of plain RQ producers.")
+        Names, _requests("Hosts to which unsigned webhooks are sent, such as the webhooks of plain RQ producers.")
     ] = ()
 
     log_level: Annotated[LogLevel, _logs("Minimum log level.")] = "INFO"
@@ -199,10 +199,10 @@ class Settings(SettingsBase, frozen=True):
             )
 
     def full_redis_url(self) -> str:
-        """REDIS_URL with what the settings of TLS add to it.
+        """REDIS_URL with the parameters of the TLS settings.
 
         Raises:
-            SettingsError: A file of TLS does not exist.
+            SettingsError: A TLS file does not exist.
         """
         for name in ("redis_tls_ca", "redis_tls_cert", "redis_tls_key"):
             if (path := getattr(self, name)) is not None and not (home() / path).is_file():

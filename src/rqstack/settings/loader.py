@@ -7,7 +7,6 @@ process that enqueues loads them; pydantic took 70 ms and 8 MB for it.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from functools import lru_cache
 from types import NoneType, UnionType
@@ -17,7 +16,7 @@ import msgspec
 
 from rqstack.errors import SettingsError
 from rqstack.settings.paths import home
-from rqstack.settings.redaction import safe_url
+from rqstack.settings.redaction import safe_repr, safe_url
 from rqstack.settings.sources import Sources
 
 PREFIX = "RQSTACK_"
@@ -159,11 +158,7 @@ class Setting(NamedTuple):
 
     def error_message(self, value: Any, error: ValueError) -> str:
         """One line about a value that `convert` refused, without any secret."""
-        shown = "(hidden)"
-        if not self.is_secret:
-            # Everything before an @ is a user name and a password, and a password may contain slashes.
-            shown = re.sub(r"'(\w+:/*)?.*@", r"'\1***@", repr(value))
-            shown = re.sub(r"(password=)[^&']+", r"\1***", shown)
+        shown = "(hidden)" if self.is_secret else safe_repr(value)
         return f"{self.name}: {shown} is not allowed: should be {error}."
 
     def allowed(self) -> str:

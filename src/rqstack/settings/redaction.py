@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
+_BEFORE_HOST = re.compile(r"^(\w+:/*)?.*@", re.DOTALL)
 _IN_QUERY = re.compile(r"(\w*password=)[^&;#\s]*", re.IGNORECASE)
 
 
@@ -16,3 +18,10 @@ def safe_url(url: str) -> str:
     if not at or ":" not in credentials:
         return url
     return f"{scheme}{separator}{credentials.partition(':')[0]}:***@{rest}"
+
+
+def safe_repr(value: Any) -> str:
+    """The `repr` of a value that is wrong, so that nobody knows what it has where: nothing before an @ is shown."""
+    if isinstance(value, str):
+        return repr(_BEFORE_HOST.sub(r"\1***@", _IN_QUERY.sub(r"\1***", value)))
+    return f"[{', '.join(map(safe_repr, value))}]" if isinstance(value, list | tuple) else repr(value)

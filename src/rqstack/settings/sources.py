@@ -183,4 +183,4 @@ def _read(path: Path, prefix: str = "", *, is_checked: bool = False) -> str:
         reason = error.strerror
     except UnicodeDecodeError as error:
         reason = f"byte {error.start + 1} is not UTF-8"
-    raise SettingsError(f"{prefix}cannot read {path}: {reason}. It should be a text that this user may read.")
+    raise SettingsError(f"{prefix}cannot read {path}: {reason}. It should be a text file that this user may read.")

@@ -28,7 +28,7 @@ def _check_bind(value: str) -> None:
 class StackSettings(SettingsBase, frozen=True, rename="upper"):
     """Further settings of `make start` and the compose files: images, ports, limits and the password of each role.
 
-    What `rqstack.stack.generated` lists is chosen by `make start`, where the user has not set it.
+    `make start` chooses some of them where the user has not set them: see `rqstack.stack.choices`.
     """
 
     mode: Annotated[
@@ -38,7 +38,9 @@ class StackSettings(SettingsBase, frozen=True, rename="upper"):
     project: Annotated[str, _stack("The compose project: the beginning of the names of containers and volumes.")] = (
         field(default="rqstack", name="COMPOSE_PROJECT_NAME")
     )
-    workers: Annotated[int, _stack("Containers of the service worker, or processes of that name.", ge=1, le=512)] = 1
+    workers: Annotated[
+        int, _stack("Number of worker containers, or of worker processes without Docker.", ge=1, le=512)
+    ] = 1
 
     redis_admin_password: Annotated[MaybeSecret, _secrets("Redis user `admin`: the commands a person types.")] = None
     redis_producer_password: Annotated[MaybeSecret, _secrets("Redis user `producer`: enqueues, reads results.")] = None

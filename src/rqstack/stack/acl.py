@@ -38,7 +38,8 @@ RULES: Mapping[str, str] = {
     # Reads only: see `rqstack.metrics.rq_exporter.ReadOnlyWorker`.
     "exporter": (f"{KEYS} resetchannels +@read {_CONNECTION} {_SAFE} {_CLIENT} +client|list +slowlog|len"),
 }
-ROLES = tuple(RULES)
+PASSWORDS: Mapping[str, str] = {role: f"REDIS_{role.upper()}_PASSWORD" for role in RULES}
+"""The setting of each role's password."""
 
 
 def digest(password: str) -> str:
@@ -47,7 +48,7 @@ def digest(password: str) -> str:
 
 
 def password_digests(passwords: Mapping[str, str], old: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """The digests of all passwords that each of `ROLES` may log in with, the current one first.
+    """The digests of all passwords that each role may log in with, the current one first.
 
     Args:
         passwords: The current password of each role.
@@ -56,11 +57,10 @@ def password_digests(passwords: Mapping[str, str], old: Mapping[str, Sequence[st
     Raises:
         SettingsError: A role has no password, or an empty one.
     """
-    missing = [role for role in ROLES if not passwords.get(role)]
+    missing = [name for role, name in PASSWORDS.items() if not passwords.get(role)]
     if missing:
-        names = ", ".join(f"REDIS_{role.upper()}_PASSWORD" for role in missing)
-        raise SettingsError(f"{names}: no value. Set it in .env, or remove the line and run `make setup`.")
-    return {role: list(dict.fromkeys((digest(passwords[role]), *old.get(role, ())))) for role in ROLES}
+        raise SettingsError(f"{', '.join(missing)}: no value. Set it in .env, or remove the line and run `make setup`.")
+    return {role: list(dict.fromkeys((digest(passwords[role]), *old.get(role, ())))) for role in RULES}
 
 
 def users_acl(passwords: Mapping[str, str], old: Mapping[str, Sequence[str]] | None = None) -> str:

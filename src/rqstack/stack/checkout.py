@@ -10,19 +10,19 @@ NEEDED = ("Procfile", "services")
 """Parts of a checkout without which no stack starts."""
 
 
-class NoCheckout(RqstackError):
-    """The folder is no checkout. The message says where to go."""
+class NotACheckout(RqstackError):
+    """The folder is not a checkout. The message says where to go."""
 
 
 def check(root: Path) -> None:
     """Check the folder before anything is written to it.
 
     Raises:
-        NoCheckout: It is no checkout.
+        NotACheckout: It is not a checkout.
     """
     for name in NEEDED:
         if not (root / name).exists():
-            raise NoCheckout(
-                f"{root} is no checkout of rqstack: it has no {name}. Go to the folder of your clone, or name it in "
-                "RQSTACK_HOME."
+            raise NotACheckout(
+                f"{root} is not a checkout of rqstack: it has no {name}. Go to the folder of your clone, or name it "
+                "in RQSTACK_HOME."
             )

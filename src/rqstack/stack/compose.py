@@ -14,7 +14,7 @@ from rqstack.settings import StackSettings, load
 from rqstack.settings.loader import declared_settings
 from rqstack.stack import build_projects, choices, env, generated, images, project, redis_tls
 from rqstack.stack.redis_users import RedisUsers
-from rqstack.stack.reporting import Report
+from rqstack.stack.reporting import JOBS_PAGE_LOGIN, Report
 
 BASE = "docker-compose.yml"
 MONITORING = "docker-compose-monitor.yml"
@@ -42,10 +42,7 @@ ADDRESSES = {
 SECOND_PULL_TIMEOUT = 10.0
 """Seconds that further pulls may take where no registry has answered."""
 
-LOGINS = {
-    "dashboard": "  user {settings.dashboard_username}, password: DASHBOARD_PASSWORD in .env",
-    "grafana": "  user admin, password: GRAFANA_PASSWORD in .env",
-}
+LOGINS = {"dashboard": JOBS_PAGE_LOGIN, "grafana": "  user admin, password: GRAFANA_PASSWORD in .env"}
 """How to log in, by service."""
 
 
@@ -135,10 +132,7 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
         SettingsError: A setting is missing or invalid.
     """
     users = RedisUsers(root)
-    if env.setup(root):
-        report("Created .env with random secrets.")
-    if warning := redis_tls.check_bind(env.redis_passwords()):
-        report(warning)
+    env.setup_and_report(root, report)
     compose = Compose(root, monitoring=monitoring)
     settings = load(StackSettings)
     name = compose.project()
@@ -168,8 +162,7 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
     env.write_stack_env("compose", values, root)
     for service, port in published.items():
         title, address = _address(service, port)
-        report(f"{title:12} {address}{LOGINS.get(service, '').format(settings=settings)}")
-    report("Try:         .venv/bin/rqstack trigger --url https://example.com")
+        report(f"{title:12} {address}{LOGINS.get(service, '').format(user=settings.dashboard_username)}")
 
 
 def _address(service: str, port: int) -> tuple[str, str]:
@@ -237,8 +230,8 @@ def check_ports(
     for name in services:
         for entry in config["services"][name].get("ports", []):
             port = int(entry["published"])
-            if port not in own and (chosen := choices.move_port(root, _port_setting(name), port)) != port:
-                report(f"Port {port} is in use, so {_port_setting(name)} is {chosen} from now on.")
+            if port not in own:
+                choices.move_port(root, _port_setting(name), port, report)
 
 
 def stop_monitoring(root: Path, report: Report) -> None:

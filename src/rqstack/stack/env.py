@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import secrets
@@ -13,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from rqstack.errors import SettingsError
-from rqstack.processes.private_files import open_private, private_folder
+from rqstack.processes.private_files import private_folder
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.loader import SecretStr, Setting, declared_settings
 from rqstack.settings.paths import home
 from rqstack.settings.sources import read_env_file
 from rqstack.stack import choices, generated, redis_tls
-from rqstack.stack.acl import ROLES, users_acl
-from rqstack.stack.files import create, write_atomically, write_in_place
+from rqstack.stack.acl import PASSWORDS, users_acl
+from rqstack.stack.files import create, locked, write_atomically, write_in_place
+from rqstack.stack.reporting import Report
 from rqstack.stack.rq_settings import rq_settings
 from rqstack.transport.keys import PREFIX
 
@@ -106,7 +106,7 @@ def setup(root: Path | None = None) -> bool:
 
     Raises:
         SettingsError: An existing `.env` lacks a secret, has an invalid value, or sets RQ_KEY_PREFIX; or Redis's
-            certificates do not fit, or its passwords are too short for REDIS_BIND.
+            certificates do not match, or its passwords are too short for REDIS_BIND.
     """
     root = root or home()
     is_new = False
@@ -135,12 +135,24 @@ def setup(root: Path | None = None) -> bool:
         # World-readable, because containers mount them as other users; the folder is private to its owner.
         write_in_place(folder / name.lower(), known[name], 0o444)
     redis_tls.write_files(root)
-    redis_tls.check_bind(redis_passwords())
+    redis_tls.check_passwords(redis_passwords())
     private_folder(root / "var" / "redis")
-    passwords = {role: known[f"REDIS_{role.upper()}_PASSWORD"] for role in ROLES}
+    passwords = {role: known[name] for role, name in PASSWORDS.items()}
     acl = users_acl(passwords, old_passwords(root))
     write_in_place(root / "var" / "redis" / "users.acl", acl, 0o644)
     return is_new
+
+
+def setup_and_report(root: Path, report: Report) -> None:
+    """Run `setup`, and report whether `.env` is new and whether Redis is exposed.
+
+    Raises:
+        SettingsError: As `setup`.
+    """
+    if setup(root):
+        report(f"Created {root / '.env'} with random secrets.")
+    if warning := redis_tls.exposure_warning():
+        report(warning)
 
 
 def old_passwords(root: Path) -> dict[str, list[str]]:
@@ -234,8 +246,7 @@ def update_stack_env(values: Mapping[str, str | int], root: Path | None = None) 
     """
     root = root or home()
     path = root / "var" / "stack.env"
-    with open(root / "var" / ".stack.env.lock", "w", opener=open_private) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(root / "var" / ".stack.env.lock"):
         lines = read_stack_env(root) | {name: str(value) for name, value in values.items()}
         write_atomically(path, NOTE + "".join(f"{name}={value}\n" for name, value in lines.items()), 0o600)
         if "REDIS_URL" in lines:

@@ -1,12 +1,16 @@
-"""Writes files atomically."""
+"""Writes files: atomically, in place where a container has them mounted, or under a lock."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rqstack.errors import SettingsError
+from rqstack.processes.private_files import open_private
 
 
 def write_atomically(path: Path, text: str, mode: int) -> None:
@@ -19,9 +23,8 @@ def write_atomically(path: Path, text: str, mode: int) -> None:
     Raises:
         SettingsError: The file cannot be written.
     """
-    with contextlib.suppress(OSError):
-        if path.read_text() == text and path.stat().st_mode & 0o777 == mode:
-            return
+    if _is_unchanged(path, text, mode):
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     create(temporary, text, mode)
     temporary.replace(path)
@@ -37,9 +40,8 @@ def write_in_place(path: Path, text: str, mode: int) -> None:
     Raises:
         SettingsError: The file cannot be written.
     """
-    with contextlib.suppress(OSError):
-        if path.read_text() == text and path.stat().st_mode & 0o777 == mode:
-            return
+    if _is_unchanged(path, text, mode):
+        return
     try:
         with contextlib.suppress(FileNotFoundError):
             path.chmod(0o600)  # it may be read-only for its owner, too
@@ -70,3 +72,22 @@ def create(path: Path, text: str, mode: int = 0o600) -> None:
             os.fchmod(file.fileno(), mode)
     except OSError as error:
         raise SettingsError(f"cannot write {path}: {error.strerror}.") from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep out other processes that lock the same file.
+
+    Args:
+        path: The lock file; its folder must exist. It stays empty.
+    """
+    with open(path, "w", opener=open_private) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_unchanged(path: Path, text: str, mode: int) -> bool:
+    try:
+        return path.read_text() == text and path.stat().st_mode & 0o777 == mode
+    except OSError:
+        return False

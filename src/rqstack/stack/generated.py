@@ -6,7 +6,6 @@ name wins: for python-dotenv, compose and honcho alike. So a line of the user's 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rqstack.errors import SettingsError
-from rqstack.processes.private_files import open_private, private_folder
+from rqstack.processes.private_files import private_folder
 from rqstack.settings.sources import parse_env, read_env_file
-from rqstack.stack.files import write_atomically
+from rqstack.stack.files import locked, write_atomically
 
 BEGIN = "# >>> Chosen by `make start`, which rewrites these lines. Your own line of a name, below them, wins."
 END = "# <<< The rest of this file is yours."
@@ -107,6 +106,5 @@ def _split(root: Path) -> tuple[list[str], list[str], list[str]]:
 def lock(root: Path) -> Iterator[None]:
     """Keep other processes of rqstack from changing `.env` meanwhile."""
     private_folder(root / "var")
-    with open(root / "var" / ".env.lock", "w", opener=open_private) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(root / "var" / ".env.lock"):
         yield

@@ -20,9 +20,9 @@ from rqstack.processes.private_files import open_private, private_folder
 from rqstack.processes.signals import is_alive, send_signal
 from rqstack.registry.code_version import code_version, mark_deploy
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.stack import choices, dependencies, env, locks, ports, processes, redis_tls, runner
+from rqstack.stack import choices, dependencies, env, locks, ports, processes, runner
 from rqstack.stack.redis_users import RedisUsers
-from rqstack.stack.reporting import Report
+from rqstack.stack.reporting import JOBS_PAGE_LOGIN, Report
 
 BASE = "Procfile"
 MONITORING = "Procfile-monitor"
@@ -79,10 +79,7 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
     """
     asked, scale = scale or {}, with_workers(scale)
     users = RedisUsers(root)
-    if env.setup(root):
-        report(f"Created {root / '.env'} with random secrets.")
-    if warning := redis_tls.check_bind(env.redis_passwords()):
-        report(warning)
+    env.setup_and_report(root, report)
     dependencies.prepare_projects(root, report)
     dependencies.ensure_redis_server(root, report)
     check_tasks()
@@ -164,11 +161,8 @@ def _choose_ports(root: Path, report: Report) -> None:
     settings = load(StackSettings)
     chosen: dict[str, int] = {}
     for field in ("rq_exporter_port", "prometheus_port", "dashboard_port"):
-        wanted = getattr(settings, field)
         name = field.upper()
-        chosen[name] = choices.move_port(root, name, wanted)
-        if chosen[name] != wanted:
-            report(f"Port {wanted} is in use, so {name} is {chosen[name]} from now on.")
+        chosen[name] = choices.move_port(root, name, getattr(settings, field), report)
     env.update_stack_env(chosen, root)
 
 
@@ -267,7 +261,7 @@ def addresses() -> dict[str, str]:
 
 def login() -> str:
     """How to log in to the jobs page."""
-    return f"  user {load(StackSettings).dashboard_username}, password: DASHBOARD_PASSWORD in .env"
+    return JOBS_PAGE_LOGIN.format(user=load(StackSettings).dashboard_username)
 
 
 def stop_monitoring(root: Path, report: Report) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO
 
 from rqstack.errors import RqstackError
-from rqstack.processes.private_files import open_private, owner_of_process, private_folder
+from rqstack.processes.private_files import open_private, private_folder
+from rqstack.processes.signals import owner_of_process
 
 
 class AlreadyRunning(RqstackError):

@@ -74,14 +74,12 @@ def redis(root: Path) -> Sequence[str]:
             f"{MIN_FREE_SPACE >> 20} MiB. Free some space, then start again."
         )
     settings = load(StackSettings)
-    port = choices.move_port(root, "REDIS_PORT", settings.redis_port)
-    if port != settings.redis_port:
-        log_line(f"Port {settings.redis_port} is in use, so Redis listens on {port} from now on.")
+    port = choices.move_port(root, "REDIS_PORT", settings.redis_port, log_line)
     overrides = {
         "bind": redis_tls.bind_addresses(),
         "port": str(port),
-        "dir": _quote(folder),
-        "aclfile": _quote(folder / "users.acl"),
+        "dir": redis_tls.quoted(folder),
+        "aclfile": redis_tls.quoted(folder / "users.acl"),
     }
     # The other options are those of compose. They are copied, because with `include` Redis would apply its `dir` first.
     common = (root / "services" / "redis" / "redis.conf").read_text().splitlines()
@@ -96,10 +94,6 @@ def redis(root: Path) -> Sequence[str]:
     write_atomically(configuration, "\n".join(lines) + "\n", 0o600)
     env.write_stack_env("local", {"REDIS_URL": redis_tls.redis_url(port), "REDIS_PORT": port}, root)
     return [server, str(configuration)]
-
-
-def _quote(path: Path) -> str:
-    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _prometheus(root: Path) -> Sequence[str]:

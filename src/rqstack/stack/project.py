@@ -12,9 +12,7 @@ from rqstack.errors import RqstackError, SettingsError
 from rqstack.settings import StackSettings
 from rqstack.settings.loader import declared_settings
 from rqstack.stack import generated
-
-ENGINE_TIMEOUT = 20.0
-"""Seconds to wait for an answer of the Docker engine."""
+from rqstack.stack.mode import ENGINE_TIMEOUT
 
 FORMER = str(declared_settings(StackSettings)["project"].default)
 """The name that every folder had before names were chosen by folder, and has without `.env`."""

@@ -21,9 +21,9 @@ LEAST_PASSWORD = 16
 _OPTIONS = """\
 port 0
 tls-port {port}
-tls-cert-file "{folder}/redis_tls_cert"
-tls-key-file "{folder}/redis_tls_key"
-tls-ca-cert-file "{folder}/redis_tls_ca"
+tls-cert-file {redis_tls_cert}
+tls-key-file {redis_tls_key}
+tls-ca-cert-file {redis_tls_ca}
 tls-auth-clients no
 """
 
@@ -32,7 +32,7 @@ def write_files(root: Path) -> None:
     """Copy the certificates into `var/secrets`, where containers find them; empty files if there are none.
 
     Raises:
-        SettingsError: A file is missing or does not fit the others.
+        SettingsError: A file is missing or does not match the others.
     """
     settings = load(Settings)
     folder = root / "var" / "secrets"
@@ -55,8 +55,13 @@ def options_of_redis(folder: str, port: int) -> str:
         folder: Where it finds the files that `write_files` writes.
         port: Where it listens.
     """
-    quoted = folder.replace("\\", "\\\\").replace('"', '\\"')
-    return _OPTIONS.format(folder=quoted, port=port)
+    files = {name: quoted(f"{folder}/{name}") for name in NAMES}
+    return _OPTIONS.format(port=port, **files)
+
+
+def quoted(path: str | Path) -> str:
+    """A path as redis.conf takes it, whatever characters it has."""
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def serves_tls() -> bool:
@@ -64,27 +69,29 @@ def serves_tls() -> bool:
     return load(Settings).redis_tls_cert is not None
 
 
-def check_bind(passwords: dict[str, str]) -> str:
-    """Check that Redis may be published as REDIS_BIND says.
+def check_passwords(passwords: dict[str, str]) -> None:
+    """Check that Redis's passwords are long enough for REDIS_BIND.
 
     Args:
         passwords: Of Redis's users, by setting.
 
-    Returns:
-        A warning, or "".
-
     Raises:
-        SettingsError: A password is missing or short.
+        SettingsError: Other hosts would reach Redis, and a password is short.
     """
     bind = load(StackSettings).redis_bind
     if IPv4Address(bind).is_loopback:
-        return ""
+        return
     if weak := [name for name, password in passwords.items() if len(password) < LEAST_PASSWORD]:
         raise SettingsError(
-            f"REDIS_BIND={bind} would let other hosts reach Redis, but {', '.join(weak)} has less than "
-            f"{LEAST_PASSWORD} characters. Set a long random value, for example from `openssl rand -hex 24`."
+            f"REDIS_BIND={bind} would let other hosts reach Redis, but a password has fewer than {LEAST_PASSWORD} "
+            f"characters: {', '.join(weak)}. Set a long random value, for example from `openssl rand -hex 24`."
         )
-    if serves_tls():
+
+
+def exposure_warning() -> str:
+    """A warning if other hosts reach Redis without TLS; else ""."""
+    bind = load(StackSettings).redis_bind
+    if IPv4Address(bind).is_loopback or serves_tls():
         return ""
     return (
         f"REDIS_BIND={bind}: other hosts reach Redis without TLS, so passwords and jobs can be read on the way. "
@@ -132,10 +139,10 @@ def _check(root: Path, settings: Settings) -> None:
         context.load_cert_chain(root / settings.redis_tls_cert, root / settings.redis_tls_key, password=lambda: "")
     except ssl.SSLError as error:
         raise SettingsError(
-            f"REDIS_TLS_CERT and REDIS_TLS_KEY do not fit each other: {error.reason or error}. Both are PEM files, the "
-            "key without a password."
+            f"REDIS_TLS_CERT and REDIS_TLS_KEY do not belong together: {error.reason or error}. Both are PEM files, "
+            "the key without a password."
         ) from None
     try:
         context.load_verify_locations(root / settings.redis_tls_ca)
     except ssl.SSLError as error:
-        raise SettingsError(f"REDIS_TLS_CA: {root / settings.redis_tls_ca} holds no certificate: {error}.") from None
+        raise SettingsError(f"REDIS_TLS_CA: {root / settings.redis_tls_ca} contains no certificate: {error}.") from None

@@ -12,7 +12,7 @@ from rqstack.errors import RqstackError
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.sources import Sources
 from rqstack.stack import env
-from rqstack.stack.acl import ROLES, password_digests
+from rqstack.stack.acl import PASSWORDS, password_digests
 from rqstack.transport.client import connect, explain
 
 
@@ -43,7 +43,7 @@ class RedisUsers:
             return False
         values = env.read_stack_env(self._root)
         stack = env.secret_values(load(StackSettings))
-        passwords = {role: stack.get(f"REDIS_{role.upper()}_PASSWORD", "") for role in ROLES}
+        passwords = {role: stack.get(name, "") for role, name in PASSWORDS.items()}
         accepted = password_digests(passwords, env.old_passwords(self._root))
         self._set(url, [values.get("REDIS_PASSWORD", ""), self._known, passwords["admin"]], accepted)
         if values:

@@ -11,22 +11,22 @@ import zlib
 from itertools import islice
 from pathlib import Path
 
-from rqstack.errors import RqstackError, SettingsError
+from rqstack.errors import PayloadTooLarge, RqstackError, SettingsError
+from rqstack.security.bounded import inflate, max_payload
 from rqstack.security.keyring import KeyRing
 from rqstack.security.signing import is_signed
 from rqstack.settings import Settings, StackSettings, load
 from rqstack.settings.sources import Sources
 from rqstack.stack import env
-from rqstack.stack.acl import ROLES, digest
+from rqstack.stack.acl import PASSWORDS, digest
 from rqstack.stack.redis_users import RedisUsers
 from rqstack.transport import keys
 from rqstack.transport.client import connect
 
 _CHUNK = 500
-_LONGEST = 64 * 2**20
+"""Records that are read at once."""
 
 SIGNING = "RQSTACK_SECRET_KEY"
-PASSWORDS = {role: f"REDIS_{role.upper()}_PASSWORD" for role in ROLES}
 
 
 def rotate_signing_key(root: Path) -> None:
@@ -91,9 +91,11 @@ def count_signed_by_old_keys() -> int:
 
 
 def _is_signed(data: bytes, ring: KeyRing) -> bool:
-    with contextlib.suppress(zlib.error):
-        # What is longer than this is none of our jobs; it counts as not signed.
-        data = zlib.decompressobj().decompress(data, _LONGEST)
+    with contextlib.suppress(zlib.error):  # RQ reads payloads that are not compressed, too
+        try:
+            data = inflate(data, max_payload())
+        except PayloadTooLarge:
+            return False  # workers refuse it, whatever its signature
     return is_signed(data, ring)
 
 
@@ -104,7 +106,10 @@ def _escaped(prefix: str) -> str:
 def retire_signing_keys(root: Path) -> int:
     """Accept what the current key has signed, and nothing else. Returns the number of keys that were taken away.
 
-    Processes that run accept them until they start again.
+    Running processes accept them until they start again.
+
+    Raises:
+        SettingsError: The key is not set in `.env`.
     """
     _check_is_in_env_file(root, SIGNING)
     known = load(Settings).secret_keys()

@@ -37,7 +37,7 @@ def connect(settings: Settings | None = None, *, retries: int = 3, **options: An
         options: Passed to `redis.Redis`, and win over what is set here.
 
     Raises:
-        SettingsError: The URL is that of a cluster, and RQ_KEY_PREFIX has no hash tag; or a file of TLS is missing.
+        SettingsError: The URL is that of a cluster, and RQ_KEY_PREFIX has no hash tag; or a TLS file is missing.
     """
     settings = settings or get_settings()
     given: dict[str, Any] = {
@@ -150,8 +150,8 @@ def explain(error: Exception, url: str) -> BrokerUnavailable:
         )
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return BrokerUnavailable(
-            f"{where} has a certificate that does not fit: {_tls_reason(error)}. Check REDIS_TLS_CA, and that the "
-            "certificate names the host as REDIS_URL does."
+            f"{where} has a certificate that cannot be verified: {_tls_reason(error)}. Check REDIS_TLS_CA, and that "
+            "the certificate names the host as REDIS_URL does."
         )
     reason = str(error).rstrip(".") or type(error).__name__
     return BrokerUnavailable(f"{where} cannot be reached: {reason}. Is it running? Check REDIS_URL.")

@@ -71,7 +71,7 @@ def parse_json(raw: bytes | str) -> Any:
     """Parse a JSON text that anybody may have written.
 
     Raises:
-        ValueError: It is too long, nested too deeply, or no JSON.
+        ValueError: It is too long, nested too deeply, or not JSON.
     """
     if len(raw) > LONGEST_JSON:
         raise ValueError(f"{len(raw)} bytes of JSON are too many")
@@ -95,7 +95,7 @@ def parse_names(raw: bytes | str | None, most: int = 10_000) -> list[str]:
         raise ValueError("it has no list of names")
     for name in names:
         if not isinstance(name, str) or len(name) > LONGEST_NAME or any("\ud800" <= char <= "\udfff" for char in name):
-            raise ValueError("it has a name that is none")
+            raise ValueError("it has an invalid name")
     return names
 
 

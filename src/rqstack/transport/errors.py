@@ -20,3 +20,8 @@ def is_damage(error: ResponseError) -> bool:
         return False
     within = _CODE.search(str(error))
     return within is None or within[1] in ("ERR", "WRONGTYPE")
+
+
+def is_wrong_type(error: object) -> bool:
+    """Whether a reply is the error that the key of a command is of another type."""
+    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")

@@ -1,4 +1,4 @@
-"""Says which Redis servers have flaws in their Lua that are known and fixed."""
+"""Tells which Redis servers have known vulnerabilities in their Lua scripting, fixed in later releases."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ FIXED = {
     "Redis": ((6, 2, 20), (7, 2, 11), (7, 4, 6), (8, 0, 4), (8, 2, 2)),
     "Valkey": ((7, 2, 11), (8, 0, 6), (8, 1, 4)),
 }
-"""The first release of each series without CVE-2025-49844, -46817, -46818 and -46819 and what came before them, in
-order. Later series have none of them; series between these were given no fix."""
+"""The first release of each series without CVE-2025-49844, -46817, -46818 and -46819 and older ones, in order. Later
+series have none of them; series between these got no fix."""
 
 
 def lua_warning(info: Mapping[Any, Any]) -> str:
-    """One sentence about a server whose Lua has known flaws; "" for one without.
+    """One sentence about a server with known vulnerabilities in its Lua scripting; "" for one without.
 
     Args:
         info: What `INFO server` says.
@@ -31,6 +31,6 @@ def lua_warning(info: Mapping[Any, Any]) -> str:
         return ""
     releases = ", ".join(".".join(map(str, each)) for each in fixed if each >= version)
     return (
-        f"{name} {text} has known flaws in its Lua, by which a user who may run scripts can run code in the server. "
-        f"Releases that fix them: {releases} and later. A distribution may have fixed it without a new number."
+        f"{name} {text} has known vulnerabilities in its Lua scripting: a user who may run scripts can run code in the "
+        f"server. Releases that fix them: {releases} and later. A distribution may have backported the fixes."
     )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _WRITE = pack("UNLINK", keys.NEVER)
 """A write that changes nothing. While writes are paused (CLIENT PAUSE, a failover), Redis keeps it, and so what is sent
-behind it. Releases without Redis's fix #14164 (2025) crash if a client is unblocked whose own command they keep then."""
+behind it. Releases without Redis's fix #14164 (2025) crash if a client is unblocked whose own command they keep."""
 
 
 def open_to_wait(connection: RawConnection, *, retry: bool = True) -> int:

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from rqstack.transport import keys
 from rqstack.transport.damaged import name_of, parse_names
-from rqstack.transport.errors import is_damage
+from rqstack.transport.errors import is_damage, is_wrong_type
 from rqstack.transport.schema import OLDEST, VERSION
 from rqstack.transport.timestamps import format_seconds
 from rqstack.worker.lease import Lease, jobs_of
@@ -228,7 +228,7 @@ class Recovery:
         try:
             return self._connection.call(command, key, *arguments)
         except ResponseError as error:
-            if not str(error).startswith("WRONGTYPE"):
+            if not is_wrong_type(error):
                 raise
             log.error("%s is of the wrong type in Redis, and is dropped.", key)
             self._connection.call("DEL", key)
