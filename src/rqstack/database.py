@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,8 +76,8 @@ def open_database(url: str | None = None, **options: Any) -> Engine:
         folder = Path(parsed.database).parent
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # SQLite gives its other files the permissions of this one.
-            os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            if not Path(parsed.database).exists():
+                _create(parsed.database)
         except OSError as error:
             raise BackendError(f"Cannot create the database {parsed.database}: {error.strerror}.") from None
     engine = create_engine(parsed, **({"connect_args": {"timeout": BUSY_TIMEOUT}} | options))
@@ -88,3 +89,13 @@ def open_database(url: str | None = None, **options: Any) -> Engine:
             connection.execute(f"PRAGMA {pragma}")
 
     return engine
+
+
+def _create(path: str) -> None:
+    """Make an empty file that only its owner may read; SQLite gives its other files the permissions of this one.
+
+    A file that exists is not opened: closing it would end the POSIX locks that other connections of this process have
+    on it, and another process would then delete the log from which they read.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import multiprocessing
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -381,3 +383,19 @@ def test_a_store_that_is_away_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BackendError, match="Cannot create"):
         DatabaseQueue("q", f"sqlite:///{tmp_path}/file/x.db").read()
+
+
+def test_another_process_leaves_the_log_of_an_open_database(tmp_path: Path) -> None:
+    """SQLite deletes it with the last connection; a second engine of this process must not end the first one's locks."""
+    url = f"sqlite:///{tmp_path / 'queue.db'}"
+    queues = [DatabaseQueue(name, url) for name in ("first", "second")]
+    try:
+        for queue in queues:
+            queue.write(b"from here")
+        code = f"from rqstack.backends import DatabaseQueue; DatabaseQueue('first', {url!r}).write(b'from there')"
+        subprocess.run([sys.executable, "-c", code], check=True)
+        assert (tmp_path / "queue.db-wal").exists()
+        assert [queues[0].read(), queues[0].read()] == [b"from here", b"from there"]
+    finally:
+        for queue in queues:
+            queue.close()

@@ -107,6 +107,7 @@ def maintain(worker: BaseWorker) -> int:
         _clean_limits(worker)
         _renew(worker, Group.REDIS_GROUP_CLEANING_KEY)
         if Group.acquire_maintenance_lock(worker.connection, max(int(worker.maintenance_interval) - 1, 1)):
+            worker.log.info("Worker %s: cleaning group registries", worker.name)
             _clean_groups(worker)
     except Exception:
         worker.log.exception("Worker %s: the registries could not be cleaned", worker.name)
