@@ -53,8 +53,11 @@ def test_start_runs_everything_and_stop_leaves_nothing(project: LocalStack) -> N
 
     # A queue that nobody serves keeps its jobs over a stop.
     project.redis().rpush("rq:queue:kept", "one", "two")
-    stopped = project.stop()
+    # A setting that is wrong by now keeps nobody from stopping.
+    stopped = project.rqstack("stack", "stop", RQSTACK_GRACE="soon")
     assert stopped.returncode == 0, stopped.stderr
+    assert "Warning: RQSTACK_GRACE: 'soon' is not allowed" in stopped.stdout
+    assert stopped.stdout.endswith("Stopped.\n")
     assert project.processes() == []
     assert not (project.root / "var" / "stack.env").exists()
     assert project.rqstack("stack", "status", "--mode", "local").returncode == 3
@@ -173,8 +176,8 @@ def test_a_given_port_in_use_is_said_and_nothing_is_left(project: LocalStack) ->
         port = str(other.getsockname()[1])
         done = project.start(REDIS_PORT=port)
     assert done.returncode == 1
-    assert f"REDIS_PORT={port}: another program listens on port {port}" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert f"redis.1 did not start: REDIS_PORT={port}: another program listens on port {port}" in done.stderr
+    assert done.stderr.count("\n") == 1, "the reason alone"
     assert project.processes() == []
 
 
