@@ -54,9 +54,14 @@ def test_start_runs_everything_and_stop_leaves_nothing(project: LocalStack) -> N
     # A queue that nobody serves keeps its jobs over a stop.
     project.redis().rpush("rq:queue:kept", "one", "two")
     # A setting that is wrong by now keeps nobody from stopping.
-    stopped = project.rqstack("stack", "stop", RQSTACK_GRACE="soon")
+    settings = project.root / ".env"
+    right = settings.read_text()
+    settings.write_text(f"{right}RQSTACK_BATCH=many\n")
+    stopped = project.rqstack("stack", "stop")
+    settings.write_text(right)
     assert stopped.returncode == 0, stopped.stderr
-    assert "Warning: RQSTACK_GRACE: 'soon' is not allowed" in stopped.stdout
+    assert "Traceback" not in (project.root / "var" / "log" / "redis.1.log").read_text()
+    assert "Warning: RQSTACK_BATCH: 'many' is not allowed" in stopped.stdout
     assert stopped.stdout.endswith("Stopped.\n")
     assert project.processes() == []
     assert not (project.root / "var" / "stack.env").exists()
