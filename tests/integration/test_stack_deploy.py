@@ -97,6 +97,8 @@ def test_monitoring_is_stopped_alone_and_a_follower_of_logs_is_told_what_runs(pr
     )
     try:
         until((project.root / "var" / "run" / "Procfile-monitor").exists, 30)
+        with (project.root / "var" / "stack.env").open("a") as file:
+            file.write("RQ_EXPORTER_PORT=1\n")
         done = project.rqstack("stack", "stop", "--only-monitoring")
         assert done.returncode == 0, done.stderr
         assert done.stdout.endswith("The stack still runs.\n")
@@ -104,6 +106,7 @@ def test_monitoring_is_stopped_alone_and_a_follower_of_logs_is_told_what_runs(pr
         assert project.rqstack("stack", "stop", "--only-monitoring").stdout == "No monitoring runs.\n"
         status = json.loads(project.rqstack("stack", "status", "--json").stdout)
         assert len(status["processes"]) == 4
+        assert list(status["listening"]) == ["Redis"]
 
         assert logs.stdout is not None
         assert logs.stdout.readline()

@@ -53,8 +53,16 @@ def test_start_runs_everything_and_stop_leaves_nothing(project: LocalStack) -> N
 
     # A queue that nobody serves keeps its jobs over a stop.
     project.redis().rpush("rq:queue:kept", "one", "two")
-    stopped = project.stop()
+    # A setting that is wrong by now keeps nobody from stopping.
+    settings = project.root / ".env"
+    right = settings.read_text()
+    settings.write_text(f"{right}RQSTACK_BATCH=many\n")
+    stopped = project.rqstack("stack", "stop")
+    settings.write_text(right)
     assert stopped.returncode == 0, stopped.stderr
+    assert "Traceback" not in (project.root / "var" / "log" / "redis.1.log").read_text()
+    assert "Warning: RQSTACK_BATCH: 'many' is not allowed" in stopped.stdout
+    assert stopped.stdout.endswith("Stopped.\n")
     assert project.processes() == []
     assert not (project.root / "var" / "stack.env").exists()
     assert project.rqstack("stack", "status", "--mode", "local").returncode == 3
@@ -173,8 +181,8 @@ def test_a_given_port_in_use_is_said_and_nothing_is_left(project: LocalStack) ->
         port = str(other.getsockname()[1])
         done = project.start(REDIS_PORT=port)
     assert done.returncode == 1
-    assert f"REDIS_PORT={port}: another program listens on port {port}" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert f"redis.1 did not start: REDIS_PORT={port}: another program listens on port {port}" in done.stderr
+    assert done.stderr.count("\n") == 1, "the reason alone"
     assert project.processes() == []
 
 

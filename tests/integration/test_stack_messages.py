@@ -152,7 +152,8 @@ def test_an_interrupted_start_says_what_still_runs(checkout: Path, tmp_path: Pat
     docker.parent.mkdir()
     config = '{"name": "a", "services": {}}'
     docker.write_text(
-        f"#!/bin/sh\ncase $* in\n*' config '*) echo '{config}';;\n*' up '*) touch {tmp_path}/begun; sleep 60;;\nesac\n"
+        f"#!/bin/sh\ncase $* in\ninfo*|*version*) echo 26;;\n*' config '*) echo '{config}';;\n"
+        f"*' up '*) touch {tmp_path}/begun; sleep 60;;\nesac\n"
     )
     docker.chmod(0o755)
     environment = environment_without("RQSTACK_", "REDIS_")

@@ -14,7 +14,7 @@ import pytest
 
 from rqstack.errors import RqstackError, SettingsError
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.stack import compose, dependencies, env, locks, mode, ports, processes
+from rqstack.stack import compose, dependencies, env, local, locks, mode, ports, processes
 
 
 def permissions(path: Path) -> int:
@@ -180,7 +180,8 @@ def test_without_docker_the_mode_is_local_and_says_why(
     chosen, why = mode.choose("auto")
     assert chosen == "local"
     assert reason in why
-    assert mode.choose("compose") == ("compose", "")
+    with pytest.raises(mode.NoEngine, match=f"{reason}. Start Docker, or start without it"):
+        mode.choose("compose")
 
 
 @pytest.mark.parametrize(
@@ -211,6 +212,37 @@ def test_a_network_that_docker_keeps_is_not_a_stop_that_failed(
             compose.stop(tmp_path, said.append)
 
 
+def test_addresses_are_those_of_processes_that_run(tmp_path: Path) -> None:
+    values = {"REDIS_URL": "redis://127.0.0.1:1/0", "RQ_EXPORTER_PORT": "2", "PROMETHEUS_PORT": "3"}
+    env.write_stack_env("local", values, tmp_path)
+    with locks.acquire(tmp_path, "rq-exporter.1", os.getpid()):
+        assert local.addresses(tmp_path) == {"Redis": values["REDIS_URL"], "rq-exporter": "http://127.0.0.1:2"}
+    assert local.addresses(tmp_path) == {"Redis": values["REDIS_URL"]}
+
+
+def test_a_build_that_signals_its_process_group_ends_itself_alone(tmp_path: Path) -> None:
+    """As mmdebstrap does when it fails."""
+    script = tmp_path / "deploy" / "airgap" / "build-images"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/bin/sh\necho 'the mirror is away' >&2\nkill -HUP 0\nsleep 60\n")
+    (tmp_path / "docker").write_text("#!/bin/sh\nexit 1\n")
+    for path in (script, tmp_path / "docker"):
+        path.chmod(0o755)
+    code = "import sys; from pathlib import Path; from rqstack.stack import images\n"
+    code += "images.ensure(Path(sys.argv[1]), {'redis': 'redis:8'}, 5, print)"
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    assert done.returncode == 1, "not -SIGHUP"
+    assert "ImagesMissing: Cannot build base images from Debian packages: the mirror is away" in done.stderr
+
+
 def test_with_docker_the_mode_is_compose_unless_a_local_stack_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +253,9 @@ def test_with_docker_the_mode_is_compose_unless_a_local_stack_runs(
     assert mode.running("auto") == "compose"
     with locks.acquire(tmp_path, "worker.1", os.getpid()):
         assert mode.running("auto") == "local"
+        with pytest.raises(RqstackError, match=r"runs without Docker\. Stop it first: make stop"):
+            mode.choose("compose")
+    assert mode.choose("compose") == ("compose", "")
     env.setup(tmp_path)
     env.write_stack_env("local", {}, tmp_path)
     assert mode.choose("auto") == ("local", "")

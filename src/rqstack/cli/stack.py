@@ -87,7 +87,7 @@ def _start_local(monitoring: bool, scale: dict[str, int]) -> None:
     from rqstack.stack import local
 
     local.start(home(), echo, monitoring=monitoring, scale=scale)
-    for title, address in local.addresses().items():
+    for title, address in local.addresses(home()).items():
         login = local.login() if title == local.JOBS_PAGE else ""
         echo(f"{title:12} {address}{login}")
 
@@ -141,17 +141,18 @@ def status(mode: str, as_json: bool) -> None:
     from rqstack.stack import local
 
     running = list(local.status(home()))
+    listening = local.addresses(home()) if running else {}
     if as_json:
         rows = [
             {"process": name, "pid": pid, "healthy": not problem, "reason": problem} for name, pid, problem in running
         ]
-        echo(json.dumps({"mode": "local", "processes": rows, "listening": local.addresses() if running else {}}))
+        echo(json.dumps({"mode": "local", "processes": rows, "listening": listening}))
     elif not running:
         echo("Nothing runs. Start it with: make start")
     else:
         for name, pid, problem in running:
             echo(f"{name:16} {pid:>8}  {problem or 'healthy'}")
-        for title, address in local.addresses().items():
+        for title, address in listening.items():
             echo(f"{title:16} {address}")
     sys.exit(3 if not running else int(any(problem for _, _, problem in running)))
 

@@ -187,7 +187,8 @@ def check_callback(name: str, settings: Settings | None = None) -> None:
     if not _may_be_called_back(name) and not (settings or get_settings()).allow_unregistered:
         raise UnknownTask(
             f"the job's callback {name!r} is not a function of a package that declares tasks, or cannot be imported, "
-            "so it is not called. Move it to one, such as the module of the task."
+            "so it is not called. Move it to one, such as the module of the task, or set "
+            "RQSTACK_ALLOW_UNREGISTERED=1 for the worker."
         )
 
 

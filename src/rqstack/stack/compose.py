@@ -22,6 +22,9 @@ OVERRIDE = "docker-compose.override.yml"
 TASKS_SERVICE = "tasks"
 """The service that installs the task code and exits."""
 
+AS_BUILT = json.dumps({"services": {TASKS_SERVICE: {"pull_policy": "never"}}})
+"""Compose file that keeps `docker compose run` from building the image: a rollback must not depend on today's code."""
+
 GRAFANA_PROFILE = declared_settings(StackSettings)["grafana_profile"].name
 """The setting that leaves Grafana out, where its image is missing."""
 
@@ -358,8 +361,10 @@ def rollback_tasks(root: Path, report: Report, release: str | None = None) -> No
 
 
 def _run_tasks_command(compose: Compose, report: Report, *arguments: str) -> None:
-    command = compose.command("run", "--rm", "--no-deps", "-T", TASKS_SERVICE, "rqstack", "tasks", *arguments)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = compose.command(
+        "--file", "-", "run", "--rm", "--no-deps", "-T", TASKS_SERVICE, "rqstack", "tasks", *arguments
+    )
+    done = subprocess.run(command, input=AS_BUILT, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.splitlines()
         errors = [line for line in lines if line.startswith("Error: ")] or lines[-3:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -128,14 +130,21 @@ def _pull(images: Mapping[str, str], timeout: float, report: Report) -> dict[str
 def _build(root: Path, names: list[str], report: Report) -> dict[str, str]:
     script = root / "deploy" / "airgap" / "build-images"
     lines: list[str] = []
-    with subprocess.Popen([str(script), *names], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # In a session of its own: mmdebstrap that fails sends SIGHUP to its process group, which would end the caller too.
+    with subprocess.Popen(
+        [str(script), *names], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         assert process.stderr is not None
         assert process.stdout is not None
-        for line in process.stderr:
-            lines.append(line.rstrip())
-            if line.startswith("building "):
-                report(f"  {line.rstrip()}")
-        output = process.stdout.read()
+        try:
+            for line in process.stderr:
+                lines.append(line.rstrip())
+                if line.startswith("building "):
+                    report(f"  {line.rstrip()}")
+            output = process.stdout.read()
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
     if process.returncode:
         raise ImagesMissing(f"Cannot build base images from Debian packages: {' '.join(lines[-5:])}")
     return dict(line.split("=", 1) for line in output.splitlines())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from honcho.environ import expand_processes, parse_procfile
 
-from rqstack.errors import RqstackError
+from rqstack.errors import RqstackError, SettingsError
 from rqstack.processes.liveness import WORKER, alive
 from rqstack.processes.private_files import open_private, private_folder
 from rqstack.processes.signals import is_alive, send_signal
@@ -86,7 +88,7 @@ def start(root: Path, report: Report, *, monitoring: bool = False, scale: Mappin
     names = process_names(root, BASE, scale)
     running = dict(locks.running_processes(root))
     if "redis.1" in running:
-        report("The stack already runs.")
+        report("The stack already runs. Changed settings, other than passwords, take effect after make stop.")
         for name, number in asked.items():
             if (now := sum(each.partition(".")[0] == name for each in running)) != number:
                 raise RqstackError(f"{name} runs {now} times. To run it {number} times: make stop, then this again.")
@@ -139,7 +141,7 @@ def deploy_tasks(root: Path, report: Report) -> None:
     try:
         check_tasks()
     except TasksBroken as error:
-        raise TasksBroken(f"{error} The workers keep the code that they have.") from None
+        raise TasksBroken(f"{error}. The workers keep the code that they have.") from None
     mark_deploy()
     version = code_version(load(Settings))
     workers = [name for name, _ in locks.running_processes(root) if name.partition(".")[0] in processes.WORKERS]
@@ -212,6 +214,10 @@ def _failure(root: Path, procfile: str) -> str:
     for line in lines:
         if " stopped (rc=" in line and "(rc=0)" not in line:
             name = line.split("|", 1)[1].split()[0]
+            last = tail(folder / f"{name}.log", 1)
+            if message := re.fullmatch(r"[\d-]+ [\d:]+ Error: (.+)", last):
+                # What a process says to the person; the lines before it are of earlier starts.
+                return f"{name} did not start: {message[1]}"
             return f"{name} did not start. The end of {folder / name}.log:\n" + tail(folder / f"{name}.log", 12)
     return "The stack did not start: " + " ".join(lines[-3:]).removeprefix("Error: ")
 
@@ -249,12 +255,14 @@ def status(root: Path) -> Iterator[tuple[str, int, str]]:
             yield name, pid, health_problem(name)
 
 
-def addresses() -> dict[str, str]:
+def addresses(root: Path) -> dict[str, str]:
     """The addresses of the running stack, by title."""
     values = env.read_stack_env()
     by_title = {"Redis": values.get("REDIS_URL", "")}
-    for title, name in (("rq-exporter", "RQ_EXPORTER"), ("Prometheus", "PROMETHEUS"), (JOBS_PAGE, "DASHBOARD")):
-        if port := values.get(f"{name}_PORT"):
+    running = {name.partition(".")[0] for name, _ in locks.running_processes(root)}
+    for title, name in (("rq-exporter", "rq-exporter"), ("Prometheus", "prometheus"), (JOBS_PAGE, "dashboard")):
+        port = values.get(f"{name.upper().replace('-', '_')}_PORT")
+        if port and name in running:
             by_title[title] = f"http://{ports.HOST}:{port}"
     return by_title
 
@@ -298,7 +306,13 @@ def stop(root: Path, report: Report) -> bool:
     report(
         f"Stopping {', '.join(name for name in running if name not in (BASE, MONITORING)) or 'remaining processes'}."
     )
-    _stop(root, None, load(Settings).grace + runner.STOP_MARGIN + 5)
+    try:
+        seconds = load(Settings).grace + runner.STOP_MARGIN + 5
+    except SettingsError as error:
+        # The processes keep to the grace that they were started with, which may be any.
+        report(f"Warning: {error}")
+        seconds = math.inf
+    _stop(root, None, seconds)
     env.remove_stack_env(root)
     return True
 

@@ -33,7 +33,7 @@ def docker_problem() -> str:
 
 
 class NoEngine(RqstackError):
-    """The stack runs with compose, and no Docker engine answers."""
+    """The stack runs with compose, or shall, and no Docker engine answers."""
 
 
 def choose(wanted: str) -> tuple[str, str]:
@@ -46,8 +46,18 @@ def choose(wanted: str) -> tuple[str, str]:
         `local` or `compose`, and a line for the user if `auto` chose `local`.
 
     Raises:
-        NoEngine: The stack has run with compose before, and no Docker engine answers.
+        NoEngine: Compose is wanted, or the stack has run with it before, and no Docker engine answers.
+        RqstackError: Compose is wanted, and the stack runs without it.
     """
+    if wanted == "compose":
+        if any(locks.running_processes(home())):
+            raise RqstackError(
+                "This stack runs without Docker. Stop it first: make stop. Jobs that wait in its Redis stay there."
+            )
+        if problem := docker_problem():
+            raise NoEngine(
+                f"Docker cannot be used: {problem}. Start Docker, or start without it: make start MODE=local"
+            )
     if wanted != "auto":
         return wanted, ""
     remembered = load(StackSettings).mode

@@ -20,6 +20,7 @@ from types import FrameType
 
 from redis.exceptions import RedisError
 
+from rqstack.errors import SettingsError
 from rqstack.processes.parent import die_with
 from rqstack.processes.private_files import UMASK
 from rqstack.settings import Settings, StackSettings, load
@@ -179,3 +180,6 @@ class RestartingProcess:
                 return any(entry.get("user") == "worker" for entry in client.client_list())
         except RedisError:
             return False
+        except SettingsError:
+            # A setting is wrong by now, so Redis cannot be asked.
+            return any(name.partition(".")[0] in processes.WORKERS for name, _ in locks.running_processes(self.root))
