@@ -386,7 +386,7 @@ def test_a_store_that_is_away_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_another_process_leaves_the_log_of_an_open_database(tmp_path: Path) -> None:
-    """SQLite deletes it with the last connection; a second engine of this process must not end the first one's locks."""
+    """SQLite deletes it with the last connection; a second engine here must not end the locks of the first."""
     url = f"sqlite:///{tmp_path / 'queue.db'}"
     queues = [DatabaseQueue(name, url) for name in ("first", "second")]
     try:
