@@ -433,3 +433,15 @@ def test_a_damaged_entry_holds_up_no_other(connection: Redis, damage: str) -> No
     table.sync([bad, good], now=begin)  # as the scheduler does then
     CronTable(connection).fire_due(begin + 60)
     assert queued(connection, "other") == [bad.job_id(begin + 60)]
+
+
+@pytest.mark.parametrize("last", [b"1e400", b"inf", b"nan", b"99999999999", b"9" * 400, b"-1", b"soon", b"\xff"])
+def test_a_last_firing_that_is_none_stops_no_entry(connection: Redis, last: bytes) -> None:
+    begin = at("2026-03-01")
+    entry = line(connection, Cron("* * * * *"), name="each minute")
+    table = CronTable(connection)
+    table.sync([entry], now=begin)
+    connection.hset(keys.CRON_STATE + entry.id, "last", last)
+    assert table.fire_due(begin + 60) == [entry.job_id(begin + 60)]
+    assert table.fire_due(begin + 60) == []
+    assert table.fire_due(begin + 120) == [entry.job_id(begin + 120)]

@@ -204,10 +204,9 @@ class CronTable:
         if entry is None:
             return []
         last = _parse_int(state[0])
-        if last > now + _AHEAD:
-            self._damage.error(
-                entry_id, "the cron entry %s has a last firing in the future, which is ignored", entry_id
-            )
+        # Lua takes other texts for numbers too, such as 1e400: nothing would be later than that.
+        if last > now + _AHEAD or (last == 0 and state[0] not in (None, b"0")):
+            self._damage.error(entry_id, "the last firing of the cron entry %s is damaged, and is ignored", entry_id)
             last = int(now) - 1
             self.connection.hset(keys.CRON_STATE + entry_id, "last", last)
         try:
