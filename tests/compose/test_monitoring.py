@@ -82,7 +82,8 @@ def test_nothing_waits_for_grafana(monitored: ComposeStack) -> None:
     """Where its image cannot be had, all others run without it."""
     config = json.loads(
         monitored.compose(
-            "-f", "docker-compose.yml", "-f", "docker-compose-monitor.yml", "config", "--format=json"
+            *("-f", "docker-compose.yml", "-f", "docker-compose-monitor.yml", "--profile", "grafana"),
+            *("config", "--format=json"),
         ).stdout
     )
     assert "grafana" in config["services"]
