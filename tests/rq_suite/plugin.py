@@ -80,6 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         os.environ["RQ_SUITE_PORT"] = str(port)
         os.environ["RQSTACK_ALLOW_UNREGISTERED"] = "1"  # RQ's tests enqueue plain functions
+        os.environ["RQSTACK_SHOW_ARGUMENTS"] = "1"  # and look for their arguments in descriptions
         os.environ["RQSTACK_HOME"] = folder
         substitute.install()
 
