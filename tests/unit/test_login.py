@@ -122,3 +122,14 @@ def test_an_origin_that_is_not_the_page_is_refused(page: FlaskClient, origin: st
 def test_the_origin_of_the_page_is_accepted(page: FlaskClient) -> None:
     answer = page.post("/login", data={"username": "me", "password": "word"}, headers={"Origin": "http://localhost"})
     assert answer.status_code == 302
+
+
+def test_pages_of_several_stacks_keep_their_sessions_apart(page: FlaskClient) -> None:
+    """Browsers send a cookie to each port of its host."""
+    stack = StackSettings(dashboard_password="word", dashboard_username="me", dashboard_port=9999)  # type: ignore[arg-type]
+    other = create_app(Settings(), stack).test_client()
+    for browser in (page, other):
+        assert browser.post("/login", data={"username": "me", "password": "word"}).status_code == 302
+    assert page.get_cookie("rqstack_jobs_9181") is not None
+    assert other.get_cookie("rqstack_jobs_9999") is not None
+    assert other.get_cookie("rqstack_jobs_9181") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,12 @@ def test_a_key_that_cannot_be_written_is_refused_and_nothing_changes(root: Path)
     with pytest.raises(SettingsError, match="RQSTACK_SECRET_KEY has characters"):
         rotation.rotate_signing_key(root)
     assert (root / ".env").read_text() == text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_env_keeps_its_owner_when_root_rotates(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_UID", "1234")
+    os.chown(root / ".env", 1234, 1234)
+    rotation.rotate_signing_key(root)
+    status = (root / ".env").stat()
+    assert (status.st_uid, status.st_gid) == (1234, 1234)
