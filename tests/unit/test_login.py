@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 from rq.job import Job
@@ -48,14 +49,20 @@ def test_a_session_ends_after_twelve_hours_however_much_it_is_used(clock: Clock)
     assert not sessions.is_alive(name)
 
 
-def test_a_used_session_ends_over_http_too(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+    """A browser on the jobs page, whose login is me and word."""
     # The page changes these in its process.
     for place, name in ((DefaultSerializer, "loads"), (DefaultSerializer, "dumps"), (Job, "dependency_ids")):
         monkeypatch.setattr(place, name, vars(place)[name])
     for name in ("Queue", "from_url", "serialize_current_job"):
         monkeypatch.setattr(web, name, getattr(web, name))
     stack = StackSettings(dashboard_password="word", dashboard_username="me")  # type: ignore[arg-type]
-    browser = create_app(Settings(), stack).test_client()
+    return create_app(Settings(), stack).test_client()
+
+
+def test_a_used_session_ends_over_http_too(clock: Clock, page: FlaskClient) -> None:
+    browser = page
     assert browser.post("/login", data={"username": "me", "password": "word"}).status_code == 302
     for _ in range(11):
         clock.now += HOUR
@@ -103,3 +110,26 @@ def test_a_token_is_good_for_one_password() -> None:
 )
 def test_what_counts_as_one_address(address: str, expected: str) -> None:
     assert network(address) == expected
+
+
+@pytest.mark.parametrize("origin", ["http://[", "null", "http://elsewhere.example", "http://localhost:1", ""])
+def test_an_origin_that_is_not_the_page_is_refused(page: FlaskClient, origin: str) -> None:
+    assert (
+        page.post("/login", data={"username": "me", "password": "word"}, headers={"Origin": origin}).status_code == 403
+    )
+
+
+def test_the_origin_of_the_page_is_accepted(page: FlaskClient) -> None:
+    answer = page.post("/login", data={"username": "me", "password": "word"}, headers={"Origin": "http://localhost"})
+    assert answer.status_code == 302
+
+
+def test_pages_of_several_stacks_keep_their_sessions_apart(page: FlaskClient) -> None:
+    """Browsers send a cookie to each port of its host."""
+    stack = StackSettings(dashboard_password="word", dashboard_username="me", dashboard_port=9999)  # type: ignore[arg-type]
+    other = create_app(Settings(), stack).test_client()
+    for browser in (page, other):
+        assert browser.post("/login", data={"username": "me", "password": "word"}).status_code == 302
+    assert page.get_cookie("rqstack_jobs_9181") is not None
+    assert other.get_cookie("rqstack_jobs_9999") is not None
+    assert other.get_cookie("rqstack_jobs_9181") is None

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -240,6 +241,26 @@ def test_another_host_can_be_ruled_out(serve: Callable[..., Server]) -> None:
     server = serve(response(status="302 Found", Location="http://elsewhere.example/"))
     with pytest.raises(RequestRefused, match="another host, elsewhere"):
         fetch(server.url, same_host=True)
+
+
+def test_a_redirect_from_https_to_http_can_be_ruled_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    def send(request: httpx.Request, *_: object) -> httpx.Response:
+        sent.append(str(request.url))
+        return httpx.Response(307, headers={"Location": "http://shop.example/hook"}, request=request)
+
+    monkeypatch.setattr("rqstack.outbound.request._send", send)
+    with pytest.raises(RequestRefused, match="redirects to http"):
+        fetch("https://shop.example/hook", method="POST", content=b"data", same_host=True)
+    assert sent == ["https://shop.example/hook"]
+
+
+@pytest.mark.parametrize("url", ["http://me:sesame@h:port/", "http://me:sesame@[::1/", "http://me:sesame@h/\x07"])
+def test_the_message_about_a_wrong_url_has_no_password(url: str) -> None:
+    with pytest.raises(RequestFailed, match="not a web address") as caught:
+        fetch(url)
+    assert "sesame" not in str(caught.value)
 
 
 def drip(prefix: bytes, piece: bytes) -> Callable[[socket.socket, Server], None]:

@@ -40,6 +40,10 @@ def test_no_password_of_a_url_is_shown(url: str) -> None:
     assert "sesame" not in str(explain(ConnectionError("refused"), url))
 
 
+def test_a_password_that_looks_like_a_url_is_not_shown() -> None:
+    assert safe_url("redis://me:sesame://x@h:6379/0") == "redis://me:***@h:6379/0"
+
+
 @pytest.mark.parametrize("url", [*HIDING, "redis://sesame@h", "redis://me:ses'ame@h", "redis:me:sesame\n@h"])
 def test_a_wrong_value_is_named_without_its_password(url: str) -> None:
     for value in (url, (url, "other"), [url]):

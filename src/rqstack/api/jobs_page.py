@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from rqstack.api.login import SESSION_HOURS, require_login
 from rqstack.errors import PayloadRejected, SettingsError
+from rqstack.processes.logs import TextFormatter
 from rqstack.settings import Settings, StackSettings, load
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def create_app(settings: Settings | None = None, stack: StackSettings | None = N
     app.config.from_object(default_settings)
     app.config.update(
         SECRET_KEY=secrets.token_bytes(32),  # random per process: a restart ends all sessions
-        SESSION_COOKIE_NAME="rqstack_jobs",
+        # Browsers keep cookies by host, whatever the port: a page of another stack would end this one's sessions.
+        SESSION_COOKIE_NAME=f"rqstack_jobs_{stack.dashboard_port}",
         SESSION_COOKIE_SAMESITE="Strict",
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_REFRESH_EACH_REQUEST=False,
@@ -285,7 +287,9 @@ def serve(host: str = "127.0.0.1", port: int | None = None) -> None:
 
     port = port or load(StackSettings).dashboard_port
     app = create_app()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(TextFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         server = waitress.create_server(app, host=host, port=port, threads=THREADS, ident=None)
     except OSError as error:

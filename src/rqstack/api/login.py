@@ -112,7 +112,7 @@ def require_login(app: Flask, username: str, password: str) -> None:
         origin = request.headers.get("Origin")
         if request.method not in _SAFE_METHODS and (
             request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin"
-            or (origin is not None and urlsplit(origin).netloc != request.host)
+            or (origin is not None and _host(origin) != request.host)
         ):
             abort(403, "Cross-site requests are not allowed.")
         if request.endpoint in _PUBLIC:
@@ -177,6 +177,14 @@ def require_login(app: Flask, username: str, password: str) -> None:
         sessions.end(session.get("id"))
         session.clear()
         return make_response(redirect(url_for("login")))
+
+
+def _host(origin: str) -> str:
+    """The host and port of an Origin header; "" if it is no URL."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def network(address: str) -> str:

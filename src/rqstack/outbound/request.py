@@ -17,6 +17,7 @@ from rqstack.errors import RqstackError
 from rqstack.outbound.addresses import AddressRules
 from rqstack.outbound.network import AddressRefused, Deadline, GuardedNetwork, allowed, resolve
 from rqstack.settings import get_settings
+from rqstack.settings.redaction import safe_repr
 
 MAX_REDIRECTS = 5
 _METHOD_KEPT = (307, 308)
@@ -60,7 +61,7 @@ def open_url(
         headers: Sent to this host only, not to another that it redirects to.
         content: The body.
         seconds: For everything: resolving, connecting, redirects, and the body of the response.
-        same_host: Refuse redirects to another host.
+        same_host: Refuse redirects to another host, and from https to http.
         rules: Default: those of the settings.
 
     Raises:
@@ -71,7 +72,7 @@ def open_url(
     try:
         first = httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as error:
-        raise RequestFailed(f"{url!r} is not a web address: {_reason(error)}.") from None
+        raise RequestFailed(f"{safe_repr(str(url))} is not a web address: {_reason(error)}.") from None
     shown = str(first.copy_with(userinfo=b""))
     if not _is_web_address(first):
         reason = "it names no host" if first.scheme in ("http", "https") else "only http and https are fetched"
@@ -105,6 +106,8 @@ def _follow(
             raise RequestFailed(f"{shown} redirects to an address that is neither http nor https.")
         if same_host and target.host != first.host:
             raise RequestRefused(f"{shown} redirects to another host, {target.host}, which is not followed.")
+        if same_host and (first.scheme, target.scheme) == ("https", "http"):
+            raise RequestRefused(f"{shown} redirects to http, where others could read along, which is not followed.")
         request = _redirected(request, target, response.status_code)
     raise RequestFailed(f"{shown} redirects more than {max_redirects} times.")
 

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-class _TextFormatter(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """Lines for a terminal: names of jobs and queues, and texts of errors, come from Redis."""
+
+    def __init__(self) -> None:
+        super().__init__(TEXT)
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
@@ -38,7 +41,7 @@ def configure(settings: Settings) -> None:
             )
         )
     else:
-        handler.setFormatter(_TextFormatter(TEXT))
+        handler.setFormatter(TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)

@@ -14,7 +14,8 @@ def safe_url(url: str) -> str:
     url = _IN_QUERY.sub(r"\1***", url)
     # The last @: a password may contain others, and slashes, where it should not.
     head, at, rest = url.rpartition("@")
-    scheme, separator, credentials = head.rpartition("://") if "://" in head else ("", "", head)
+    # The first ://, for the same reason.
+    scheme, separator, credentials = head.partition("://") if "://" in head else ("", "", head)
     if not at or ":" not in credentials:
         return url
     return f"{scheme}{separator}{credentials.partition(':')[0]}:***@{rest}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -173,7 +174,7 @@ def write_old_passwords(root: Path, digests: Mapping[str, Sequence[str]]) -> Non
 
 
 def set_values(root: Path, values: Mapping[str, str]) -> None:
-    """Set values in `.env`. Its other lines and its permissions stay as they are.
+    """Set values in `.env`. Its other lines, its owner and its permissions stay as they are.
 
     Args:
         root: The home of the stack.
@@ -193,7 +194,10 @@ def set_values(root: Path, values: Mapping[str, str]) -> None:
                 lines[places[-1]] = f"{name}={value}"
             else:
                 lines.append(f"{name}={value}")
-        write_atomically(path, "\n".join(lines) + "\n", path.stat().st_mode & 0o777)
+        status = path.stat()
+        write_atomically(path, "\n".join(lines) + "\n", status.st_mode & 0o777)
+        if os.geteuid() == 0:  # with sudo; otherwise its owner could not read it any more
+            os.chown(path, status.st_uid, status.st_gid)
 
 
 def redis_passwords() -> dict[str, str]:

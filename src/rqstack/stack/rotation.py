@@ -16,7 +16,7 @@ from rqstack.security.bounded import inflate, max_payload
 from rqstack.security.keyring import KeyRing
 from rqstack.security.signing import is_signed
 from rqstack.settings import Settings, StackSettings, load
-from rqstack.settings.sources import Sources
+from rqstack.settings.sources import Sources, parse_env
 from rqstack.stack import env
 from rqstack.stack.acl import PASSWORDS, digest
 from rqstack.stack.redis_users import RedisUsers
@@ -33,7 +33,7 @@ def rotate_signing_key(root: Path) -> None:
     """Sign by a new key from now on. What older keys have signed is still accepted.
 
     Raises:
-        SettingsError: The key is not set in `.env`.
+        SettingsError: The key is not set in `.env`, or cannot be written there again.
     """
     _check_is_in_env_file(root, SIGNING)
     before = load(Settings).secret_keys()
@@ -141,5 +141,21 @@ def _check_is_in_env_file(root: Path, name: str) -> None:
 
 
 def _write(root: Path, values: dict[str, str]) -> None:
-    env.set_values(root, values)
+    env.set_values(root, {name: _as_written(root, name, value) for name, value in values.items()})
     env.setup(root)
+
+
+def _as_written(root: Path, name: str, value: str) -> str:
+    """A value as it stands in `.env`: a key of the user's may have characters that need quotation marks.
+
+    Raises:
+        SettingsError: It would be read as another value.
+    """
+    for text in (value, f"'{value}'"):
+        with contextlib.suppress(SettingsError):
+            if parse_env(f"{name}={text}", root / ".env") == {name: value}:
+                return text
+    raise SettingsError(
+        f"{name} has characters that cannot be written to {root / '.env'} again. Put a new value before it there by "
+        "hand: new,old."
+    )

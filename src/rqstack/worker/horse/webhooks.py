@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -21,6 +23,10 @@ log = logging.getLogger("rq.worker")
 
 _MOST = 64 * 1024
 """Bytes above which the webhooks of a job are not read."""
+
+UNSIGNED_SECONDS = 30.0
+"""For all unsigned webhooks of a job: whoever writes to Redis chooses their number and their timeouts, and the worker
+takes no other job meanwhile."""
 
 
 def send_webhooks(job: Job, stored: bytes, signature: bytes | None, status: str, text: str = "") -> None:
@@ -43,11 +49,16 @@ def send_webhooks(job: Job, stored: bytes, signature: bytes | None, status: str,
         log.warning("Job %s: its webhooks cannot be read, so none is sent: %s", job.id, str(error)[:200])
         return
     refused = []
+    end = math.inf if trusted else time.monotonic() + UNSIGNED_SECONDS
     for webhook in webhooks:
         if webhook.job_status == status:
             host = urlsplit(webhook.url).hostname or ""
             if trusted or host in settings.webhook_hosts:
-                _send(webhook, job, text)
+                left = end - time.monotonic()
+                if left <= 0:
+                    log.warning("Job %s: its other webhooks are not sent: unsigned ones have taken too long", job.id)
+                    break
+                _send(webhook, job, text, min(webhook.timeout, left))
             else:
                 refused.append(host)
     if refused:
@@ -75,7 +86,7 @@ def _trusts_unsigned(settings: Settings) -> bool:
     return settings.allow_unregistered or (settings.serializer == "pickle" and not settings.secret_keys())
 
 
-def _send(webhook: Webhook, job: Job, text: str) -> None:
+def _send(webhook: Webhook, job: Job, text: str, seconds: float) -> None:
     headers, content = dict(webhook.headers or {}), None
     try:
         if webhook.method == "POST":
@@ -86,7 +97,7 @@ def _send(webhook: Webhook, job: Job, text: str) -> None:
             method=webhook.method,
             headers=headers,
             content=content,
-            seconds=webhook.timeout,
+            seconds=seconds,
             same_host=True,
         ) as response:
             if response.status_code >= 400:
