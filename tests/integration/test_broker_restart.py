@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError
 
-from rqstack.stack.acl import ROLES, users_acl
+from rqstack.stack.acl import PASSWORDS, users_acl
 from support.ports import free_port
 from support.redis_server import until_redis_answers
 
@@ -19,7 +19,7 @@ SERVERS = [name for name in ("redis-server", "valkey-server") if shutil.which(na
 
 @pytest.mark.parametrize("server", SERVERS or [pytest.param("", marks=pytest.mark.skip("no Redis server on PATH"))])
 def test_transactions_are_there_after_a_restart_and_nobody_is_the_default_user(server: str, tmp_path: Path) -> None:
-    (tmp_path / "users.acl").write_text(users_acl({role: f"password of {role}" for role in ROLES}))
+    (tmp_path / "users.acl").write_text(users_acl({role: f"password of {role}" for role in PASSWORDS}))
     port = free_port()
     command = [server, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
     command += ["--appendonly", "yes", "--aclfile", str(tmp_path / "users.acl")]

@@ -172,7 +172,7 @@ def test_without_tls_it_warns_and_with_weak_passwords_it_refuses(server: Home) -
         ({"REDIS_TLS_CA": "/no/such/file"}, "/no/such/file cannot be read: No such file or directory."),
         ({"REDIS_TLS_KEY": "{other}"}, "REDIS_TLS_CERT and REDIS_TLS_KEY do not belong together"),
         ({"REDIS_TLS_CERT": "{text}"}, "REDIS_TLS_CERT and REDIS_TLS_KEY do not belong together"),
-        ({"REDIS_TLS_CA": "{text}"}, "holds no certificate"),
+        ({"REDIS_TLS_CA": "{text}"}, "contains no certificate"),
         ({"REDIS_TLS_CERT": "{binary}"}, "it is not a text file in PEM format"),
         ({"REDIS_BIND": "somewhere"}, "should be an IPv4 address of this machine, or 0.0.0.0 for all"),
     ],

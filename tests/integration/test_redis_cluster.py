@@ -484,7 +484,7 @@ def test_tls(tmp_path: Path) -> None:
             ids = [f"job-{number}" for number in range(10)]
             until(lambda: harbour.statuses(ids) == dict.fromkeys(ids, "finished"), 60, log=harbour.tail)
             refused = harbour.run("info", check=False, REDIS_URL=cluster.tls_url.partition("?")[0])
-            assert "CERTIFICATE_VERIFY_FAILED" in refused.stderr
+            assert "cannot be verified" in refused.stderr
         finally:
             harbour.close()
     finally:

@@ -12,7 +12,7 @@ import pytest
 
 from rqstack.scheduling import Scheduler
 from rqstack.settings import get_settings
-from rqstack.stack.acl import ROLES, users_acl
+from rqstack.stack.acl import PASSWORDS, users_acl
 from support.processes import rqstack_command, start
 from support.redis_server import RedisServer
 from support.waiting import until
@@ -23,7 +23,7 @@ def guarded(own_redis: RedisServer, tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis with the stack's users."""
     file = tmp_path / "users.acl"
     file.write_text(
-        users_acl({role: f"secret-{role}" for role in ROLES}).replace("user default off", "user default on")
+        users_acl({role: f"secret-{role}" for role in PASSWORDS}).replace("user default off", "user default on")
     )
     client = own_redis.client()
     for line in file.read_text().splitlines():

@@ -297,7 +297,7 @@ def test_callbacks_are_functions_of_task_packages_only(tasks: ModuleType, connec
     for job in (forged, broken, borrowed, method):
         result = job.latest_result()
         assert result is not None
-        assert "is of no package that declares tasks" in str(result.exc_string)
+        assert "is not a function of a package that declares tasks" in str(result.exc_string)
 
 
 def starts(connection: Redis) -> dict[int, float]:

@@ -12,7 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from rqstack.errors import RqstackError
+from rqstack.processes.private_files import private_folder
 from rqstack.settings import Settings, load
+from rqstack.stack.files import locked
 from rqstack.stack.reporting import Report
 
 SERVERS = ("redis-server", "valkey-server")
@@ -67,16 +69,23 @@ def ensure_environment(root: Path, name: str, report: Report) -> Path:
     requirements = root / "requirements" / f"{name}.txt"
     home = root / f".venv-{name}"
     stamp = _stamp(requirements.read_bytes(), str(Path(__file__).parents[1]).encode())
-    if not _is_current(home, stamp):
-        report(f"Installing {name} into {home.name}.")
-        shutil.rmtree(home, ignore_errors=True)
-        _run([sys.executable, "-m", "venv", str(home)], f"the environment {home.name}")
-        pip_install(str(home / "bin" / "python"), ["--require-hashes", "-r", str(requirements)], name)
-        # rqstack itself is used from its source folder, without its dependencies.
-        site = next(home.glob("lib/python*/site-packages"))
-        (site / "rqstack.pth").write_text(f"{Path(__file__).parents[2]}\n")
-        (home / STAMP).write_text(stamp)
+    with locked(_lock(root, name)):
+        if not _is_current(home, stamp):
+            report(f"Installing {name} into {home.name}.")
+            shutil.rmtree(home, ignore_errors=True)
+            _run([sys.executable, "-m", "venv", str(home)], f"the environment {home.name}")
+            pip_install(str(home / "bin" / "python"), ["--require-hashes", "-r", str(requirements)], name)
+            # rqstack itself is used from its source folder, without its dependencies.
+            site = next(home.glob("lib/python*/site-packages"))
+            (site / "rqstack.pth").write_text(f"{Path(__file__).parents[2]}\n")
+            (home / STAMP).write_text(stamp)
     return home / "bin"
+
+
+def _lock(root: Path, name: str) -> Path:
+    folder = root / "var"
+    private_folder(folder)
+    return folder / f".venv-{name}.lock"
 
 
 def install_project_dependencies(root: Path, tasks: Path, report: Report) -> Iterator[Path]:

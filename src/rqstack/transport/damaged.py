@@ -108,5 +108,5 @@ def drop_wrong_types(client: Redis, types: Mapping[str, str]) -> None:
     Raises:
         redis.exceptions.RedisError: as redis-py does.
     """
-    for key in _DROP(client, list(types), list(types.values())):
+    for key in _DROP.run(client, (len(types), *types, *types.values())):
         log.error("%s is of the wrong type in Redis, and is dropped.", key.decode(errors="replace"))
