@@ -34,10 +34,9 @@ local call = redis.call
 local max_jobs, max_bytes = string.match(ARGV[9], '^(%d+):(%d+)$')
 max_jobs, max_bytes = tonumber(max_jobs), tonumber(max_bytes)
 
--- What Redis has moved for idle horses goes back to the head of its queue, so that priority between queues is strict.
--- It was moved to a horse only while that was idle; and to its supervisor only if there are several queues.
-local function put_back_claims(was_idle)
-  if not was_idle and #KEYS == 4 then return end
+-- The lists to which Redis moves jobs for idle horses, and their queues. It moves one to a horse only while that is idle;
+-- and to its supervisor only if there are several queues.
+local function claim_lists(was_idle)
   local from, to = {}, {}
   for owner = was_idle and 1 or 2, #KEYS == 4 and 1 or 2 do
     for i = 4, #KEYS do
@@ -45,6 +44,13 @@ local function put_back_claims(was_idle)
       to[#to + 1] = KEYS[i]
     end
   end
+  return from, to
+end
+
+-- What was moved goes back to the head of its queue, so that priority between queues is strict.
+local function put_back_claims(was_idle)
+  if not was_idle and #KEYS == 4 then return end
+  local from, to = claim_lists(was_idle)
   if call('EXISTS', unpack(from)) == 0 then return end
   for i = 1, #from do
     while move(from[i], to[i]) do end
@@ -157,8 +163,11 @@ local function claim(has_no_lease)
     if #reply > 1 then return reply end
   end
   if ARGV[5] == '' then
-    put_back_claims(was_idle)
-    if call('EXISTS', unpack(KEYS, 4)) == 0 then return {'empty'} end
+    -- Most waits end without a job, and one command shows that.
+    local places = claim_lists(true)
+    for i = 4, #KEYS do places[#places + 1] = KEYS[i] end
+    if call('EXISTS', unpack(places)) == 0 then return {'empty'} end
+    put_back_claims(true)
     was_idle = false
     local time = call('TIME')
     set_clock(tonumber(time[1]), tonumber(time[2]))
